@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+#
+## UPM: the one entry to build, test and install. Targets:
+##
+##   all         user space and the module for every kernel whose headers are installed
+##   kmod        only the module: build/kmod/<release>/upm.ko
+##   test        unit tests here, then the test suite in a VM on 6.1 and 6.12
+##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12 or debug; else 6.1 and 6.12)
+##   test-long   the tests that take long (tests/vm/suite.long)
+##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
+##   lint        every static check (tools/dev/lint)
+##   bench       benchmarks, in a VM
+##   demo-vm     N containers of an image-recognition function in a VM (N=4)
+##   docs        check that man pages render and links resolve
+##   install     user space and man pages (PREFIX, DESTDIR)
+##   uninstall   remove what install installed
+##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
+##   clean       remove build/
+##   help        this text
+##
+## Variables: PREFIX=/usr/local  DESTDIR=  JOBS=<cores>  N=4  KERNEL=
+##            KERNELS=<releases to build the module for; default: all with headers>
+##
+## What is missing on a Debian system is installed by apt-get, saying so, when
+## run as root or with sudo (tools/dev/deps); UPM_DEPS=skip turns that off.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+JOBS    ?= $(shell nproc)
+N       ?= 4
+KERNEL  ?=
+DEB_ARCH ?= amd64
+
+BUILD   := build
+SHELL   := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-debug lint bench \
+	demo-vm docs install uninstall dkms clean help
+
+all: user kmod
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile
+
+# --- packages --------------------------------------------------------------
+
+# One stamp for each group of tools/dev/deps.
+deps = $(addprefix $(BUILD)/.deps/,$(1))
+
+$(BUILD)/.deps/%: tools/dev/deps
+	@mkdir -p $(@D)
+	@tools/dev/deps $*
+	@touch $@
+
+# --- user space ------------------------------------------------------------
+
+CMAKE_DIR := $(BUILD)/cmake
+
+# All of them: a new one is no reason for ninja to look again.
+CMAKE_LISTS = $(wildcard CMakeLists.txt */CMakeLists.txt */*/CMakeLists.txt)
+
+$(CMAKE_DIR)/build.ninja: $(CMAKE_LISTS) | $(call deps,user)
+	@cmake -S . -B $(CMAKE_DIR) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+		-DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+	@touch $@
+
+user: $(CMAKE_DIR)/build.ninja
+	@cmake --build $(CMAKE_DIR) -j $(JOBS)
+
+# --- the module ------------------------------------------------------------
+
+# Each kernel gets a copy of kmod/ to build in, so that releases do not clash
+# and the source stays clean. What the build leaves there stays between runs.
+# The probes come first and without the flags: a warning must not answer them.
+KMOD_OUT   := $(BUILD)/kmod
+KMOD_FLAGS := W=1 KCFLAGS=-Werror
+KMOD_KEEP  := --exclude='.*' --exclude='*.o' --exclude='*.ko' --exclude='*.mod' \
+	--exclude='*.mod.c' --exclude=Module.symvers --exclude=modules.order \
+	--exclude=/compat/probed.h
+
+# Headers packages, and what the running kernel has. Cloud and real-time
+# flavours are built only when KERNELS names them. The debug kernel is built for
+# once tests/vm/debug-kernel has made it.
+RUNNING    := $(shell uname -r)
+DEBUG_TREE  = $(shell tests/vm/debug-kernel --path 2>/dev/null)
+headers     = $(if $(filter debug,$(1)),$(DEBUG_TREE),$(firstword $(wildcard \
+	/usr/src/linux-headers-$(1) /lib/modules/$(1)/build)))
+KERNELS    ?= $(sort $(filter-out %-cloud-$(DEB_ARCH) %-rt-$(DEB_ARCH), \
+	$(patsubst /usr/src/linux-headers-%,%,$(wildcard /usr/src/linux-headers-*-$(DEB_ARCH)))) \
+	$(if $(wildcard /lib/modules/$(RUNNING)/build),$(RUNNING))) $(if $(DEBUG_TREE),debug)
+
+KMOD_SOURCES = $(shell find kmod -name '*.[ch]' ! -name '*.mod.c' ! -name probed.h \
+	-o -name Kbuild -o -name Makefile -o -name probe)
+
+# A second make, because it must look for headers after they were installed.
+kmod: $(call deps,kernel)
+	@$(MAKE) $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) --output-sync=recurse kmod-each
+
+kmod-each: $(KERNELS:%=$(KMOD_OUT)/%/upm.ko)
+	$(if $(KERNELS),@:,$(error no kernel headers in /usr/src or /lib/modules))
+
+kmod-debug: $(call deps,debug)
+	@tests/vm/debug-kernel --jobs $(JOBS)
+	@$(MAKE) KERNELS=debug kmod-each
+
+# Module.symvers changes with a new package of the same kernel release.
+.SECONDEXPANSION:
+$(KMOD_OUT)/%/upm.ko: $(KMOD_SOURCES) Makefile $$(wildcard $$(call headers,$$*)/Module.symvers)
+	$(if $(call headers,$*),,$(error no headers of kernel $*))
+	@mkdir -p $(@D)
+	@rsync -a --delete $(KMOD_KEEP) kmod/ $(@D)/
+	@$(MAKE) -s -C $(@D) KDIR=$(call headers,$*) compat/probed.h
+	@$(MAKE) -C $(call headers,$*) M=$(CURDIR)/$(@D) $(KMOD_FLAGS) modules
+	@touch $@
+	@echo "built $@"
+
+# --- tests -----------------------------------------------------------------
+
+TEST_KERNELS = $(or $(KERNEL),$(shell tools/dev/deps --kernels))
+FOR_DEBUG   := $(if $(filter debug,$(KERNEL)),kmod-debug)
+
+test: all $(call deps,vm) $(FOR_DEBUG)
+	@tests/run-steps scripts unit vm-self $(TEST_KERNELS:%=vm:%)
+
+test-vm: all $(call deps,vm) $(FOR_DEBUG)
+	@tests/run-steps $(TEST_KERNELS:%=vm:%)
+
+test-long: all $(call deps,vm) $(FOR_DEBUG)
+	@tests/run-steps $(TEST_KERNELS:%=long:%)
+
+test-debug: all $(call deps,vm) kmod-debug
+	@tests/run-steps vm:debug
+
+bench: all $(call deps,vm)
+	@bench/run $(if $(KERNEL),--kernel $(KERNEL))
+
+demo-vm: all $(call deps,vm demo)
+	@faas-integration/demo-vm/run -n $(N) $(if $(KERNEL),--kernel $(KERNEL))
+
+lint: all $(call deps,lint docs)
+	@tools/dev/lint
+
+docs: $(call deps,docs)
+	@tools/dev/check-docs
+
+# --- installation ----------------------------------------------------------
+
+MAN_PAGES    = $(wildcard docs/man/*.[1-9])
+MAN_DIR      = $(PREFIX)/share/man
+# What was installed, without DESTDIR: CMake writes the first file.
+MANIFESTS    = $(wildcard $(CMAKE_DIR)/install_manifest.txt $(BUILD)/man_manifest.txt)
+DKMS_VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\{0,1\}\([^"]*\)"\{0,1\}$$/\1/p' kmod/dkms.conf)
+DKMS_SOURCE  = $(DESTDIR)/usr/src/upm-$(DKMS_VERSION)
+
+install: user
+	@DESTDIR="$(DESTDIR)" cmake --install $(CMAKE_DIR) --prefix "$(PREFIX)"
+	@: >$(BUILD)/man_manifest.txt
+	@for page in $(MAN_PAGES); do \
+		to="$(MAN_DIR)/man$${page##*.}/$${page##*/}"; \
+		grep -qxF -- "$$to" $(CMAKE_DIR)/install_manifest.txt && continue; \
+		echo "-- Installing: $(DESTDIR)$$to"; \
+		install -D -m 644 "$$page" "$(DESTDIR)$$to"; \
+		echo "$$to" >>$(BUILD)/man_manifest.txt; \
+	done
+	@[[ -n "$(DESTDIR)" || $$(id -u) -ne 0 ]] || ldconfig
+
+uninstall:
+	$(if $(MANIFESTS),,$(error nothing was installed from here: no manifest in $(BUILD)))
+	@cat $(MANIFESTS) | sed '$$a\' | while read -r file; do \
+		[[ -z $$file ]] || rm -fv "$(DESTDIR)$$file"; done
+
+# The folder kmod/ is the DKMS source. With DESTDIR it is only copied.
+dkms:
+	$(if $(DKMS_VERSION),,$(error no PACKAGE_VERSION in kmod/dkms.conf))
+	@mkdir -p "$(DKMS_SOURCE)"
+	@rsync -a --delete $(KMOD_KEEP) --exclude=COPYING kmod/ "$(DKMS_SOURCE)/"
+	@install -m 644 LICENSES/GPL-2.0-only.txt "$(DKMS_SOURCE)/COPYING"
+	@echo "installed $(DKMS_SOURCE)"
+	@if [[ -n "$(DESTDIR)" ]]; then :; \
+	elif ! command -v dkms >/dev/null; then \
+		echo "dkms is not installed. Run: apt-get install dkms, then make dkms"; \
+	elif [[ -d /lib/modules/$(RUNNING)/build ]]; then \
+		dkms install --force upm/$(DKMS_VERSION); \
+	else \
+		[[ -n $$(dkms status upm/$(DKMS_VERSION)) ]] || dkms add upm/$(DKMS_VERSION); \
+		echo "not built: no headers of the running kernel $(RUNNING)"; \
+	fi
+
+clean:
+	rm -rf $(BUILD)

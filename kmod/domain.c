@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Domains: pages merge inside one only.
+ *
+ * DOC: who is in which domain
+ *
+ * The default domain of a process follows the knob domain_policy at the time of
+ * the call: its user namespace and effective uid, its cgroup at a given depth,
+ * or one for all. A call on another process uses that process's domain, not the
+ * caller's, so that an agent of root does not join what root's policy keeps
+ * apart. A named domain is made of 16 bytes that its members know.
+ *
+ * A uid domain holds a reference on its user namespace, since the address of a
+ * namespace that ended may come again with other people in it. The id of a
+ * cgroup never comes again.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/cgroup.h>
+#include <linux/file.h>
+#include <linux/hashtable.h>
+#include <linux/jhash.h>
+#include <linux/random.h>
+#include <linux/rhashtable.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/user_namespace.h>
+
+#include "compat/compat.h"
+#include "trace.h"
+#include "upm.h"
+
+static DEFINE_HASHTABLE(domain_table, 8);
+static DEFINE_MUTEX(upm_domains_mutex);
+static unsigned int named_count;	/* under upm_domains_mutex */
+static u32 domain_next_id;		/* under upm_domains_mutex */
+static u32 domain_hash_seed;
+
+static u32 key_hash(const struct upm_domain_key *key)
+{
+	switch (key->kind) {
+	case UPM_DOMAIN_UID:
+		return jhash_3words((u32)(uintptr_t)key->user.ns,
+				    (u32)((u64)(uintptr_t)key->user.ns >> 32),
+				    __kuid_val(key->user.uid),
+				    domain_hash_seed);
+	case UPM_DOMAIN_CGROUP:
+		return jhash_2words((u32)key->cgroup, (u32)(key->cgroup >> 32),
+				    domain_hash_seed);
+	case UPM_DOMAIN_NAMED:
+		return jhash(key->name, sizeof(key->name), domain_hash_seed);
+	case UPM_DOMAIN_GLOBAL:
+		break;
+	}
+	return domain_hash_seed;
+}
+
+static bool key_equal(const struct upm_domain_key *a,
+		      const struct upm_domain_key *b)
+{
+	if (a->kind != b->kind)
+		return false;
+	switch (a->kind) {
+	case UPM_DOMAIN_UID:
+		return a->user.ns == b->user.ns &&
+		       uid_eq(a->user.uid, b->user.uid);
+	case UPM_DOMAIN_CGROUP:
+		return a->cgroup == b->cgroup;
+	case UPM_DOMAIN_NAMED:
+		return !memcmp(a->name, b->name, sizeof(a->name));
+	case UPM_DOMAIN_GLOBAL:
+		break;
+	}
+	return true;
+}
+
+static void domain_free_rcu(struct rcu_head *rcu)
+{
+	kfree(container_of(rcu, struct upm_domain, rcu));
+}
+
+/* The last reference to the folder in sysfs goes after the domain itself. */
+static void domain_kobj_release(struct kobject *kobj)
+{
+	struct upm_domain *dom = container_of(kobj, struct upm_domain, kobj);
+
+	call_rcu(&dom->rcu, domain_free_rcu);
+}
+
+struct domain_attribute {
+	struct attribute attr;
+	ssize_t (*show)(struct upm_domain *dom, char *buf);
+};
+
+static ssize_t domain_attr_show(struct kobject *kobj, struct attribute *attr,
+				char *buf)
+{
+	struct domain_attribute *da =
+		container_of(attr, struct domain_attribute, attr);
+
+	return da->show(container_of(kobj, struct upm_domain, kobj), buf);
+}
+
+static const struct sysfs_ops domain_sysfs_ops = {
+	.show = domain_attr_show,
+};
+
+static void domain_census(struct upm_domain *dom, struct upm_census *census)
+{
+	mutex_lock(&dom->walk_mutex);
+	upm_index_walk(dom, UPM_WALK_COUNT, ULONG_MAX, true, census);
+	mutex_unlock(&dom->walk_mutex);
+}
+
+static ssize_t kind_show(struct upm_domain *dom, char *buf)
+{
+	switch (dom->key.kind) {
+	case UPM_DOMAIN_UID:
+		return sysfs_emit(buf, "uid %u userns %u\n",
+				  __kuid_val(dom->key.user.uid),
+				  dom->key.user.ns->ns.inum);
+	case UPM_DOMAIN_CGROUP:
+		return sysfs_emit(buf, "cgroup %llu\n", dom->key.cgroup);
+	case UPM_DOMAIN_NAMED:
+		return sysfs_emit(buf, "named\n");	/* the key is secret */
+	case UPM_DOMAIN_GLOBAL:
+		break;
+	}
+	return sysfs_emit(buf, "global\n");
+}
+
+static ssize_t pages_show(struct upm_domain *dom, char *buf)
+{
+	return sysfs_emit(buf, "%ld\n", atomic_long_read(&dom->pages));
+}
+
+static ssize_t pages_shared_show(struct upm_domain *dom, char *buf)
+{
+	struct upm_census census = {};
+
+	domain_census(dom, &census);
+	return sysfs_emit(buf, "%lu\n", census.shared);
+}
+
+static ssize_t pages_sharing_show(struct upm_domain *dom, char *buf)
+{
+	struct upm_census census = {};
+
+	domain_census(dom, &census);
+	return sysfs_emit(buf, "%lu\n", census.sharing);
+}
+
+#define DOMAIN_ATTR(_name)						\
+	static struct domain_attribute domain_attr_##_name = {		\
+		.attr = { .name = #_name, .mode = 0400 },		\
+		.show = _name##_show,					\
+	}
+
+DOMAIN_ATTR(kind);
+DOMAIN_ATTR(pages);
+DOMAIN_ATTR(pages_shared);
+DOMAIN_ATTR(pages_sharing);
+
+static struct attribute *domain_attrs[] = {
+	&domain_attr_kind.attr,
+	&domain_attr_pages.attr,
+	&domain_attr_pages_shared.attr,
+	&domain_attr_pages_sharing.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(domain);
+
+static struct kobj_type domain_ktype = {
+	.sysfs_ops = &domain_sysfs_ops,
+	.default_groups = domain_groups,
+	.release = domain_kobj_release,
+};
+
+static struct upm_domain *domain_find(const struct upm_domain_key *key,
+				      u32 hash)
+{
+	struct upm_domain *dom;
+
+	rcu_read_lock();
+	hash_for_each_possible_rcu(domain_table, dom, link, hash) {
+		if (key_equal(&dom->key, key) &&
+		    refcount_inc_not_zero(&dom->ref)) {
+			rcu_read_unlock();
+			return dom;
+		}
+	}
+	rcu_read_unlock();
+	return NULL;
+}
+
+/* Under upm_domains_mutex. The result has two references: table and caller. */
+static struct upm_domain *domain_create(const struct upm_domain_key *key,
+					u32 hash)
+{
+	struct upm_domain *dom;
+	int err;
+
+	/* Only who names domains can run into the limit, not the others. */
+	if (key->kind == UPM_DOMAIN_NAMED &&
+	    named_count >= READ_ONCE(upm_knobs.max_domains))
+		return ERR_PTR(-ENOSPC);
+	dom = kzalloc(sizeof(*dom), GFP_KERNEL_ACCOUNT);
+	if (!dom)
+		return ERR_PTR(-ENOMEM);
+	dom->key = *key;
+	dom->key_hash = hash;
+	refcount_set(&dom->ref, 2);
+	err = upm_index_init(dom);
+	if (err)
+		goto err_free;
+	if (key->kind == UPM_DOMAIN_UID)
+		get_user_ns(key->user.ns);
+	dom->id = domain_next_id++;
+	err = kobject_init_and_add(&dom->kobj, &domain_ktype, upm_domains_kobj,
+				   "%u", dom->id);
+	if (err)
+		goto err_kobj;
+	hash_add_rcu(domain_table, &dom->link, hash);
+	named_count += key->kind == UPM_DOMAIN_NAMED;
+	trace_upm_domain(dom->id, key->kind, true);
+	return dom;
+
+err_kobj:
+	if (key->kind == UPM_DOMAIN_UID)
+		put_user_ns(key->user.ns);
+	upm_index_destroy(dom);
+	kobject_put(&dom->kobj);
+	return ERR_PTR(err);
+err_free:
+	kfree(dom);
+	return ERR_PTR(err);
+}
+
+static struct upm_domain *domain_get(const struct upm_domain_key *key)
+{
+	u32 hash = key_hash(key);
+	struct upm_domain *dom = domain_find(key, hash);
+
+	if (dom)
+		return dom;
+	mutex_lock(&upm_domains_mutex);
+	dom = domain_find(key, hash);
+	if (!dom)
+		dom = domain_create(key, hash);
+	mutex_unlock(&upm_domains_mutex);
+	return dom;
+}
+
+/* Under upm_domains_mutex; nobody else has a reference, or can get one. */
+static void domain_destroy(struct upm_domain *dom)
+{
+	hash_del_rcu(&dom->link);
+	named_count -= dom->key.kind == UPM_DOMAIN_NAMED;
+	trace_upm_domain(dom->id, dom->key.kind, false);
+	kobject_del(&dom->kobj);	/* waits for readers of its files */
+	synchronize_rcu();		/* and for lookups of its key */
+	upm_index_destroy(dom);
+	if (dom->key.kind == UPM_DOMAIN_UID)
+		put_user_ns(dom->key.user.ns);
+	kobject_put(&dom->kobj);
+}
+
+static u64 cgroup_at_depth(struct task_struct *task, unsigned int depth)
+{
+	u64 id = 0;
+#ifdef CONFIG_MEMCG
+	struct cgroup *cgrp;
+
+	/* Of the memory controller: right with cgroup v1, v2 and both. */
+	rcu_read_lock();
+	cgrp = task_css(task, memory_cgrp_id)->cgroup;
+	if (cgrp->level > depth)
+		cgrp = cgroup_ancestor(cgrp, depth);
+	id = cgroup_id(cgrp);
+	rcu_read_unlock();
+#endif
+	return id;
+}
+
+/* Default domain of @task by the policy in force, with a reference. */
+struct upm_domain *upm_domain_of_task(struct task_struct *task)
+{
+	struct upm_domain_key key = {};
+	unsigned int cgroup_depth = READ_ONCE(upm_knobs.domain_cgroup_depth);
+	const struct cred *cred = NULL;
+	struct upm_domain *dom;
+
+	switch (READ_ONCE(upm_knobs.domain_policy)) {
+	case UPM_POLICY_CGROUP:
+		key.kind = UPM_DOMAIN_CGROUP;
+		key.cgroup = cgroup_at_depth(task, cgroup_depth);
+		break;
+	case UPM_POLICY_GLOBAL:
+		key.kind = UPM_DOMAIN_GLOBAL;
+		break;
+	default:
+		cred = get_task_cred(task);
+		key.kind = UPM_DOMAIN_UID;
+		key.user.ns = cred->user_ns;
+		key.user.uid = cred->euid;
+	}
+	dom = domain_get(&key);
+	if (cred)
+		put_cred(cred);
+	return dom;
+}
+
+/* Named domain, with a reference. */
+struct upm_domain *upm_domain_of_name(const u8 name[16])
+{
+	struct upm_domain_key key = { .kind = UPM_DOMAIN_NAMED };
+
+	memcpy(key.name, name, sizeof(key.name));
+	return domain_get(&key);
+}
+
+void upm_domain_put(struct upm_domain *dom)
+{
+	/* Never the last one: that is the table's, see upm_domains_reap(). */
+	refcount_dec(&dom->ref);
+}
+
+/*
+ * The domain behind @dom (NULL: the first), with a reference; the reference on
+ * @dom is dropped. A domain that comes or goes meanwhile may be missed.
+ */
+struct upm_domain *upm_domain_next(struct upm_domain *dom)
+{
+	unsigned int bucket = 0;
+	struct upm_domain *next;
+	bool seen = !dom;
+
+	if (dom)
+		bucket = hash_min(dom->key_hash, HASH_BITS(domain_table));
+	rcu_read_lock();
+	for (; bucket < HASH_SIZE(domain_table); bucket++) {
+		hlist_for_each_entry_rcu(next, &domain_table[bucket], link) {
+			if (seen && refcount_inc_not_zero(&next->ref))
+				goto out;
+			seen |= next == dom;
+		}
+		seen = true;
+	}
+	next = NULL;
+out:
+	rcu_read_unlock();
+	if (dom)
+		upm_domain_put(dom);
+	return next;
+}
+
+/* Remove the domains that nobody uses and that have no page. May sleep. */
+void upm_domains_reap(void)
+{
+	struct upm_domain *dom;
+	struct hlist_node *next;
+	int bucket;
+
+	mutex_lock(&upm_domains_mutex);
+	hash_for_each_safe(domain_table, bucket, next, dom, link) {
+		if (atomic_long_read(&dom->pages) ||
+		    !refcount_dec_if_one(&dom->ref))
+			continue;
+		domain_destroy(dom);
+	}
+	mutex_unlock(&upm_domains_mutex);
+}
+
+static int domain_file_release(struct inode *inode, struct file *file)
+{
+	upm_domain_put(file->private_data);
+	upm_sweep_kick();
+	return 0;
+}
+
+static const struct file_operations domain_fops = {
+	.owner = THIS_MODULE,
+	.release = domain_file_release,
+};
+
+/* An open file that holds @dom with a reference of its own, or ERR_PTR. */
+struct file *upm_domain_file(struct upm_domain *dom)
+{
+	struct file *file;
+
+	refcount_inc(&dom->ref);
+	file = anon_inode_getfile("[upm-domain]", &domain_fops, dom, O_RDONLY);
+	if (IS_ERR(file))
+		upm_domain_put(dom);
+	return file;
+}
+
+/* The domain of a descriptor, with a reference, or ERR_PTR(-EBADF). */
+struct upm_domain *upm_domain_of_fd(int fd)
+{
+	struct upm_domain *dom = ERR_PTR(-EBADF);
+	struct file *file = fget(fd);
+
+	if (!file)
+		return dom;
+	if (file->f_op == &domain_fops) {
+		dom = file->private_data;
+		refcount_inc(&dom->ref);
+	}
+	fput(file);
+	return dom;
+}
+
+int upm_domains_init(void)
+{
+	domain_hash_seed = get_random_u32();
+	return 0;
+}
+
+/* At module exit: no call and no descriptor is left, so no reference either. */
+void upm_domains_exit(void)
+{
+	struct upm_domain *dom;
+	struct hlist_node *next;
+	int bucket;
+
+	mutex_lock(&upm_domains_mutex);
+	hash_for_each_safe(domain_table, bucket, next, dom, link) {
+		WARN_ON_ONCE(!refcount_dec_if_one(&dom->ref));
+		domain_destroy(dom);
+	}
+	mutex_unlock(&upm_domains_mutex);
+	rcu_barrier();	/* domain_free_rcu() is code of this module */
+}

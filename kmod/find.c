@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Finding the shared page for the bytes of a frozen page, or making one.
+ *
+ * A finder lives as long as one call. It remembers the last hit, whose
+ * successor is tried first (see index.c), and keeps spare pages, which it
+ * allocates while nothing is locked, so that nothing has to be allocated while
+ * pages are frozen.
+ */
+#include <linux/highmem.h>
+#include <linux/mm.h>
+
+#include "upm.h"
+
+/* Spare pages to begin with: the second process of a kind needs none. */
+#define SPARE_FEW 8U
+
+void upm_finder_init(struct upm_finder *f, struct upm_domain *dom)
+{
+	f->dom = dom;
+	f->cursor = NULL;
+	f->predicted = 0;
+	f->nr_spare = 0;
+	f->want_spare = SPARE_FEW;
+	f->no_spare = false;
+}
+
+/* Fill up the spare pages. May sleep; never ends a process for memory. */
+void upm_finder_refill(struct upm_finder *f)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+
+	if (READ_ONCE(upm_knobs.charge))
+		gfp |= __GFP_ACCOUNT;
+	while (f->nr_spare < f->want_spare) {
+		struct upm_spare *spare = &f->spare[f->nr_spare];
+
+		spare->entry = upm_entry_alloc(gfp);
+		if (!spare->entry)
+			break;
+		spare->page = alloc_page(gfp);
+		if (!spare->page) {
+			upm_entry_free(spare->entry);
+			break;
+		}
+		f->nr_spare++;
+	}
+	f->no_spare = !f->nr_spare;
+}
+
+void upm_finder_release(struct upm_finder *f)
+{
+	if (f->cursor)
+		put_page(f->cursor->page);
+	while (f->nr_spare) {
+		struct upm_spare *spare = &f->spare[--f->nr_spare];
+
+		__free_page(spare->page);
+		upm_entry_free(spare->entry);
+	}
+}
+
+/* The last spare, its page on node @nid if that matters, or NULL. */
+static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
+{
+	gfp_t gfp = GFP_NOWAIT | __GFP_THISNODE | __GFP_NOWARN;
+	struct upm_spare *spare;
+	struct page *page;
+
+	if (!f->nr_spare)
+		return NULL;
+	spare = &f->spare[f->nr_spare - 1];
+	if (nid == NUMA_NO_NODE || page_to_nid(spare->page) == nid)
+		return spare;
+	if (READ_ONCE(upm_knobs.charge))
+		gfp |= __GFP_ACCOUNT;
+	page = alloc_pages_node(nid, gfp, 0);
+	if (!page)
+		return NULL;
+	__free_page(spare->page);
+	spare->page = page;
+	return spare;
+}
+
+/* Both on whole pages, in words of 64 bytes: faster than memcmp() here. */
+static bool bytes_zero(const u64 *a)
+{
+	unsigned int i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*a); i += 8)
+		if (a[i] | a[i + 1] | a[i + 2] | a[i + 3] |
+		    a[i + 4] | a[i + 5] | a[i + 6] | a[i + 7])
+			return false;
+	return true;
+}
+
+static bool bytes_equal(const u64 *a, const u64 *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*a); i += 8)
+		if ((a[i] ^ b[i]) | (a[i + 1] ^ b[i + 1]) |
+		    (a[i + 2] ^ b[i + 2]) | (a[i + 3] ^ b[i + 3]) |
+		    (a[i + 4] ^ b[i + 4]) | (a[i + 5] ^ b[i + 5]) |
+		    (a[i + 6] ^ b[i + 6]) | (a[i + 7] ^ b[i + 7]))
+			return false;
+	return true;
+}
+
+static bool entry_matches(struct upm_entry *entry, const void *bytes, int nid)
+{
+	const void *shared;
+	bool equal;
+
+	if (nid != NUMA_NO_NODE && page_to_nid(entry->page) != nid)
+		return false;
+	if (page_ref_count(entry->page) >= UPM_SHARING_MAX)
+		return false;
+	shared = kmap_local_page(entry->page);
+	equal = bytes_equal(bytes, shared);
+	kunmap_local(shared);
+	return equal;
+}
+
+/* A hit: the cursor takes a reference of its own. */
+static struct page *hit(struct upm_finder *f, struct upm_entry *entry)
+{
+	get_page(entry->page);
+	if (f->cursor)
+		put_page(f->cursor->page);
+	f->cursor = entry;
+	return entry->page;
+}
+
+/* The entry found by order, if it has these bytes. */
+static struct upm_entry *find_predicted(struct upm_finder *f, const void *bytes,
+					int nid)
+{
+	struct upm_entry *entry;
+
+	if (!f->cursor)
+		return NULL;
+	entry = upm_index_get_next(f->dom, f->cursor);
+	if (!entry || entry_matches(entry, bytes, nid))
+		return entry;
+	put_page(entry->page);
+	return NULL;
+}
+
+/*
+ * Insert new content. Another call may insert the same just now: then theirs is
+ * taken.
+ */
+static int insert(struct upm_finder *f, struct page *page, const void *bytes,
+		  u64 hash, int nid, struct page **shared)
+{
+	struct upm_spare *spare = spare_peek(f, nid);
+	struct upm_entry *entry;
+
+	if (!spare) {
+		if (f->no_spare || f->nr_spare)
+			return UPM_SKIP_NOMEM;
+		f->want_spare = READ_ONCE(upm_knobs.batch_pages);
+		return UPM_FOUND_LATER;
+	}
+	copy_highpage(spare->page, page);
+	spare->entry->hash = hash;
+	spare->entry->page = spare->page;
+	do {
+		entry = upm_index_insert(f->dom, spare->entry, f->cursor);
+	} while (entry == ERR_PTR(-EAGAIN));
+
+	if (entry == ERR_PTR(-ENOSPC))
+		return UPM_SKIP_LIMIT;
+	if (IS_ERR(entry))
+		return UPM_SKIP_NOMEM;
+	if (entry == spare->entry) {
+		f->nr_spare--;
+		*shared = hit(f, entry);
+		return UPM_FOUND_NEW;
+	}
+	if (entry_matches(entry, bytes, nid)) {
+		*shared = hit(f, entry);
+		return UPM_FOUND_KNOWN;
+	}
+	put_page(entry->page);
+	return UPM_SKIP_COLLISION;
+}
+
+/*
+ * Hardened: who times the call learns no more from a hit than from a miss. The
+ * copy that an insertion would make is made for a hit as well.
+ */
+static void pay_for_miss(struct upm_finder *f, struct page *page)
+{
+	if (f->nr_spare)
+		copy_highpage(f->spare[f->nr_spare - 1].page, page);
+}
+
+static int find(struct upm_finder *f, struct page *page, const void *bytes,
+		struct page **shared)
+{
+	bool hardened = READ_ONCE(upm_knobs.hardened);
+	int nid = READ_ONCE(upm_knobs.merge_across_nodes) ? NUMA_NO_NODE
+							  : page_to_nid(page);
+	struct upm_entry *entry = NULL;
+	u64 hash;
+
+	if (!hardened)
+		entry = find_predicted(f, bytes, nid);
+	if (entry) {
+		f->predicted++;
+		*shared = hit(f, entry);
+		return UPM_FOUND_KNOWN;
+	}
+	hash = upm_index_hash(f->dom, bytes, nid);
+	entry = upm_index_get(f->dom, hash);
+	if (!entry)
+		return insert(f, page, bytes, hash, nid, shared);
+	if (!entry_matches(entry, bytes, nid)) {
+		put_page(entry->page);
+		return UPM_SKIP_COLLISION;
+	}
+	if (hardened)
+		pay_for_miss(f, page);
+	*shared = hit(f, entry);
+	return UPM_FOUND_KNOWN;
+}
+
+/**
+ * upm_find() - the shared page with the bytes of a page
+ * @f: finder
+ * @page: frozen: its bytes do not change
+ * @anon: of an anonymous VMA, where a missing page reads as zeros
+ * @shared: the shared page, with a reference for the caller, for
+ *	UPM_FOUND_KNOWN and UPM_FOUND_NEW
+ *
+ * Does not sleep and does not allocate from what reclaim must free first.
+ *
+ * Return: UPM_FOUND_KNOWN; UPM_FOUND_NEW if it was made now; UPM_FOUND_ZERO if
+ * none is needed; UPM_FOUND_LATER if the spare pages are used up: refill and
+ * ask again; or the reason to leave the page, an enum upm_skip.
+ */
+int upm_find(struct upm_finder *f, struct page *page, bool anon,
+	     struct page **shared)
+{
+	const void *bytes = kmap_local_page(page);
+	int found = UPM_FOUND_ZERO;
+
+	if (!anon || !bytes_zero(bytes))
+		found = find(f, page, bytes, shared);
+	kunmap_local(bytes);
+	return found;
+}

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The index of a domain: content -> shared page.
+ *
+ * DOC: finding a page while others free it
+ *
+ * A lookup runs under RCU and takes a reference on the page of the entry, if
+ * the count is not zero, and looks again whether the entry still has that page
+ * (as the page cache does). Freeing freezes the count of the page at one, the
+ * index's own reference, clears entry->page, removes the entry from hash and
+ * list, and only then lets the page go. So a lookup that gets a reference on
+ * the frame after that sees entry->page cleared, and drops it: the reference
+ * count orders the two. A lookup that came first makes the freeze fail.
+ *
+ * Who holds a reference on an entry's page therefore holds the entry. The
+ * result of a lookup is an entry with that reference; put_page(entry->page)
+ * gives it back.
+ *
+ * DOC: prediction by order
+ *
+ * Containers load the same files in the same order. Entries are kept in a list
+ * in the order in which one call inserted them, a new one behind the one that
+ * its caller found or inserted last. The successor of the last hit is compared
+ * first, and a run of equal pages costs no hash at all.
+ */
+#include <linux/hash.h>
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/rculist.h>
+#include <linux/rhashtable.h>
+#include <linux/random.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+#include <linux/xxhash.h>
+
+#include "compat/compat.h"
+#include "upm.h"
+
+/* Entries that a walk visits under one hold of domain->lock. */
+#define WALK_CHUNK 128
+
+static struct kmem_cache *entry_cache;
+static atomic_long_t index_pages;
+static u64 page_tag;		/* random: marks pages of ours */
+static LLIST_HEAD(dead_entries);
+
+static void reap_dead(struct work_struct *work);
+static DECLARE_WORK(reap_work, reap_dead);
+
+static const struct rhashtable_params index_params = {
+	.head_offset = offsetof(struct upm_entry, node),
+	.key_offset = offsetof(struct upm_entry, hash),
+	.key_len = sizeof_field(struct upm_entry, hash),
+	.automatic_shrinking = true,
+};
+
+/*
+ * Pages of ours carry a tag ^ pfn as their private word, which the kernel leaves
+ * to the owner of a page outside the page cache. A page of somebody else has
+ * that word by a chance of 2^-64.
+ *
+ * An orphan is a shared page that was still mapped when the module was unloaded.
+ * It works as before, but no index knows it, so nobody else comes to share it.
+ */
+#define ORPHAN_TAG 0x75706d206f727068ULL	/* "upm orph" */
+
+bool upm_page_is_shared(struct page *page)
+{
+	return READ_ONCE(page->private) == (page_tag ^ page_to_pfn(page));
+}
+
+bool upm_page_is_orphan(struct page *page)
+{
+	return READ_ONCE(page->private) == (ORPHAN_TAG ^ page_to_pfn(page));
+}
+
+static void page_mark(struct page *page)
+{
+	set_page_private(page, page_tag ^ page_to_pfn(page));
+}
+
+struct upm_entry *upm_entry_alloc(gfp_t gfp)
+{
+	struct upm_entry *entry = kmem_cache_alloc(entry_cache, gfp);
+
+	if (entry)
+		entry->page = NULL;
+	return entry;
+}
+
+/* For an entry that never was in an index. */
+void upm_entry_free(struct upm_entry *entry)
+{
+	kmem_cache_free(entry_cache, entry);
+}
+
+/* Pages in all indexes. */
+unsigned long upm_index_pages(void)
+{
+	return atomic_long_read(&index_pages);
+}
+
+/* Bytes that the bookkeeping of a domain takes: entries and hash buckets. */
+u64 upm_index_metadata(struct upm_domain *dom)
+{
+	struct bucket_table *table;
+	u64 buckets;
+
+	rcu_read_lock();
+	table = rht_dereference_rcu(dom->index.tbl, &dom->index);
+	buckets = table->size;
+	rcu_read_unlock();
+	return atomic_long_read(&dom->pages) * sizeof(struct upm_entry) +
+	       buckets * sizeof(struct rhash_lock_head *);
+}
+
+/**
+ * upm_index_hash() - key of a page's content
+ * @dom: its seed keys the hash
+ * @bytes: the page
+ * @nid: NUMA node that the shared page must be on, NUMA_NO_NODE for any
+ */
+u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid)
+{
+	u64 hash = xxh64(bytes, PAGE_SIZE, dom->seed);
+
+	if (nid != NUMA_NO_NODE)
+		hash ^= hash_64((u64)nid + 1, 64);
+	return hash;
+}
+
+static bool entry_tryget(struct upm_entry *entry)
+{
+	struct page *page = READ_ONCE(entry->page);
+
+	if (!page || !get_page_unless_zero(page))
+		return false;
+	if (READ_ONCE(entry->page) == page)
+		return true;
+	put_page(page);
+	return false;
+}
+
+/* Entry with this key, its page referenced, or NULL. The content may differ. */
+struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash)
+{
+	struct upm_entry *entry;
+
+	rcu_read_lock();
+	entry = rhashtable_lookup(&dom->index, &hash, index_params);
+	if (entry && !entry_tryget(entry))
+		entry = NULL;
+	rcu_read_unlock();
+	return entry;
+}
+
+/*
+ * Entry inserted behind @prev, its page referenced, or NULL. The caller holds
+ * the page of @prev, so @prev is in the list.
+ */
+struct upm_entry *upm_index_get_next(struct upm_domain *dom,
+				     struct upm_entry *prev)
+{
+	struct list_head *next;
+	struct upm_entry *entry;
+
+	rcu_read_lock();
+	next = READ_ONCE(prev->list.next);
+	if (next == &dom->cursor.list)
+		next = READ_ONCE(next->next);
+	entry = list_entry(next, struct upm_entry, list);
+	if (next == &dom->entries || entry == prev || !entry_tryget(entry))
+		entry = NULL;
+	rcu_read_unlock();
+	return entry;
+}
+
+static bool pages_reserve(struct upm_domain *dom)
+{
+	if (atomic_long_inc_return(&index_pages) >
+	    READ_ONCE(upm_knobs.max_pages))
+		goto err_all;
+	if (atomic_long_inc_return(&dom->pages) >
+	    READ_ONCE(upm_knobs.domain_max_pages))
+		goto err_domain;
+	return true;
+
+err_domain:
+	atomic_long_dec(&dom->pages);
+err_all:
+	atomic_long_dec(&index_pages);
+	return false;
+}
+
+static void pages_unreserve(struct upm_domain *dom)
+{
+	atomic_long_dec(&dom->pages);
+	atomic_long_dec(&index_pages);
+}
+
+/**
+ * upm_index_insert() - publish a shared page
+ * @dom: domain
+ * @entry: has hash and page, the page its content and one reference
+ * @prev: entry to stand behind, held by the caller, or NULL
+ *
+ * Return: @entry, with a second reference on its page, that of the caller;
+ * another entry with the same key, its page referenced (@entry is unchanged);
+ * ERR_PTR(-ENOSPC) at a limit; ERR_PTR(-EAGAIN) if the other entry just died;
+ * ERR_PTR(-ENOMEM and others) from the hash table.
+ */
+struct upm_entry *upm_index_insert(struct upm_domain *dom,
+				   struct upm_entry *entry,
+				   struct upm_entry *prev)
+{
+	struct upm_entry *old;
+
+	if (!pages_reserve(dom))
+		return ERR_PTR(-ENOSPC);
+	page_mark(entry->page);
+	__SetPageUptodate(entry->page);	/* content before reference */
+	get_page(entry->page);
+
+	/*
+	 * Who finds the entry may insert behind it, so it goes into hash and
+	 * list under one hold of the lock. Who finds it by its hash in between,
+	 * without the lock, finds no successor: it is linked to itself.
+	 */
+	INIT_LIST_HEAD(&entry->list);
+	rcu_read_lock();
+	spin_lock(&dom->lock);
+	old = rhashtable_lookup_get_insert_fast(&dom->index, &entry->node,
+						index_params);
+	if (!old)
+		list_add_rcu(&entry->list,
+			     prev ? &prev->list : dom->entries.prev);
+	spin_unlock(&dom->lock);
+	if (!IS_ERR_OR_NULL(old) && !entry_tryget(old))
+		old = ERR_PTR(-EAGAIN);
+	rcu_read_unlock();
+	if (!old)
+		return entry;
+
+	put_page(entry->page);
+	set_page_private(entry->page, 0);
+	pages_unreserve(dom);
+	return old;
+}
+
+static void reap_dead(struct work_struct *work)
+{
+	struct llist_node *list = llist_del_all(&dead_entries);
+	struct upm_entry *entry, *next;
+
+	if (!list)
+		return;
+	synchronize_rcu();
+	llist_for_each_entry_safe(entry, next, list, dead)
+		kmem_cache_free(entry_cache, entry);
+}
+
+/*
+ * Take @entry out if nobody maps or holds its page. Under dom->lock. The page
+ * comes back with a count of one, which is the caller's.
+ */
+static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
+{
+	struct page *page = entry->page;
+
+	if (!page_ref_freeze(page, 1))
+		return NULL;
+	WRITE_ONCE(entry->page, NULL);
+	rhashtable_remove_fast(&dom->index, &entry->node, index_params);
+	list_del_rcu(&entry->list);
+	set_page_private(page, 0);
+	page_ref_unfreeze(page, 1);
+	pages_unreserve(dom);
+	llist_add(&entry->dead, &dead_entries);
+	return page;
+}
+
+static void entry_visit(struct upm_domain *dom, struct upm_entry *entry,
+			enum upm_walk mode, struct upm_census *census,
+			struct list_head *free)
+{
+	int mappings = page_ref_count(entry->page) - 1;
+	struct page *page;
+
+	census->visited++;
+	if (mappings > 0) {
+		census->shared++;
+		census->sharing += mappings - 1;
+		return;
+	}
+	census->unused++;
+	if (mode != UPM_WALK_FREE)
+		return;
+	page = entry_kill(dom, entry);
+	if (!page)
+		return;
+	census->unused--;
+	census->freed++;
+	list_add(&page->lru, free);
+}
+
+/* One chunk from the cursor on. Returns false at the end of the list. */
+static bool walk_chunk(struct upm_domain *dom, enum upm_walk mode,
+		       unsigned int nr, struct upm_census *census,
+		       struct list_head *free)
+{
+	struct upm_entry *entry, *next = NULL;
+	struct list_head *stop = &dom->entries;
+
+	spin_lock(&dom->lock);
+	entry = list_next_entry(&dom->cursor, list);
+	list_del_rcu(&dom->cursor.list);
+	for (; &entry->list != stop && nr; entry = next, nr--) {
+		next = list_next_entry(entry, list);
+		entry_visit(dom, entry, mode, census, free);
+	}
+	list_add_tail_rcu(&dom->cursor.list, &entry->list);
+	spin_unlock(&dom->lock);
+	return &entry->list != stop;
+}
+
+static void cursor_rewind(struct upm_domain *dom)
+{
+	spin_lock(&dom->lock);
+	list_del_rcu(&dom->cursor.list);
+	list_add_rcu(&dom->cursor.list, &dom->entries);
+	spin_unlock(&dom->lock);
+}
+
+static void free_pages_list(struct list_head *free)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, free, lru)
+		__free_page(page);
+	INIT_LIST_HEAD(free);
+}
+
+/**
+ * upm_index_walk() - look at the entries of a domain
+ * @dom: domain; the caller holds dom->walk_mutex
+ * @mode: count, or free those that nobody maps
+ * @budget: entries to visit at most. A walk to free goes on where the last one
+ *	ended; a count begins at the start.
+ * @may_sleep: false in reclaim
+ * @census: is added to
+ */
+void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
+		    unsigned long budget, bool may_sleep,
+		    struct upm_census *census)
+{
+	unsigned long freed = census->freed;
+	LIST_HEAD(free);
+	bool more = true;
+
+	if (mode == UPM_WALK_COUNT)
+		cursor_rewind(dom);
+	while (more && budget) {
+		unsigned int nr = min_t(unsigned long, budget, WALK_CHUNK);
+
+		more = walk_chunk(dom, mode, nr, census, &free);
+		budget -= nr;
+		free_pages_list(&free);
+		if (may_sleep)
+			cond_resched();
+	}
+	if (!more)
+		cursor_rewind(dom);
+	if (census->freed != freed) {
+		atomic64_add(census->freed - freed, &upm_totals.freed);
+		queue_work(system_unbound_wq, &reap_work);
+	}
+}
+
+int upm_index_init(struct upm_domain *dom)
+{
+	dom->seed = get_random_u64();
+	spin_lock_init(&dom->lock);
+	mutex_init(&dom->walk_mutex);
+	INIT_LIST_HEAD(&dom->entries);
+	dom->cursor.page = NULL;
+	list_add(&dom->cursor.list, &dom->entries);
+	atomic_long_set(&dom->pages, 0);
+	return rhashtable_init(&dom->index, &index_params);
+}
+
+static void entry_release(void *ptr, void *arg)
+{
+	struct upm_entry *entry = ptr;
+
+	put_page(entry->page);
+	pages_unreserve(arg);
+	kmem_cache_free(entry_cache, entry);
+}
+
+/*
+ * Ends the index. No call, walk or lookup of this domain runs or can begin.
+ * Pages that are still mapped live on by their mappings, marked as orphans.
+ */
+void upm_index_destroy(struct upm_domain *dom)
+{
+	struct upm_entry *entry;
+
+	list_for_each_entry(entry, &dom->entries, list)
+		if (entry->page)
+			set_page_private(entry->page, ORPHAN_TAG ^
+					 page_to_pfn(entry->page));
+	rhashtable_free_and_destroy(&dom->index, entry_release, dom);
+}
+
+int upm_index_global_init(void)
+{
+	BUILD_BUG_ON(sizeof(struct upm_entry) > 40);
+	get_random_bytes(&page_tag, sizeof(page_tag));
+	entry_cache = KMEM_CACHE(upm_entry, 0);
+	return entry_cache ? 0 : -ENOMEM;
+}
+
+void upm_index_global_exit(void)
+{
+	flush_work(&reap_work);
+	reap_dead(NULL);
+	WARN_ON_ONCE(upm_index_pages());
+	kmem_cache_destroy(entry_cache);
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the page table says about a range, before anything is touched.
+ *
+ * DOC: reading a page table
+ *
+ * The caller holds the mmap_lock (for reading or writing), so neither the VMA
+ * nor an upper-level table goes away, except that file code may free an empty
+ * PTE table under its own locks: such a table is freed after a grace period
+ * where the mmap_lock does not exclude it, so the walk runs under RCU. PTEs may
+ * change under us (reclaim, migration, truncation): every class is a hint,
+ * decided again by the freeze, except for the pages of ours, which nobody but
+ * a fault or an unmap of this range replaces.
+ */
+#include <linux/mman.h>
+#include <linux/mmzone.h>
+#include <linux/page-flags.h>
+#include <linux/pgtable.h>
+#include <linux/rcupdate.h>
+#include <linux/userfaultfd_k.h>
+
+#include "compat/compat.h"
+#include "upm.h"
+
+/* Mappings that say of themselves that their content is not for others. */
+#define UPM_VM_SECRET (VM_DONTDUMP | VM_WIPEONFORK | UPM_VM_DROPPABLE)
+
+/*
+ * Why no page of @vma may be merged, or -1. VM_MIXEDMAP alone is no reason,
+ * since we set it ourselves: see upm_scan.foreign_special.
+ */
+int upm_vma_refusal(struct vm_area_struct *vma)
+{
+	unsigned long flags = vma->vm_flags;
+
+	if (is_vm_hugetlb_page(vma))
+		return UPM_SKIP_HUGETLB;
+	if (flags & (VM_SHARED | VM_MAYSHARE))
+		return UPM_SKIP_SHARED;
+	if (flags & (VM_IO | VM_PFNMAP | VM_DONTEXPAND | UPM_VM_SHADOW_STACK))
+		return UPM_SKIP_SPECIAL;
+	if ((flags & (VM_SHARED | VM_MAYWRITE)) != VM_MAYWRITE)
+		return UPM_SKIP_SPECIAL;	/* a write could not be private */
+	if (vma->vm_file && !S_ISREG(file_inode(vma->vm_file)->i_mode))
+		return UPM_SKIP_SPECIAL;
+	if (vma->vm_ops && !vma->vm_file)
+		return UPM_SKIP_SPECIAL;	/* vdso and its like */
+	if (vma_is_dax(vma))
+		return UPM_SKIP_SPECIAL;
+	if (userfaultfd_armed(vma))
+		return UPM_SKIP_UFFD;
+	if (flags & UPM_VM_SECRET)
+		return UPM_SKIP_SECRET;
+	return -1;
+}
+
+static u8 state_of_page(struct page *page, bool file_vma)
+{
+	if (upm_page_is_shared(page))
+		return UPM_PAGE_MERGED;
+	if (upm_page_is_orphan(page))
+		return UPM_PAGE_ORPHAN;
+	if (PageTransCompound(page))
+		return UPM_SKIP_COMPOUND;
+	if (folio_test_ksm(page_folio(page)))
+		return UPM_SKIP_KSM;
+	/*
+	 * A private copy in a file mapping must stay anonymous: when the file
+	 * drops its pages (hole punch, invalidation), the kernel spares
+	 * anonymous pages and takes all others for the file's own.
+	 */
+	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages)))
+		return UPM_SKIP_FILE;
+	return UPM_PAGE_CANDIDATE;
+}
+
+static u8 state_of_pte(struct vm_area_struct *vma, pte_t pte,
+		       struct upm_scan *scan)
+{
+	if (pte_none(pte))
+		return UPM_SKIP_NOT_PRESENT;
+	if (!pte_present(pte))
+		return UPM_SKIP_SWAPPED;
+	if (is_zero_pfn(pte_pfn(pte)))
+		return UPM_PAGE_ZERO;
+	if (pte_special(pte) || !pfn_valid(pte_pfn(pte))) {
+		scan->foreign_special = true;
+		return UPM_SKIP_SPECIAL;
+	}
+	return state_of_page(pfn_to_page(pte_pfn(pte)), vma->vm_file);
+}
+
+/*
+ * The PTE table for @addr, NULL if there is none; *@class then holds for all
+ * that the missing table would map.
+ */
+static pte_t *pte_table(struct mm_struct *mm, unsigned long addr, u8 *state)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t pmd, *pmdp;
+
+	*state = UPM_SKIP_NOT_PRESENT;
+	if (pgd_none(*pgd) || pgd_bad(*pgd))
+		return NULL;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d) || p4d_bad(*p4d))
+		return NULL;
+	pud = pud_offset(p4d, addr);
+	if (pud_none(*pud) || !pud_present(*pud) || pud_trans_huge(*pud) ||
+	    pud_bad(*pud))
+		return NULL;
+	pmdp = pmd_offset(pud, addr);
+	pmd = READ_ONCE(*pmdp);
+	if (pmd_none(pmd))
+		return NULL;
+	if (!pmd_present(pmd)) {
+		*state = UPM_SKIP_SWAPPED;	/* a huge page under migration */
+		return NULL;
+	}
+	if (pmd_trans_huge(pmd)) {
+		*state = UPM_PAGE_CANDIDATE;	/* the freeze splits it */
+		return NULL;
+	}
+	if (pmd_bad(pmd))
+		return NULL;
+	return pte_offset_kernel(&pmd, addr & PMD_MASK);
+}
+
+/**
+ * upm_scan_range() - classify the pages of [@addr, @addr + @nr pages)
+ * @vma: a VMA that holds the whole range and is not refused
+ * @addr: page-aligned
+ * @nr: at most UPM_BATCH_MAX
+ * @scan: result
+ *
+ * The caller holds the mmap_lock of vma->vm_mm.
+ */
+void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
+		    unsigned int nr, struct upm_scan *scan)
+{
+	pte_t *table = NULL;
+	unsigned int i;
+	u8 none = 0;
+
+	scan->nr = nr;
+	scan->first = nr;
+	scan->last = 0;
+	scan->orphans = 0;
+	scan->foreign_special = false;
+
+	rcu_read_lock();
+	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
+		if (i == 0 || !(addr & ~PMD_MASK))
+			table = pte_table(vma->vm_mm, addr, &none);
+		scan->state[i] = table ?
+			state_of_pte(vma, ptep_get(table + pte_index(addr)),
+				     scan) : none;
+		scan->orphans += scan->state[i] == UPM_PAGE_ORPHAN;
+		if (scan->state[i] != UPM_PAGE_CANDIDATE)
+			continue;
+		scan->last = i;
+		if (scan->first == nr)
+			scan->first = i;
+	}
+	rcu_read_unlock();
+}

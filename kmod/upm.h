@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * UPM: the module's own interfaces, one block per file, lowest first.
+ *
+ * DOC: locks and lifetimes
+ *
+ * Lock order, outermost first:
+ *
+ *	upm_domains_mutex		domain table (create, remove)
+ *	domain->walk_mutex		one walker per domain
+ *	mmap_lock of the target		one batch of an advise
+ *	  vma lock (6.4 and newer)	by vm_flags_clear(), before the freeze
+ *	    folio locks			taken by trylock in migrate_vma_setup()
+ *	      domain->lock		spinlock, list of entries
+ *	        rhashtable bucket	hash of entries
+ *
+ * An advise never holds the first two while it holds an mmap_lock. The
+ * shrinker, which may run under any mmap_lock, takes walk_mutex by trylock
+ * only. Nothing is allocated with GFP flags that may reclaim, and no hash or
+ * comparison is made, under a spinlock; nothing at all is allocated that may
+ * reclaim while pages are frozen, since reclaim could then wait for a folio
+ * that we hold.
+ *
+ * Lifetimes:
+ *
+ * - A domain lives as long as its references: one of the table, one of each
+ *   running call, one of each domain descriptor. The table drops its own when
+ *   the domain has no entry left (upm_domains_reap()) or at module exit.
+ * - An entry is freed only by who froze its page at a count of one, the
+ *   index's own reference (or at module exit, when no call can run). So who
+ *   holds a reference on the page of an entry may use the entry. Its memory
+ *   goes after a grace period, so that readers under RCU may look at it.
+ * - A shared page belongs to the index by one reference and to each mapping by
+ *   one more. It outlives its entry when it is still mapped at module exit, and
+ *   is then freed by the last unmap as any other page.
+ */
+#ifndef UPM_KMOD_UPM_H
+#define UPM_KMOD_UPM_H
+
+#include <linux/cred.h>
+#include <linux/fs.h>
+#include <linux/kobject.h>
+#include <linux/llist.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+#include "uapi/upm.h"
+
+#define UPM_VERSION "0.1.0"
+
+/* Pages of one batch: an array element each, a page table's worth at most. */
+#define UPM_BATCH_MAX 512U
+
+/* A page that is mapped this often takes no more: far below an overflow. */
+#define UPM_SHARING_MAX (INT_MAX / 2)
+
+/* ---- knobs.c: what an administrator sets, /sys/kernel/upm ------------- */
+
+enum upm_policy {
+	UPM_POLICY_UID,		/* user namespace and effective uid */
+	UPM_POLICY_CGROUP,	/* cgroup at domain_cgroup_depth */
+	UPM_POLICY_GLOBAL,	/* one domain for all */
+	UPM_POLICY_NR
+};
+
+struct upm_knobs {
+	bool enabled;
+	bool charge;		/* shared pages count for who inserts them */
+	bool file_pages;	/* merge clean pages of private file mappings */
+	bool hardened;		/* a hit costs, and looks, as a miss */
+	bool merge_across_nodes;
+	unsigned int batch_pages;
+	unsigned int domain_cgroup_depth;
+	unsigned int sweep_ms;
+	unsigned int max_domains;
+	unsigned long max_pages;
+	unsigned long domain_max_pages;
+	enum upm_policy domain_policy;
+};
+
+extern struct upm_knobs upm_knobs;
+extern struct kobject *upm_kobj;
+extern struct kobject *upm_domains_kobj;
+
+int upm_sysfs_init(void);
+void upm_sysfs_exit(void);
+
+/* ---- stats.c: what happened since the module was loaded --------------- */
+
+/* Phases of a batch, for the split of its cost. */
+enum upm_phase {
+	UPM_PHASE_SCAN,		/* look at the page table */
+	UPM_PHASE_FREEZE,
+	UPM_PHASE_FIND,		/* compare, hash, look up, copy */
+	UPM_PHASE_MAP,
+	UPM_PHASE_FINISH,
+	UPM_PHASE_NR
+};
+
+struct upm_totals {
+	atomic64_t calls;
+	atomic64_t batches;
+	atomic64_t merged;
+	atomic64_t inserted;
+	atomic64_t zero;
+	atomic64_t unmerged;
+	atomic64_t predicted;	/* found by order, without a hash */
+	atomic64_t freed;	/* shared pages that nobody mapped any more */
+	atomic64_t skipped[UPM_SKIP_NR];
+	atomic64_t phase_ns[UPM_PHASE_NR];
+	atomic64_t lock_ns;	/* mmap_lock held for writing, sum */
+	atomic64_t lock_ns_max;	/* the same, longest batch */
+};
+
+extern struct upm_totals upm_totals;
+
+void upm_totals_max(atomic64_t *max, u64 value);
+void upm_totals_reset(void);
+
+/* ---- index.c: shared pages of one domain ------------------------------ */
+
+/*
+ * One shared page. 40 bytes, and 11 to 22 bytes of hash buckets: less than 64
+ * for each 4 KiB page.
+ */
+struct upm_entry {
+	struct rhash_head node;
+	struct list_head list;	/* order of insertion: order of prediction */
+	struct page *page;	/* NULL: dead, or a walker's cursor */
+	union {
+		u64 hash;	/* key: content and, if it matters, the node */
+		struct llist_node dead; /* after removal */
+	};
+};
+
+struct upm_domain;
+
+int upm_index_global_init(void);
+void upm_index_global_exit(void);
+int upm_index_init(struct upm_domain *dom);
+void upm_index_destroy(struct upm_domain *dom);
+
+struct upm_entry *upm_entry_alloc(gfp_t gfp);
+void upm_entry_free(struct upm_entry *entry);
+
+u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid);
+struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash);
+struct upm_entry *upm_index_get_next(struct upm_domain *dom,
+				     struct upm_entry *prev);
+struct upm_entry *upm_index_insert(struct upm_domain *dom,
+				   struct upm_entry *entry,
+				   struct upm_entry *prev);
+
+/* What a walk over a domain found. */
+struct upm_census {
+	unsigned long visited;
+	unsigned long shared;	/* mapped at least once */
+	unsigned long sharing;	/* further mappings */
+	unsigned long unused;
+	unsigned long freed;
+};
+
+enum upm_walk {
+	UPM_WALK_COUNT,		/* all entries, free none */
+	UPM_WALK_FREE,		/* free those that nobody maps */
+};
+
+void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
+		    unsigned long budget, bool may_sleep,
+		    struct upm_census *census);
+unsigned long upm_index_pages(void);
+u64 upm_index_metadata(struct upm_domain *dom);
+bool upm_page_is_shared(struct page *page);
+bool upm_page_is_orphan(struct page *page);
+
+/* ---- domain.c --------------------------------------------------------- */
+
+enum upm_domain_kind {
+	UPM_DOMAIN_UID,
+	UPM_DOMAIN_CGROUP,
+	UPM_DOMAIN_GLOBAL,
+	UPM_DOMAIN_NAMED,
+};
+
+struct upm_domain_key {
+	enum upm_domain_kind kind;
+	union {
+		struct {
+			struct user_namespace *ns; /* referenced by the domain */
+			kuid_t uid;
+		} user;
+		u64 cgroup;
+		u8 name[16];
+	};
+};
+
+struct upm_domain {
+	refcount_t ref;
+	u32 id;			/* name of its folder in sysfs */
+	u32 key_hash;
+	struct upm_domain_key key;
+	struct hlist_node link;	/* in the table; RCU */
+	struct rcu_head rcu;
+	struct kobject kobj;
+
+	u64 seed;		/* of the hash; random */
+	struct rhashtable index;
+	spinlock_t lock;	/* entries, for writers; readers use RCU */
+	struct list_head entries;
+	struct mutex walk_mutex; /* cursor */
+	struct upm_entry cursor;
+	atomic_long_t pages;
+};
+
+int upm_domains_init(void);
+void upm_domains_exit(void);
+struct upm_domain *upm_domain_of_task(struct task_struct *task);
+struct upm_domain *upm_domain_of_name(const u8 name[16]);
+struct upm_domain *upm_domain_of_fd(int fd);
+struct file *upm_domain_file(struct upm_domain *dom);
+void upm_domain_put(struct upm_domain *dom);
+struct upm_domain *upm_domain_next(struct upm_domain *dom);
+void upm_domains_reap(void);
+
+/* ---- sweep.c: shared pages that nobody maps --------------------------- */
+
+int upm_sweep_init(void);
+void upm_sweep_exit(void);
+void upm_sweep_kick(void);
+void upm_sweep_retime(void);
+void upm_sweep_now(void);
+
+/* ---- scan.c: what the page table says --------------------------------- */
+
+/*
+ * What is known of a page of a batch. Below UPM_SKIP_NR it is the reason, an
+ * enum upm_skip, to leave the page as it is.
+ */
+enum upm_page_state {
+	UPM_PAGE_CANDIDATE = 32,
+	UPM_PAGE_ZERO,		/* is the kernel's zero page */
+	UPM_PAGE_MERGED,	/* is a shared page of ours */
+	UPM_PAGE_ORPHAN,	/* was one, before the module was loaded again */
+	UPM_FOUND_ZERO,		/* nothing takes its place */
+	UPM_FOUND_ZEROED,	/* the same; splitting its huge page did it */
+	UPM_FOUND_KNOWN,	/* a shared page takes its place */
+	UPM_FOUND_NEW,		/* the same, and it was made for it */
+	UPM_FOUND_LATER,	/* spare pages ran out: in the next batch */
+};
+
+/* One look at a range of one VMA. */
+struct upm_scan {
+	unsigned int nr;	/* pages */
+	unsigned int first;	/* candidate; == nr: none */
+	unsigned int last;	/* candidate, inclusive */
+	unsigned int orphans;
+	bool foreign_special;	/* a PTE that only VM_MIXEDMAP makes legal */
+	u8 state[UPM_BATCH_MAX]; /* enum upm_page_state */
+};
+
+void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
+		    unsigned int nr, struct upm_scan *scan);
+int upm_vma_refusal(struct vm_area_struct *vma);
+
+/* ---- find.c: the shared page for some bytes --------------------------- */
+
+/* A page that may become shared, with its entry. */
+struct upm_spare {
+	struct page *page;
+	struct upm_entry *entry;
+};
+
+struct upm_finder {
+	struct upm_domain *dom;
+	struct upm_entry *cursor; /* last hit; its page is referenced */
+	unsigned int predicted;	/* hits without a hash */
+	unsigned int nr_spare;
+	unsigned int want_spare;
+	bool no_spare;		/* even one could not be had */
+	struct upm_spare spare[UPM_BATCH_MAX];
+};
+
+void upm_finder_init(struct upm_finder *f, struct upm_domain *dom);
+void upm_finder_refill(struct upm_finder *f);
+void upm_finder_release(struct upm_finder *f);
+int upm_find(struct upm_finder *f, struct page *page, bool anon,
+	     struct page **shared);
+
+/* ---- merge.c, predict.c, unmerge.c: the work ---------------------------- */
+
+/* One call: whose memory, which part, what became of it. */
+struct upm_call {
+	struct mm_struct *mm;
+	struct task_struct *task; /* for the fail-stop */
+	struct upm_domain *dom;
+	unsigned long addr;	/* next page to work on */
+	unsigned long end;
+	struct upm_ioc_counts counts;
+};
+
+struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned int *nr,
+				    unsigned int max);
+int upm_merge(struct upm_call *call);
+int upm_predict(struct upm_call *call);
+int upm_unmerge(struct upm_call *call);
+int upm_unmerge_all(void);
+void upm_call_skip(struct upm_call *call, int reason, unsigned long pages);
+
+/* ---- device.c: /dev/upm ------------------------------------------------ */
+
+int upm_device_init(void);
+void upm_device_exit(void);
+
+#endif /* UPM_KMOD_UPM_H */
