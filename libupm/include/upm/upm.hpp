@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+//
+// libupm, C++ interface: tell the system which memory is worth sharing.
+//
+//     #include <upm/upm.hpp>
+//
+//     auto done = upm::advise(weights.data(), weights.size());
+//     if (!done)
+//         std::fprintf(stderr, "not merged: %s\n", std::strerror(done.error()));
+//     else
+//         std::printf("%llu bytes shared\n", (unsigned long long)done->bytes);
+//
+// Nothing here throws, prints, or (but for advise_async and Domain::open) takes
+// memory from the heap. Every function may be called from any thread, and in the
+// child of a fork; none from a signal handler. See upm_advise(3).
+#ifndef UPM_UPM_HPP
+#define UPM_UPM_HPP
+
+#include <upm/upm.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#if defined(__GNUC__)
+#define UPM_API __attribute__((visibility("default")))
+#else
+#define UPM_API
+#endif
+
+namespace upm {
+
+// A value or an errno. On failure the value is still there: what was done until
+// then (Counts), or an empty object (Domain, Async).
+template <class T>
+class [[nodiscard]] Result {
+  public:
+    // NOLINTNEXTLINE(google-explicit-constructor): `return counts;` is the use
+    constexpr Result(T value, int error = 0) noexcept : value_(std::move(value)), error_(error) {}
+
+    [[nodiscard]] constexpr bool ok() const noexcept { return error_ == 0; }
+    constexpr explicit operator bool() const noexcept { return ok(); }
+
+    // Positive errno, 0 on success.
+    [[nodiscard]] constexpr int error() const noexcept { return error_; }
+    [[nodiscard]] std::error_code code() const noexcept {
+        return {error_, std::generic_category()};
+    }
+
+    [[nodiscard]] constexpr const T &value() const &noexcept { return value_; }
+    [[nodiscard]] constexpr T &value() &noexcept { return value_; }
+    [[nodiscard]] constexpr T &&value() &&noexcept { return std::move(value_); }
+    constexpr const T *operator->() const noexcept { return &value_; }
+    constexpr T *operator->() noexcept { return &value_; }
+    constexpr const T &operator*() const &noexcept { return value_; }
+    constexpr T &operator*() &noexcept { return value_; }
+    constexpr T &&operator*() &&noexcept { return std::move(value_); }
+
+  private:
+    T value_;
+    int error_;
+};
+
+// upm_counts, zeroed, with the sums that every user wants.
+struct Counts : ::upm_counts {
+    constexpr Counts() noexcept : ::upm_counts() {}
+
+    [[nodiscard]] constexpr std::uint64_t skipped_pages() const noexcept {
+        std::uint64_t sum = 0;
+        for (const std::uint64_t count : skipped)
+            sum += count;
+        return sum;
+    }
+
+    constexpr Counts &operator+=(const ::upm_counts &other) noexcept {
+        pages += other.pages;
+        merged += other.merged;
+        inserted += other.inserted;
+        zero += other.zero;
+        already += other.already;
+        queued += other.queued;
+        unmerged += other.unmerged;
+        kept += other.kept;
+        for (std::size_t i = 0; i < UPM_SKIPPED_NR; ++i)
+            skipped[i] += other.skipped[i];
+        bytes += other.bytes;
+        nanoseconds += other.nanoseconds;
+        return *this;
+    }
+};
+
+// A named domain: pages merge only with pages of the same domain. Closes its
+// descriptor when destroyed; what was merged in it stays merged.
+class UPM_API Domain {
+  public:
+    constexpr Domain() noexcept = default;
+    Domain(Domain &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Domain &operator=(Domain &&other) noexcept {
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    Domain(const Domain &) = delete;
+    Domain &operator=(const Domain &) = delete;
+    ~Domain();
+
+    // Joins the domain of a 16-byte key, and makes it if it is new. Errors:
+    // EOPNOTSUPP (backend without domains), EMFILE, ENFILE, ENOMEM, ENOSPC.
+    [[nodiscard]] static Result<Domain> open(std::span<const std::byte, 16> key) noexcept;
+
+    // Takes over a descriptor, as passed by another process over a Unix socket.
+    [[nodiscard]] static Domain from_fd(int fd) noexcept { return Domain(fd); }
+
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+    // Gives the descriptor up to the caller.
+    [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
+    explicit operator bool() const noexcept { return fd_ >= 0; }
+
+  private:
+    explicit Domain(int fd) noexcept : fd_(fd) {}
+    int fd_ = -1;
+};
+
+struct Options {
+    // Change nothing, predict the counts.
+    bool dry_run = false;
+    // Work on this process (0: the caller); needs CAP_SYS_PTRACE over it. The
+    // addresses are those of that process.
+    int pid = 0;
+    // nullptr: the library's default (upm_domain_use, UPM_DOMAIN, or the user's).
+    // Must stay open until the call, or the asynchronous work, has ended.
+    const Domain *domain = nullptr;
+};
+
+// Merges the whole pages inside [addr, addr + len). Idempotent; the bytes stay,
+// and a write gives the writer its own copy. Errors: EINVAL (overflow), ENOMEM (a
+// hole in the range), EOPNOTSUPP (no backend, or switched off), EINTR, EBADF
+// (domain), and for another process EPERM and ESRCH.
+UPM_API Result<Counts> advise(void *addr, std::size_t len, const Options &options = {}) noexcept;
+
+// Gives merged pages private copies again. options.dry_run must be false.
+UPM_API Result<Counts> unmerge(void *addr, std::size_t len, const Options &options = {}) noexcept;
+
+// Advise that runs on the library's worker thread. The range must stay mapped
+// until it is done; the destructor waits for that.
+class UPM_API Async {
+  public:
+    constexpr Async() noexcept = default;
+    Async(Async &&other) noexcept
+        : job_(std::exchange(other.job_, nullptr)), fd_(std::exchange(other.fd_, -1)) {}
+    Async &operator=(Async &&other) noexcept {
+        std::swap(job_, other.job_);
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    Async(const Async &) = delete;
+    Async &operator=(const Async &) = delete;
+    ~Async();
+
+    // What advise would have returned; ECANCELED in the child of a fork for what
+    // the parent had started; EINVAL for an empty handle. May be called again.
+    Result<Counts> wait() noexcept;
+    [[nodiscard]] bool done() const noexcept;
+    // An eventfd for poll(2), readable when done; -1 for an empty handle. Do not
+    // read or close it.
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+    explicit operator bool() const noexcept { return job_ != nullptr; }
+
+  private:
+    friend UPM_API Result<Async> advise_async(void *, std::size_t, const Options &) noexcept;
+    void *job_ = nullptr;
+    int fd_ = -1;
+};
+
+// Errors of the call itself: EINVAL, EOPNOTSUPP, EMFILE, ENFILE, ENOMEM, EAGAIN
+// (no thread). The rest is told by wait().
+UPM_API Result<Async> advise_async(void *addr, std::size_t len,
+                                   const Options &options = {}) noexcept;
+
+// The C structures, under names that no function hides.
+using Info = struct ::upm_info;
+using Stats = struct ::upm_stats;
+
+// Which backend is active, and why.
+UPM_API Info info() noexcept;
+
+// Totals of the default domain (kmod) or of the machine (ksm).
+UPM_API Result<Stats> stats() noexcept;
+UPM_API Result<Stats> stats(const Domain &domain) noexcept;
+
+// One row for each backend that the library knows, in order of preference: for
+// diagnosis; advise uses the active one.
+struct BackendStatus {
+    const char *name; // static
+    bool available;   // would work in this process, now
+    bool active;      // is the one that info() names
+    char reason[256]; // one line: what it found, or what is missing and the cure
+};
+
+// Looks at backend number `index` anew. Errors: EINVAL beyond the last row.
+UPM_API Result<BackendStatus> backend_status(std::size_t index) noexcept;
+
+// "busy" and so on; empty for an unused slot.
+inline std::string_view skip_name(unsigned reason) noexcept {
+    const char *name = ::upm_skip_name(reason);
+    return name != nullptr ? std::string_view(name) : std::string_view();
+}
+
+} // namespace upm
+
+#endif // UPM_UPM_HPP
