@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+//
+// What every command shares: its options, its exit status, how it prints.
+#ifndef UPM_TOOLS_CLI_HPP
+#define UPM_TOOLS_CLI_HPP
+
+#include "tools/upm/files.hpp"
+
+// Lists are given by repeating an option; a comma is part of the value, since
+// paths may contain one.
+// NOLINTNEXTLINE(readability-identifier-naming)
+#define CXXOPTS_VECTOR_DELIMITER '\0'
+#include <cxxopts.hpp>
+
+#include <string>
+#include <vector>
+
+namespace upm::tool {
+
+inline constexpr int kSuccess = 0;
+inline constexpr int kFailure = 1; // some target, or some check, failed
+inline constexpr int kUsage = 2;
+
+// A command's arguments, its name first.
+using Arguments = std::vector<std::string>;
+
+int run_advise(const Arguments &arguments);
+int run_unmerge(const Arguments &arguments);
+int run_status(const Arguments &arguments);
+int run_doctor(const Arguments &arguments);
+
+struct Command {
+    const char *name;
+    const char *summary;
+    int (*run)(const Arguments &arguments);
+};
+
+// A command adds a row here, and gets its line of help by that.
+inline constexpr Command kCommands[] = {
+    {"advise", "merge the memory of running processes", run_advise},
+    {"unmerge", "give merged memory private copies again", run_unmerge},
+    {"status", "show the active backend, its settings and what it saves", run_status},
+    {"doctor", "check what this machine lacks, and say the cure", run_doctor},
+};
+
+// The whole program. Prints errors to stderr and returns the exit status.
+int run_command(const Arguments &arguments);
+
+// Options that every command takes: --json, --help, and --root for tests.
+void add_common_options(cxxopts::Options &options);
+
+struct Common {
+    Root root;
+    bool json = false;
+    bool help = false; // has been printed
+};
+
+// Throws UsageError for what cxxopts refuses, and for stray arguments.
+cxxopts::ParseResult parse(cxxopts::Options &options, const Arguments &arguments, Common &common);
+
+void print(const std::string &text);
+// "upm advise: ..." on stderr.
+void complain(const std::string &command, const std::string &text);
+
+} // namespace upm::tool
+
+#endif // UPM_TOOLS_CLI_HPP

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+//
+// upm status: which backend, with which settings, and what it saves.
+#include "tools/upm/cli.hpp"
+#include "tools/upm/errors.hpp"
+#include "tools/upm/report.hpp"
+#include "tools/upm/text.hpp"
+
+#include <cstring>
+#include <fmt/format.h>
+#include <unistd.h>
+#include <upm/upm.hpp>
+
+namespace upm::tool {
+
+namespace {
+
+constexpr std::string_view kSysfs = "/sys/kernel/upm";
+
+// Numbers as numbers, so that readers of the JSON need not convert.
+Json value_json(const std::string &text) {
+    if (const auto number = parse_unsigned(text, 10))
+        return *number;
+    if (text.starts_with('-'))
+        if (const auto number = parse_unsigned(text.substr(1), 10))
+            return -static_cast<std::int64_t>(*number);
+    return text;
+}
+
+// A file of one line is its value; one of several is a list of names and values.
+Json file_json(const Root &root, const std::string &path) {
+    std::vector<std::string> lines;
+    try {
+        root.lines(path, [&](std::string_view line) { lines.emplace_back(line); });
+    } catch (const SystemError &) {
+        return nullptr; // gone, or not for this user
+    }
+    if (lines.size() <= 1)
+        return lines.empty() ? Json(nullptr) : value_json(std::string(trimmed(lines[0])));
+    Json values = Json::object();
+    for (const std::string &line : lines) {
+        const std::size_t blank = line.find(' ');
+        const std::string name = line.substr(0, blank);
+        values[name] = blank == std::string::npos
+                           ? Json(nullptr)
+                           : value_json(std::string(trimmed(std::string_view(line).substr(blank))));
+    }
+    return values;
+}
+
+// The readable files of a folder; what the owner may write is a knob.
+void read_folder(const Root &root, const std::string &folder, Json &knobs, Json &statistics) {
+    for (const Root::Entry &entry : root.list(folder)) {
+        constexpr unsigned kOwnerRead = 0400;
+        constexpr unsigned kOwnerWrite = 0200;
+        if (entry.directory || (entry.mode & kOwnerRead) == 0)
+            continue;
+        Json value = file_json(root, folder + "/" + entry.name);
+        if (!value.is_null())
+            ((entry.mode & kOwnerWrite) != 0 ? knobs : statistics)[entry.name] = std::move(value);
+    }
+}
+
+Json module_json(const Root &root) {
+    const std::string folder(kSysfs);
+    if (!root.is_directory(folder))
+        return nullptr;
+    Json knobs = Json::object();
+    Json statistics = Json::object();
+    Json domains = Json::object();
+    read_folder(root, folder, knobs, statistics);
+    for (const Root::Entry &entry : root.list(folder + "/domains")) {
+        if (!entry.directory)
+            continue;
+        Json values = Json::object();
+        read_folder(root, folder + "/domains/" + entry.name, values, values);
+        domains[entry.name] = std::move(values);
+    }
+    return {{"knobs", knobs}, {"statistics", statistics}, {"domains", domains}};
+}
+
+Json own_stats_json() {
+    const Result<Stats> found = stats();
+    if (!found)
+        return nullptr;
+    return {{"pages_shared", found->pages_shared},
+            {"pages_sharing", found->pages_sharing},
+            {"pages_unused", found->pages_unused},
+            {"max_pages", found->max_pages},
+            {"metadata_bytes", found->metadata_bytes}};
+}
+
+Json status_json(const Root &root) {
+    const Info found = upm::info();
+    return {{"command", "status"},
+            {"backend", found.backend},
+            {"reason", found.reason},
+            {"version", found.version},
+            {"capabilities",
+             {{"immediate", found.immediate != 0},
+              {"remote", found.remote != 0},
+              {"file_pages", found.file_pages != 0},
+              {"unmerge", found.unmerge != 0},
+              {"dry_run", found.dry_run != 0},
+              {"domains", found.domains != 0}}},
+            {"page_size", found.page_size},
+            {"stats", own_stats_json()},
+            {"module", module_json(root)}};
+}
+
+std::string plain(const Json &value) {
+    return value.is_string() ? printable(value.get<std::string>()) : value.dump();
+}
+
+std::string pairs_text(const char *title, const Json &pairs) {
+    if (pairs.empty())
+        return "";
+    Table rows({{title, Table::Align::kLeft}, {""}});
+    for (const auto &[name, value] : pairs.items()) {
+        rows.add({"  " + printable(name), value.is_object() ? "" : plain(value)});
+        if (value.is_object())
+            for (const auto &[inner, number] : value.items())
+                rows.add({"    " + printable(inner), plain(number)});
+    }
+    return "\n" + rows.text();
+}
+
+std::string capabilities_text(const Json &capabilities) {
+    std::string text;
+    for (const auto &[name, value] : capabilities.items())
+        if (value.get<bool>())
+            text += (text.empty() ? "" : ", ") + name;
+    return text.empty() ? "none" : text;
+}
+
+std::string stats_text(const Json &status) {
+    const Json &found = status["stats"];
+    if (found.is_null())
+        return "";
+    const auto page_size = status["page_size"].get<std::uint64_t>();
+    const bool machine = status["backend"] == "ksm";
+    return fmt::format("\n{}\n  {} in {} shared pages, mapped at {} further places: {} saved\n"
+                       "  bookkeeping: {}\n",
+                       machine ? "this machine (KSM)" : "your domain",
+                       human_bytes(found["pages_shared"].get<std::uint64_t>() * page_size),
+                       plain(found["pages_shared"]), plain(found["pages_sharing"]),
+                       human_bytes(found["pages_sharing"].get<std::uint64_t>() * page_size),
+                       human_bytes(found["metadata_bytes"].get<std::uint64_t>()));
+}
+
+// One row for each domain, one column for each value that the first one has.
+std::string domains_text(const Json &domains) {
+    if (domains.empty())
+        return "";
+    std::vector<Table::Column> columns = {{"DOMAIN", Table::Align::kLeft}};
+    const Json &first = domains.front();
+    for (const auto &[name, value] : first.items())
+        columns.push_back({name});
+    Table rows(std::move(columns));
+    for (const auto &[domain, values] : domains.items()) {
+        std::vector<std::string> cells = {printable(domain)};
+        for (const auto &[name, value] : first.items())
+            cells.push_back(values.contains(name) ? plain(values[name]) : "-");
+        rows.add(std::move(cells));
+    }
+    return "\n" + rows.text();
+}
+
+std::string status_text(const Json &status) {
+    std::string text = fmt::format(
+        "backend  {} (libupm {})\nreason   {}\ncan      {}\n", status["backend"].get<std::string>(),
+        status["version"].get<std::string>(), printable(status["reason"].get<std::string>()),
+        capabilities_text(status["capabilities"]));
+    text += stats_text(status);
+    const Json &module = status["module"];
+    if (module.is_null())
+        return text + fmt::format("\nmodule   not loaded (no {})\n", kSysfs);
+    return text + pairs_text("knobs", module["knobs"]) +
+           pairs_text("statistics", module["statistics"]) + domains_text(module["domains"]);
+}
+
+} // namespace
+
+int run_status(const Arguments &arguments) {
+    cxxopts::Options options("upm status", "Shows the active backend, its settings and savings.\n");
+    options.custom_help("[OPTION...]");
+    add_common_options(options);
+    Common common;
+    (void)parse(options, arguments, common);
+    if (common.help)
+        return kSuccess;
+    const Json status = status_json(common.root);
+    print(common.json ? dump(status) : status_text(status));
+    return kSuccess;
+}
+
+} // namespace upm::tool
