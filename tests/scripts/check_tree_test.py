@@ -1,0 +1,60 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""tools/dev/check-tree must know which way dependencies point."""
+
+import importlib.machinery
+import importlib.util
+import sys
+import unittest
+from pathlib import Path
+from types import ModuleType
+
+CHECK_TREE = Path(__file__).resolve().parents[2] / "tools/dev/check-tree"
+
+
+def load(path: Path) -> ModuleType:
+    """A script without an ending, as a module."""
+    sys.dont_write_bytecode = True
+    loader = importlib.machinery.SourceFileLoader("check_tree", str(path))
+    spec = importlib.util.spec_from_loader("check_tree", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Arrows(unittest.TestCase):
+    """Pairs of a file and what it includes."""
+
+    def setUp(self) -> None:
+        self.fault = load(CHECK_TREE).arrow_fault
+
+    def test_allowed(self) -> None:
+        for path, name in (
+            ("kmod/uapi/upm.h", "linux/types.h"),
+            ("kmod/scan.c", "uapi/upm.h"),
+            ("libupm/backend_kmod.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine.cpp", "upm/upm.h"),
+            ("tools/upm/main.cpp", "upm/upm.hpp"),
+            ("tools/pss-report/main.cpp", "fmt/core.h"),
+            ("tests/kmod/cow_test.cpp", "kmod/uapi/upm.h"),
+            ("tests/unit/vma_reader_test.cpp", "libupm/vma_reader.hpp"),
+        ):
+            self.assertIsNone(self.fault(Path(path), name), f"{path} {name}")
+
+    def test_refused(self) -> None:
+        for path, name in (
+            ("kmod/uapi/upm.h", "stdint.h"),
+            ("kmod/scan.c", "upm/upm.h"),
+            ("libupm/engine.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine.cpp", "tools/upm/cgroup.hpp"),
+            ("tools/upm/main.cpp", "kmod/uapi/upm.h"),
+            ("tools/upm/main.cpp", "libupm/engine.hpp"),
+            ("bench/advise.cpp", "../libupm/engine.hpp"),
+            ("tools/pss-report/main.cpp", "upm/upm.h"),
+        ):
+            self.assertIsNotNone(self.fault(Path(path), name), f"{path} {name}")
+
+
+if __name__ == "__main__":
+    unittest.main()
