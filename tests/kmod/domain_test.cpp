@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT
+//
+// Who shares with whom, and who may advise whose memory.
+#include "tests/kmod/support/actor.hpp"
+
+#include <cerrno>
+#include <functional>
+#include <string>
+
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace upm::test {
+
+namespace {
+
+constexpr std::size_t kPages = 16;
+constexpr uid_t kAlice = 20'001;
+constexpr uid_t kBob = 20'002;
+
+std::function<void()> become(uid_t uid) {
+    return [uid] {
+        must(::setgroups(0, nullptr), "setgroups");
+        must(::setresgid(uid, uid, uid), "setresgid");
+        must(::setresuid(uid, uid, uid), "setresuid");
+    };
+}
+
+class DomainTest : public KmodTest {
+  protected:
+    Pattern pattern_{Content::kDistinct, fresh_seed()};
+};
+
+// ---- the default domain -------------------------------------------------------
+
+TEST_F(DomainTest, UsersAreApart) {
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    Actor again(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    EXPECT_EQ(alice.advise().counts.inserted, kPages);
+    EXPECT_EQ(bob.advise().counts.inserted, kPages);
+    EXPECT_EQ(again.advise().counts.merged, kPages);
+    EXPECT_EQ(common_frames(alice.frames(), bob.frames()), 0U);
+    EXPECT_EQ(equal_frames(alice.frames(), again.frames()), kPages);
+}
+
+// Equal uids of two user namespaces are different people.
+TEST_F(DomainTest, UserNamespacesAreApart) {
+    const auto unshare_user = [] { must(::unshare(CLONE_NEWUSER), "unshare(CLONE_NEWUSER)"); };
+    Actor one(Kind::kAnonymous, pattern_, kPages, unshare_user);
+    Actor two(Kind::kAnonymous, pattern_, kPages, unshare_user);
+    Actor outside(Kind::kAnonymous, pattern_, kPages);
+    EXPECT_EQ(one.advise().counts.inserted, kPages);
+    EXPECT_EQ(two.advise().counts.inserted, kPages);
+    EXPECT_EQ(outside.advise().counts.inserted, kPages);
+    EXPECT_EQ(common_frames(one.frames(), two.frames()), 0U);
+}
+
+TEST_F(DomainTest, PolicyGlobal) {
+    const Knob knob("domain_policy", "global");
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    EXPECT_EQ(alice.advise().counts.inserted, kPages);
+    EXPECT_EQ(bob.advise().counts.merged, kPages);
+    EXPECT_EQ(equal_frames(alice.frames(), bob.frames()), kPages);
+}
+
+// Two cgroups under one parent: apart at their own depth, together at the parent's.
+TEST_F(DomainTest, PolicyCgroup) {
+    const std::string parent = "/sys/fs/cgroup/upm-domain-test";
+    if (!exists("/sys/fs/cgroup/cgroup.controllers"))
+        GTEST_SKIP() << "no cgroup v2 at /sys/fs/cgroup";
+    write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+    for (const char *leaf : {"", "/a", "/b"})
+        ::mkdir((parent + leaf).c_str(), 0755);
+    ASSERT_EQ(write_file(parent + "/cgroup.subtree_control", "+memory"), 0);
+    const auto join = [&](const char *leaf) {
+        return [path = parent + leaf + "/cgroup.procs"] { write_file(path, "0"); };
+    };
+    {
+        const Knob policy("domain_policy", "cgroup");
+        Actor a(Kind::kAnonymous, pattern_, kPages, join("/a"));
+        Actor b(Kind::kAnonymous, pattern_, kPages, join("/b"));
+        {
+            const Knob depth("domain_cgroup_depth", 2);
+            EXPECT_EQ(a.advise().counts.inserted, kPages);
+            EXPECT_EQ(b.advise().counts.inserted, kPages);
+            EXPECT_EQ(common_frames(a.frames(), b.frames()), 0U);
+        }
+        const Knob depth("domain_cgroup_depth", 1);
+        Actor c(Kind::kAnonymous, pattern_, kPages, join("/a"));
+        Actor d(Kind::kAnonymous, pattern_, kPages, join("/b"));
+        EXPECT_EQ(c.advise().counts.inserted, kPages);
+        EXPECT_EQ(d.advise().counts.merged, kPages);
+    }
+    for (const char *leaf : {"/a", "/b", ""})
+        ::rmdir((parent + leaf).c_str());
+}
+
+// ---- named domains -------------------------------------------------------------
+
+// In the child: open the domain of a key and keep it.
+int open_domain(std::uint64_t low, std::uint64_t high) {
+    std::string key(16, '\0');
+    std::memcpy(key.data(), &low, 8);
+    std::memcpy(key.data() + 8, &high, 8);
+    return device().domain(key).release();
+}
+
+TEST_F(DomainTest, KeyJoinsUsers) {
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    Actor other(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    const std::uint64_t low = fresh_seed();
+    const int of_alice = alice.call(&open_domain, low, 1);
+    const int of_bob = bob.call(&open_domain, low, 1);
+    const int of_other = other.call(&open_domain, low, 2);
+    EXPECT_EQ(alice.advise({.domain = of_alice}).counts.inserted, kPages);
+    EXPECT_EQ(bob.advise({.domain = of_bob}).counts.merged, kPages);
+    EXPECT_EQ(other.advise({.domain = of_other}).counts.inserted, kPages);
+    EXPECT_EQ(equal_frames(alice.frames(), bob.frames()), kPages);
+    EXPECT_EQ(common_frames(alice.frames(), other.frames()), 0U);
+}
+
+// Who is passed the descriptor needs no key.
+TEST_F(DomainTest, DescriptorOverASocket) {
+    int pair[2];
+    must(::socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
+    const Fd here(pair[0]);
+    const Fd there(pair[1]);
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    const int of_alice = alice.call(&open_domain, fresh_seed(), 3);
+    alice.call(
+        +[](int socket, int domain) { send_fd(socket, domain); }, here.get(), of_alice);
+    const int of_bob = bob.call(
+        +[](int socket) { return receive_fd(socket).release(); }, there.get());
+    EXPECT_EQ(alice.advise({.domain = of_alice}).counts.inserted, kPages);
+    EXPECT_EQ(bob.advise({.domain = of_bob}).counts.merged, kPages);
+}
+
+// Only named domains can be used up, and only for who wants to name more.
+TEST_F(DomainTest, LimitOfNamedDomains) {
+    const Knob knob("max_domains", 2);
+    const Device device;
+    const Fd one = device.domain(fresh_key());
+    const Fd two = device.domain(fresh_key());
+    EXPECT_TRUE(one && two);
+    EXPECT_FALSE(device.domain(fresh_key()));
+    EXPECT_EQ(errno, ENOSPC);
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    EXPECT_EQ(alice.advise().counts.inserted, kPages);
+}
+
+// Statistics are those of one domain, in KSM's terms.
+TEST_F(DomainTest, Statistics) {
+    Actor a(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor b(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages, become(kBob));
+    a.advise();
+    b.advise();
+    bob.advise();
+    const auto stats = +[] { return device().stats(); };
+    const upm_ioc_stats alice = a.call(stats);
+    EXPECT_EQ(alice.pages_shared, kPages);
+    EXPECT_EQ(alice.pages_sharing, kPages);
+    EXPECT_EQ(alice.pages_unused, 0U);
+    EXPECT_GE(alice.metadata_bytes, kPages * 40);
+    EXPECT_EQ(bob.call(stats).pages_sharing, 0U);
+    EXPECT_EQ(statistic("pages_shared"), 2 * kPages);
+    EXPECT_EQ(statistic("pages_sharing"), kPages);
+}
+
+// ---- other processes ------------------------------------------------------------
+
+// An agent that runs as root merges the memory of others, each in its own domain.
+TEST_F(DomainTest, AgentUsesTheTargetsDomain) {
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor again(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    const Device agent;
+    const auto advise = [&](Actor &actor, std::uint32_t flags = 0) {
+        return agent.advise(actor.base(), actor.len(), {.flags = flags, .pid = actor.pid()});
+    };
+    EXPECT_EQ(advise(alice).counts.inserted, kPages);
+    EXPECT_EQ(advise(again).counts.merged, kPages);
+    EXPECT_EQ(advise(bob).counts.inserted, kPages);
+    EXPECT_EQ(equal_frames(alice.frames(), again.frames()), kPages);
+    EXPECT_EQ(common_frames(alice.frames(), bob.frames()), 0U);
+    for (Actor *actor : {&alice, &again, &bob}) {
+        actor->check();
+        EXPECT_EQ(advise(*actor, UPM_ADVISE_UNMERGE).counts.unmerged, kPages);
+        actor->check();
+    }
+    EXPECT_EQ(common_frames(alice.frames(), again.frames()), 0U);
+}
+
+// Without CAP_SYS_PTRACE over it, another process is out of reach, also one of
+// the same user; the own process is not, by whatever number.
+TEST_F(DomainTest, OthersNeedTheCapability) {
+    Actor victim(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor friendly(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor root(Kind::kAnonymous, pattern_, kPages);
+    const Frames before = victim.frames();
+    for (Actor *target : {&victim, &root}) {
+        const Advice advice = friendly.call(
+            +[](std::byte *base, std::size_t len, pid_t pid) {
+                return device().advise(base, len, {.pid = pid});
+            },
+            target->base(), target->len(), target->pid());
+        EXPECT_EQ(advice.error, EPERM);
+        EXPECT_EQ(advice.counts.pages, 0U);
+    }
+    EXPECT_EQ(victim.frames(), before);
+    EXPECT_EQ(friendly.advise({.pid = friendly.pid()}).counts.inserted, kPages);
+}
+
+// Root of a user namespace has the capability over its own people only.
+TEST_F(DomainTest, CapabilityInsideAUserNamespace) {
+    Actor outside(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Process inside([] { must(::unshare(CLONE_NEWUSER), "unshare(CLONE_NEWUSER)"); });
+    const Advice advice = inside.call(
+        +[](std::byte *base, std::size_t len, pid_t pid) {
+            return Device().advise(base, len, {.pid = pid});
+        },
+        outside.base(), outside.len(), outside.pid());
+    EXPECT_EQ(advice.error, EPERM);
+    // A program started inside is theirs. (A mere fork would keep the namespace of
+    // the address space that it copies.)
+    const int error = inside.call(+[] {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::execlp("sleep", "sleep", "600", nullptr);
+            ::_exit(127);
+        }
+        int result = ESRCH;
+        eventually([&] {
+            for (const MapEntry &map : maps_of(child)) {
+                if (map.name != "[stack]")
+                    continue;
+                result = Device()
+                             .advise(reinterpret_cast<void *>(map.start), map.end - map.start,
+                                     {.pid = child})
+                             .error;
+            }
+            return result == 0;
+        });
+        ::kill(child, SIGKILL);
+        wait_for(child);
+        return result;
+    });
+    EXPECT_EQ(error, 0);
+}
+
+// pid is a number of the caller's pid namespace.
+TEST_F(DomainTest, PidNamespace) {
+    const std::uint64_t seed = fresh_seed();
+    Process outer([] { must(::unshare(CLONE_NEWPID), "unshare(CLONE_NEWPID)"); });
+    const int error = outer.call(
+        +[](std::uint64_t s) {
+            Process init; // number 1 in there
+            return init.call(
+                +[](std::uint64_t content) {
+                    const Mapping memory(kPages * kPage);
+                    memory.fill({Content::kDistinct, content});
+                    const Advice advice = Device().advise(memory.base(), memory.len(), {.pid = 1});
+                    if (::getpid() != 1 || advice.error != 0)
+                        return 1000 + advice.error;
+                    return advice.counts.inserted == kPages ? 0 : 1;
+                },
+                s);
+        },
+        seed);
+    EXPECT_EQ(error, 0);
+}
+
+} // namespace
+
+} // namespace upm::test

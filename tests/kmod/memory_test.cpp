@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT
+//
+// When memory is short: limits of a cgroup, swap, reclaim. Merging then does less,
+// and says so, but what it does is right.
+#include "tests/kmod/support/actor.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace upm::test {
+
+namespace {
+
+constexpr std::size_t kBig = 1024; // pages
+
+class MemoryPressure : public KmodTest {};
+
+// ---- memory cgroups --------------------------------------------------------------
+
+class Cgroup {
+  public:
+    Cgroup() {
+        if (!exists("/sys/fs/cgroup/cgroup.controllers") ||
+            read_file("/sys/fs/cgroup/cgroup.subtree_control").find("memory") == std::string::npos)
+            return;
+        path_ = "/sys/fs/cgroup/upm-test-" + std::to_string(::getpid());
+        must(::mkdir(path_.c_str(), 0755), "mkdir");
+    }
+    ~Cgroup() {
+        if (!path_.empty())
+            eventually([&] { return ::rmdir(path_.c_str()) == 0; });
+    }
+    Cgroup(const Cgroup &) = delete;
+    Cgroup &operator=(const Cgroup &) = delete;
+
+    [[nodiscard]] explicit operator bool() const { return !path_.empty(); }
+    void join(pid_t pid) const {
+        EXPECT_EQ(write_file(path_ + "/cgroup.procs", std::to_string(pid)), 0);
+    }
+    [[nodiscard]] std::uint64_t current() const {
+        return std::stoull(read_file(path_ + "/memory.current"));
+    }
+    void limit(std::uint64_t bytes) const {
+        EXPECT_EQ(write_file(path_ + "/memory.max", std::to_string(bytes)), 0);
+    }
+    void unlimited() const { EXPECT_EQ(write_file(path_ + "/memory.max", "max"), 0); }
+    [[nodiscard]] bool killed_any() const {
+        return read_file(path_ + "/memory.events").find("oom_kill 0\n") == std::string::npos;
+    }
+
+  private:
+    std::string path_;
+};
+
+// A limit that leaves next to no room: pages are skipped for want of memory, nobody is
+// killed, and no byte is lost. With room again the rest is merged.
+TEST_F(MemoryPressure, CgroupAtItsLimit) {
+    const Cgroup cgroup;
+    if (!cgroup)
+        GTEST_SKIP() << "no memory controller of cgroup v2";
+    Process child([&] { cgroup.join(::getpid()); });
+    Region *region = child.call(
+        +[](std::uint64_t seed) {
+            return new Region(Kind::kAnonymous, {Content::kDistinct, seed}, kBig);
+        },
+        fresh_seed());
+    cgroup.limit(cgroup.current() + 16 * kPage);
+    child.call(
+        +[](Region *r) {
+            const Advice advice = Device().advise(r->base(), r->len());
+            EXPECT_TRUE(advice.error == 0 || advice.error == ENOMEM) << advice.error;
+            if (advice.error == 0) {
+                EXPECT_EQ(advice.done() + advice.skipped(UPM_SKIP_NOMEM), kBig);
+            }
+            r->check();
+        },
+        region);
+    EXPECT_FALSE(cgroup.killed_any());
+    cgroup.unlimited();
+    child.call(
+        +[](Region *r) {
+            EXPECT_EQ(Device().advise(r->base(), r->len()).done(), kBig);
+            r->check();
+        },
+        region);
+}
+
+// Merging in a small cgroup: what is shared is charged once, to who inserted it, and
+// what was merged is given back to the group.
+TEST_F(MemoryPressure, CgroupGetsItsMemoryBack) {
+    const Cgroup cgroup;
+    if (!cgroup)
+        GTEST_SKIP() << "no memory controller of cgroup v2";
+    const Pattern pattern{Content::kDistinct, fresh_seed()};
+    Actor outside(Kind::kAnonymous, pattern, kBig);
+    EXPECT_EQ(outside.advise().counts.inserted, kBig);
+    Actor inside(Kind::kAnonymous, pattern, kBig, [&] { cgroup.join(::getpid()); });
+    const std::uint64_t before = cgroup.current();
+    EXPECT_EQ(inside.advise().counts.merged, kBig);
+    // The kernel counts in batches of up to 64 pages for each processor.
+    EXPECT_TRUE(eventually([&] { return cgroup.current() + (kBig - 256) * kPage < before; }))
+        << before << " before, " << cgroup.current() << " after";
+    // All may be written to again only if there is room for the copies.
+    inside.check();
+    for (std::size_t i = 0; i < kBig; i += 7)
+        inside.write(i, i);
+    inside.check();
+    outside.check();
+}
+
+// ---- reclaim -----------------------------------------------------------------------
+
+// Shared pages that nobody maps go when the kernel looks for memory.
+TEST_F(MemoryPressure, ShrinkerFreesUnusedPages) {
+    constexpr std::size_t kPages = 256;
+    const Knob knob("sweep_ms", 0);
+    const Device open; // who closes it kicks a sweep
+    Actor actor(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages);
+    ASSERT_EQ(actor.advise().counts.inserted, kPages);
+    actor.call(+[] { must(::munmap(region().base(), region().len()), "munmap"); });
+    EXPECT_EQ(statistic("pages_unused"), kPages);
+    EXPECT_TRUE(eventually([] {
+        write_file("/proc/sys/vm/drop_caches", "2"); // runs the shrinkers
+        return statistic("pages_unused") == 0;
+    }));
+    actor.call(+[] { region().mapping().moved(nullptr, 0); });
+}
+
+// A process that takes nearly all memory, with merging going on beside it.
+TEST_F(MemoryPressure, NearlyFullMachine) {
+    const Pattern pattern{Content::kMixed, fresh_seed()};
+    Actor a(Kind::kAnonymous, pattern, kBig);
+    Actor b(Kind::kFileClean, pattern, kBig);
+    Process hog([] {
+        // Should the estimate be wrong, the hog is to go.
+        write_file("/proc/self/oom_score_adj", "1000");
+    });
+    hog.start(
+        +[](std::uint64_t bytes) {
+            const Mapping mapping(bytes / kPage * kPage);
+            for (std::size_t i = 0; i < mapping.pages(); i++)
+                mapping.page(i)[0] = std::byte{1};
+            const double end = now() + test_seconds(2);
+            while (now() < end)
+                for (std::size_t i = 0; i < mapping.pages(); i += 64)
+                    mapping.page(i)[1] = std::byte{2};
+        },
+        meminfo("MemAvailable") - (48U << 20));
+    for (int round = 0; round < 6; round++) {
+        for (Actor *actor : {&a, &b}) {
+            EXPECT_EQ(actor->advise().error, 0);
+            actor->check();
+            actor->write(static_cast<std::size_t>(round), static_cast<std::uint64_t>(round));
+        }
+        write_file("/proc/sys/vm/drop_caches", "1");
+    }
+    try {
+        hog.finish<void>();
+    } catch (const std::exception &e) {
+        std::cout << "the hog: " << e.what() << '\n';
+    }
+    a.check();
+    b.check();
+}
+
+// ---- swap ----------------------------------------------------------------------------
+
+constexpr std::size_t kPages = 64;
+
+class Swap : public KmodTest {
+  protected:
+    void SetUp() override {
+        KmodTest::SetUp();
+        if (meminfo("SwapTotal") == 0)
+            GTEST_SKIP() << "no swap";
+    }
+};
+
+// Asks for pages to be swapped out until most of them are.
+std::size_t page_out(const Region &region) {
+    std::size_t out = 0;
+    eventually([&] {
+        must(::madvise(region.base(), region.len(), MADV_PAGEOUT), "MADV_PAGEOUT");
+        const auto swapped = swapped_of(0, region.base(), region.pages());
+        out = static_cast<std::size_t>(std::count(swapped.begin(), swapped.end(), true));
+        return out > region.pages() / 2;
+    });
+    return out;
+}
+
+// What is in swap stays there: to merge it would mean to read it.
+TEST_F(Swap, SwappedPagesAreSkipped) {
+    Process child;
+    child.call(+[] {
+        const Region region(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages);
+        const std::size_t out = page_out(region);
+        EXPECT_GT(out, kPages / 2);
+        const Device upm;
+        const Advice advice = upm.advise(region.base(), region.len());
+        EXPECT_EQ(advice.error, 0);
+        EXPECT_GT(advice.skipped(UPM_SKIP_SWAPPED), 0U);
+        EXPECT_EQ(advice.done() + advice.skipped(UPM_SKIP_SWAPPED) + advice.skipped(UPM_SKIP_BUSY),
+                  kPages);
+        region.check(); // which brings them back
+        EXPECT_TRUE(
+            eventually([&] { return upm.advise(region.base(), region.len()).done() == kPages; }));
+        region.check();
+    });
+}
+
+// Merged pages cannot be swapped out; what was written again can, and comes back.
+TEST_F(Swap, MergedPagesStay) {
+    const Pattern pattern{Content::kDistinct, fresh_seed()};
+    Actor a(Kind::kAnonymous, pattern, kPages);
+    Actor b(Kind::kAnonymous, pattern, kPages);
+    a.advise();
+    b.advise();
+    a.call(+[] {
+        Region &r = region();
+        must(::madvise(r.base(), r.len(), MADV_PAGEOUT), "MADV_PAGEOUT");
+    });
+    EXPECT_EQ(equal_frames(a.frames(), b.frames()), kPages);
+    a.check();
+    a.call(+[] {
+        Region &r = region();
+        for (std::size_t i = 0; i < r.pages(); i++)
+            r.write(i, i);
+        EXPECT_GT(page_out(r), r.pages() / 2);
+        r.check();
+    });
+    b.check();
+}
+
+// Swapping and merging on the same memory, over and over.
+TEST_F(Swap, SwapRacesWithAdvise) {
+    Process child;
+    child.call(
+        +[](double seconds) {
+            Region region(Kind::kAnonymous, {Content::kMixed, fresh_seed()}, kPages);
+            const Device upm;
+            Random random(3);
+            const double end = now() + seconds;
+            for (unsigned round = 0; now() < end || round < 20; round++) {
+                must(::madvise(region.base(), region.len(), MADV_PAGEOUT), "MADV_PAGEOUT");
+                EXPECT_EQ(upm.advise(region.base(), region.len()).error, 0);
+                for (int i = 0; i < 20; i++)
+                    region.write(random.below(kPages), round);
+                EXPECT_EQ(upm.advise(region.base(), region.len()).error, 0);
+                ASSERT_EQ(region.first_wrong(), -1) << "round " << round;
+            }
+        },
+        test_seconds(3));
+}
+
+} // namespace
+
+} // namespace upm::test

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT
+#include "tests/kmod/support/region.hpp"
+
+#include "tests/kmod/support/proc.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace upm::test {
+
+namespace {
+
+constexpr const char *kDisk = "/tmp/upm-disk";
+constexpr int kReadWrite = PROT_READ | PROT_WRITE;
+constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+std::string &disk_path() {
+    static std::string path;
+    return path;
+}
+
+// Maps every page of the region for reading.
+void touch(const Mapping &mapping) {
+    for (std::size_t i = 0; i < mapping.pages(); i++)
+        static_cast<void>(*static_cast<volatile std::byte *>(mapping.page(i)));
+}
+
+} // namespace
+
+// ---- Mapping ---------------------------------------------------------------
+
+Mapping::Mapping(std::size_t len, int protection, int flags, int fd, off_t offset) : len_(len) {
+    void *base = ::mmap(nullptr, len, protection, flags, fd, offset);
+    if (base == MAP_FAILED)
+        fail("mmap");
+    base_ = static_cast<std::byte *>(base);
+}
+
+Mapping::Mapping(std::size_t len) : Mapping(len, kReadWrite, kPrivate) {
+    must(::madvise(base_, len_, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE");
+}
+
+Mapping::~Mapping() {
+    if (base_)
+        ::munmap(base_, len_);
+}
+
+Mapping &Mapping::operator=(Mapping &&other) noexcept {
+    std::swap(base_, other.base_);
+    std::swap(len_, other.len_);
+    return *this;
+}
+
+void Mapping::fill(const Pattern &pattern) const {
+    for (std::size_t i = 0; i < pages(); i++)
+        pattern.fill(i, page(i));
+}
+
+Mapping Mapping::huge(std::size_t len) {
+    Mapping whole(len + kHugePage, PROT_NONE, kPrivate);
+    const auto address = reinterpret_cast<std::uintptr_t>(whole.base());
+    std::byte *base = whole.base() + (kHugePage - address % kHugePage) % kHugePage;
+    // Cut off what is not aligned.
+    if (base != whole.base())
+        ::munmap(whole.base(), static_cast<std::size_t>(base - whole.base()));
+    std::byte *end = whole.base() + whole.len();
+    if (base + len != end)
+        ::munmap(base + len, static_cast<std::size_t>(end - (base + len)));
+    whole.moved(base, len);
+    must(::mprotect(base, len, kReadWrite), "mprotect");
+    must(::madvise(base, len, MADV_HUGEPAGE), "MADV_HUGEPAGE");
+    for (std::size_t at = 0; at < len; at += kHugePage)
+        base[at] = std::byte{1};
+    return whole;
+}
+
+// ---- kinds -----------------------------------------------------------------
+
+const char *name_of(Kind kind) {
+    switch (kind) {
+    case Kind::kAnonymous:
+        return "anonymous";
+    case Kind::kHuge:
+        return "huge";
+    case Kind::kReadOnly:
+        return "read_only";
+    case Kind::kFileClean:
+        return "file_clean";
+    case Kind::kFileDirty:
+        return "file_dirty";
+    case Kind::kText:
+        return "text";
+    case Kind::kMemfd:
+        return "memfd";
+    case Kind::kStack:
+        return "stack";
+    case Kind::kLocked:
+        return "locked";
+    }
+    return "?";
+}
+
+std::ostream &operator<<(std::ostream &out, Kind kind) {
+    return out << name_of(kind);
+}
+
+bool clean_file(Kind kind) {
+    return kind == Kind::kFileClean || kind == Kind::kText || kind == Kind::kMemfd;
+}
+
+bool of_file(Kind kind) {
+    return clean_file(kind) || kind == Kind::kFileDirty;
+}
+
+std::size_t pages_of(Kind kind) {
+    return kind == Kind::kHuge ? kHugePage / kPage : 88;
+}
+
+// ---- files -----------------------------------------------------------------
+
+const std::string &disk() {
+    return disk_path();
+}
+
+void use_disk() {
+    const std::string dir = kDisk;
+    const std::string image = dir + ".img";
+    load_module("loop");
+    load_module("ext4");
+    if (shell("truncate -s 128M " + image + " && mkfs.ext4 -q -F -O ^has_journal " + image +
+              " && mkdir -p " + dir + " && mount -o loop " + image + " " + dir))
+        disk_path() = dir;
+}
+
+void drop_disk() {
+    if (!disk_path().empty())
+        shell("umount " + disk_path());
+    disk_path().clear();
+}
+
+Fd temporary_file() {
+    const std::string dir = disk().empty() ? "/tmp" : disk();
+    return Fd(must(::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), "O_TMPFILE"));
+}
+
+namespace {
+
+void write_pattern(int fd, const Pattern &pattern, std::size_t pages) {
+    std::array<std::byte, kPage> bytes{};
+    for (std::size_t i = 0; i < pages; i++) {
+        pattern.fill(i, bytes.data());
+        const auto offset = static_cast<off_t>(i * kPage);
+        must(::pwrite(fd, bytes.data(), kPage, offset), "pwrite");
+    }
+    ::fsync(fd);
+}
+
+} // namespace
+
+Fd temporary_file(const Pattern &pattern, std::size_t pages) {
+    Fd fd = temporary_file();
+    write_pattern(fd.get(), pattern, pages);
+    return fd;
+}
+
+// ---- Region ----------------------------------------------------------------
+
+Region::Region(Kind kind, const Pattern &pattern, std::size_t pages)
+    : kind_(kind), pattern_(pattern), file_pattern_(pattern), model_(pages * kPage) {
+    for (std::size_t i = 0; i < pages; i++)
+        pattern.fill(i, model(i * kPage));
+    if (kind == Kind::kFileDirty)
+        file_pattern_ = {Content::kDistinct, ~pattern.seed};
+    map(pages * kPage);
+    if (!clean_file(kind))
+        std::memcpy(mapping_.base(), model_.data(), model_.size());
+    if (kind == Kind::kReadOnly)
+        must(::mprotect(base(), len(), PROT_READ), "mprotect");
+    touch(mapping_);
+    if (kind == Kind::kHuge && memory_of(0, base(), len()).anon_huge != len())
+        throw std::runtime_error("the kernel gave no huge pages");
+}
+
+void Region::map(std::size_t len) {
+    switch (kind_) {
+    case Kind::kHuge:
+        mapping_ = Mapping::huge(len);
+        return;
+    case Kind::kFileClean:
+    case Kind::kFileDirty:
+        file_ = temporary_file(file_pattern_, len / kPage);
+        mapping_ = Mapping(len, kReadWrite, MAP_PRIVATE, file_.get());
+        return;
+    case Kind::kText:
+        file_ = temporary_file(file_pattern_, len / kPage);
+        mapping_ = Mapping(len, PROT_READ | PROT_EXEC, MAP_PRIVATE, file_.get());
+        return;
+    case Kind::kMemfd:
+        file_ = Fd(must(::memfd_create("upm-test", MFD_CLOEXEC), "memfd_create"));
+        write_pattern(file_.get(), file_pattern_, len / kPage);
+        mapping_ = Mapping(len, kReadWrite, MAP_PRIVATE, file_.get());
+        return;
+    case Kind::kStack:
+        mapping_ = Mapping(len, kReadWrite, kPrivate | MAP_GROWSDOWN | MAP_STACK);
+        break;
+    case Kind::kAnonymous:
+    case Kind::kReadOnly:
+    case Kind::kLocked:
+        mapping_ = Mapping(len);
+    }
+    if (kind_ == Kind::kLocked)
+        must(::mlock(base(), len), "mlock");
+    must(::madvise(base(), len, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE");
+}
+
+void Region::allow_writes() {
+    if (kind_ == Kind::kReadOnly || kind_ == Kind::kText)
+        must(::mprotect(base(), len(), kReadWrite), "mprotect");
+}
+
+void Region::write(std::size_t offset, const void *bytes, std::size_t len) {
+    std::memcpy(base() + offset, bytes, len);
+    std::memcpy(model(offset), bytes, len);
+}
+
+void Region::expect_zeros(std::size_t page, std::size_t pages) {
+    std::memset(model(page * kPage), 0, pages * kPage);
+}
+
+void Region::expect_file(std::size_t page, std::size_t pages) {
+    for (std::size_t i = page; i < page + pages; i++)
+        file_pattern_.fill(i, model(i * kPage));
+}
+
+std::ptrdiff_t Region::first_wrong() const {
+    for (std::size_t at = 0; at < len(); at += kPage) {
+        if (std::memcmp(base() + at, &model_[at], kPage) == 0)
+            continue;
+        while (base()[at] == model_[at])
+            at++;
+        return static_cast<std::ptrdiff_t>(at);
+    }
+    return -1;
+}
+
+void Region::check() const {
+    const std::ptrdiff_t wrong = first_wrong();
+    EXPECT_EQ(wrong, -1) << "page " << static_cast<std::size_t>(wrong) / kPage << ", offset "
+                         << static_cast<std::size_t>(wrong) % kPage << ": "
+                         << static_cast<int>(base()[wrong]) << " instead of "
+                         << static_cast<int>(model_[static_cast<std::size_t>(wrong)]);
+}
+
+} // namespace upm::test
