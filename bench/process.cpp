@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+#include "bench/process.hpp"
+
+#include "bench/error.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace upm::bench {
+
+namespace {
+
+Reply perform(Region &region, Order order, Action action) {
+    Reply reply;
+    const Stopwatch watch;
+    switch (action) {
+    case Action::kAdvise:
+    case Action::kUnmerge: {
+        const auto work = action == Action::kAdvise ? &upm::advise : &upm::unmerge;
+        const Result<Counts> result = work(region.data(), region.size(), {});
+        reply.error = result.error();
+        reply.counts = *result;
+        break;
+    }
+    case Action::kMarkForKsm:
+        if (::madvise(region.data(), region.size(), MADV_MERGEABLE) != 0)
+            reply.error = errno;
+        break;
+    case Action::kVerify:
+        if (!region.intact(order))
+            reply.error = EIO;
+        break;
+    }
+    reply.timing = watch.elapsed();
+    return reply;
+}
+
+// The child. It never returns into the parent's code.
+[[noreturn]] void serve(int channel, std::size_t bytes, Pages pages, Order order) noexcept {
+    int status = 1;
+    try {
+        Region region(bytes, pages);
+        region.fill(order);
+        Reply reply;
+        Action action{};
+        while (::send(channel, &reply, sizeof(reply), MSG_NOSIGNAL) == sizeof(reply) &&
+               ::recv(channel, &action, sizeof(action), 0) == sizeof(action))
+            reply = perform(region, order, action);
+        status = 0;
+    } catch (const std::exception &error) {
+        (void)std::fprintf(stderr, "upm-bench: %s\n", error.what());
+    }
+    ::_exit(status);
+}
+
+} // namespace
+
+Process::Process(std::size_t bytes, Pages pages, Order order) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        throw Error("cannot make a socket pair", errno);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+        (void)::close(ends[0]);
+        serve(ends[1], bytes, pages, order);
+    }
+    const int error = errno;
+    (void)::close(ends[1]);
+    channel_ = ends[0];
+    if (pid_ < 0) {
+        (void)::close(channel_);
+        throw Error("cannot start a process", error);
+    }
+    (void)receive(); // it is filled
+}
+
+Process::~Process() {
+    // Not only close: processes that were started later have this end, too.
+    (void)::shutdown(channel_, SHUT_RDWR);
+    (void)::close(channel_);
+    (void)::waitpid(pid_, nullptr, 0);
+}
+
+Reply Process::receive() {
+    Reply reply;
+    if (::recv(channel_, &reply, sizeof(reply), 0) != sizeof(reply))
+        throw Error("a process of the benchmark died");
+    if (reply.error != 0)
+        throw Error("a process of the benchmark failed", reply.error);
+    return reply;
+}
+
+Reply Process::ask(Action action) {
+    if (::send(channel_, &action, sizeof(action), MSG_NOSIGNAL) != sizeof(action))
+        throw Error("cannot reach a process of the benchmark", errno);
+    return receive();
+}
+
+} // namespace upm::bench
