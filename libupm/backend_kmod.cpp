@@ -2,7 +2,9 @@
 #include "libupm/backend_kmod.hpp"
 
 #include "kmod/uapi/upm.h"
+#include "libupm/split.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -36,6 +38,22 @@ void explain_open(int error, Reason &reason) noexcept {
     }
 }
 
+// Counts of two passes over one range: what the first pass did, the second one
+// found already done, unless a write undid it in between.
+void add_pass(const upm_counts &first, upm_counts &total) noexcept {
+    std::uint64_t left = total.already; // of those, what the first pass did
+    const auto take = [&left](std::uint64_t count, std::uint64_t &into) {
+        const std::uint64_t took = std::min(count, left);
+        into += took;
+        left -= took;
+    };
+    take(first.merged, total.merged);
+    take(first.inserted, total.inserted);
+    take(first.zero, total.zero);
+    total.already = left;
+    total.nanoseconds += first.nanoseconds;
+}
+
 void take_counts(const upm_ioc_counts &from, upm_counts &to) noexcept {
     to.pages = from.pages;
     to.merged = from.merged;
@@ -67,6 +85,10 @@ int KernelDevice::ioctl(int fd, unsigned long request, void *argument) noexcept 
 
 bool KernelDevice::is_open(int fd) noexcept {
     return ::fcntl(fd, F_GETFD) >= 0;
+}
+
+void KernelDevice::split(int pid, std::uint64_t addr, std::uint64_t len) noexcept {
+    split_huge_pages(pid, addr, len);
 }
 
 // Each side tells its version: the module may refuse a library that it does not
@@ -153,7 +175,24 @@ int KmodBackend::call(unsigned long request, void *argument) noexcept {
     return device_.ioctl(fd_.load(), request, argument);
 }
 
+// The module can split a huge page that is mapped as one, but not one that has been
+// torn: mapped page by page since a part of it was unmapped, moved or protected.
 int KmodBackend::run(const Call &call, upm_counts &counts) noexcept {
+    const int ret = advise(call, counts);
+    if (ret != 0 || call.unmerge || call.dry_run || counts.skipped[UPM_SKIP_COMPOUND] == 0)
+        return ret;
+    const upm_counts first = counts;
+    device_.split(call.pid, call.addr, call.len);
+    counts = {};
+    const int again = advise(call, counts);
+    if (again == 0)
+        add_pass(first, counts);
+    else
+        counts = first;
+    return again;
+}
+
+int KmodBackend::advise(const Call &call, upm_counts &counts) noexcept {
     upm_ioc_advise argument{};
     argument.flags =
         (call.unmerge ? UPM_ADVISE_UNMERGE : 0U) | (call.dry_run ? UPM_ADVISE_DRY_RUN : 0U);

@@ -25,6 +25,8 @@ class DeviceOps {
     virtual int ioctl(int fd, unsigned long request, void *argument) noexcept = 0;
     // Whether fd is a descriptor of this process at all.
     virtual bool is_open(int fd) noexcept = 0;
+    // Makes single pages of huge ones in [addr, addr + len), as far as it can.
+    virtual void split(int pid, std::uint64_t addr, std::uint64_t len) noexcept = 0;
 
   protected:
     ~DeviceOps() = default;
@@ -38,6 +40,7 @@ class KernelDevice final : public DeviceOps {
     void close(int fd) noexcept override;
     int ioctl(int fd, unsigned long request, void *argument) noexcept override;
     bool is_open(int fd) noexcept override;
+    void split(int pid, std::uint64_t addr, std::uint64_t len) noexcept override;
 };
 
 class KmodBackend final : public Backend {
@@ -52,6 +55,7 @@ class KmodBackend final : public Backend {
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
 
   private:
+    int advise(const Call &call, upm_counts &counts) noexcept;
     int handshake(int fd, Reason &reason, Capabilities &found) noexcept;
     int call(unsigned long request, void *argument) noexcept;
     bool lost(int fd, int error) noexcept;

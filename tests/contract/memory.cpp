@@ -61,7 +61,7 @@ bool has_huge_page(const char *data) {
     return std::strtoul(smaps.c_str() + line + std::strlen("AnonHugePages:"), nullptr, 10) > 0;
 }
 
-Skip with_huge_pages(const Use &use) {
+Skip with_huge_pages(Kind kind, const Use &use) {
     constexpr std::size_t kReserved = 3 * kHugeSize;
     auto *const reserved = static_cast<char *>(map(kReserved, MAP_ANONYMOUS | MAP_NORESERVE));
     const auto address = reinterpret_cast<std::uintptr_t>(reserved);
@@ -73,10 +73,12 @@ Skip with_huge_pages(const Use &use) {
     } else {
         fill(data, kHugeSize / page_size());
         if (has_huge_page(data)) {
-            Memory memory{.kind = Kind::kHugePages,
-                          .data = data,
-                          .pages = kHugeSize / page_size(),
-                          .file = ""};
+            std::size_t pages = kHugeSize / page_size();
+            if (kind == Kind::kTornHuge) {
+                pages -= kPages;
+                (void)::munmap(data + pages * page_size(), kPages * page_size());
+            }
+            Memory memory{.kind = kind, .data = data, .pages = pages, .file = ""};
             use(memory);
         } else {
             skip = "the kernel gave no transparent huge page";
@@ -142,6 +144,8 @@ const char *kind_name(Kind kind) {
         return "SmallPages";
     case Kind::kHugePages:
         return "HugePages";
+    case Kind::kTornHuge:
+        return "TornHuge";
     case Kind::kFileClean:
         return "FileClean";
     case Kind::kFileDirty:
@@ -198,7 +202,8 @@ std::vector<char> expected_page(std::size_t index) {
 std::optional<std::string> with_memory(Kind kind, const std::function<void(Memory &)> &use) {
     switch (kind) {
     case Kind::kHugePages:
-        return with_huge_pages(use);
+    case Kind::kTornHuge:
+        return with_huge_pages(kind, use);
     case Kind::kFileClean:
     case Kind::kFileDirty:
         return with_file(kind, use);

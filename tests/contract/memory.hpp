@@ -16,6 +16,7 @@ namespace upm::test {
 enum class Kind : std::uint8_t {
     kSmallPages, // anonymous, no huge pages
     kHugePages,  // anonymous, transparent huge pages: freezing has to split them
+    kTornHuge,   // the same, cut off by munmap(2), so that it is mapped page by page
     kFileClean,  // private file mapping, only read so far
     kFileDirty,  // private file mapping, every page written
     kStack,      // of the main thread: the mapping grows by itself

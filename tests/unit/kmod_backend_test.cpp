@@ -61,6 +61,11 @@ class FakeModule final : public DeviceOps {
         }
     }
 
+    void split(int pid, std::uint64_t addr, std::uint64_t len) noexcept override {
+        splits.push_back({.addr = addr, .len = len, .pid = pid});
+        counts = counts_after_split;
+    }
+
     int do_info(upm_ioc_info &argument) {
         told_version = argument.abi_version;
         argument = info;
@@ -87,6 +92,8 @@ class FakeModule final : public DeviceOps {
 
     upm_ioc_info info{};
     upm_ioc_counts counts{};
+    upm_ioc_counts counts_after_split{};
+    std::vector<Call> splits;
     upm_ioc_domain domain{};
     std::vector<upm_ioc_advise> advised;
     std::set<int> opened;
@@ -226,7 +233,7 @@ TEST_F(Kmod, MapsEveryCount) {
     module.counts.nanoseconds = 8;
     for (unsigned i = 0; i < UPM_SKIP_SLOTS; ++i)
         module.counts.skipped[i] = 100 + i;
-    EXPECT_EQ(run(one_page), 0);
+    EXPECT_EQ(run({.addr = page_size(), .len = page_size(), .unmerge = true}), 0);
     EXPECT_EQ(counts.pages, 1U);
     EXPECT_EQ(counts.merged, 2U);
     EXPECT_EQ(counts.inserted, 3U);
@@ -238,6 +245,60 @@ TEST_F(Kmod, MapsEveryCount) {
     EXPECT_EQ(counts.nanoseconds, 8U);
     for (unsigned i = 0; i < UPM_SKIPPED_NR; ++i)
         EXPECT_EQ(counts.skipped[i], 100 + i);
+}
+
+// What the module cannot split, the library splits by other means, and then the
+// counts are those of both passes, each page in one of them.
+TEST_F(Kmod, TornHugePagesAreSplit) {
+    ASSERT_EQ(open(), 0);
+    module.counts.pages = 10;
+    module.counts.merged = 4;
+    module.counts.inserted = 1;
+    module.counts.already = 2;
+    module.counts.skipped[UPM_SKIP_COMPOUND] = 3;
+    module.counts.nanoseconds = 7;
+    module.counts_after_split.pages = 10;
+    module.counts_after_split.merged = 2;
+    module.counts_after_split.already = 7;
+    module.counts_after_split.skipped[UPM_SKIP_BUSY] = 1;
+    module.counts_after_split.nanoseconds = 1;
+    EXPECT_EQ(run({.addr = page_size(), .len = 10 * page_size(), .pid = 42}), 0);
+    ASSERT_EQ(module.splits.size(), 1U);
+    EXPECT_EQ(module.splits[0].pid, 42);
+    EXPECT_EQ(module.splits[0].addr, page_size());
+    EXPECT_EQ(module.splits[0].len, 10 * page_size());
+    EXPECT_EQ(module.advised.size(), 2U);
+    EXPECT_EQ(counts.pages, 10U);
+    EXPECT_EQ(counts.merged, 6U);
+    EXPECT_EQ(counts.inserted, 1U);
+    EXPECT_EQ(counts.already, 2U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_COMPOUND], 0U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], 1U);
+    EXPECT_EQ(counts.nanoseconds, 8U);
+}
+
+// A page of the first pass was written to before the second: no count may be more
+// than all, and none wraps around.
+TEST_F(Kmod, WritesBetweenThePassesAreNoSurplus) {
+    ASSERT_EQ(open(), 0);
+    module.counts.pages = 4;
+    module.counts.merged = 3;
+    module.counts.skipped[UPM_SKIP_COMPOUND] = 1;
+    module.counts_after_split.pages = 4;
+    module.counts_after_split.merged = 3;
+    module.counts_after_split.already = 1;
+    EXPECT_EQ(run({.addr = page_size(), .len = 4 * page_size()}), 0);
+    EXPECT_EQ(counts.merged, 4U);
+    EXPECT_EQ(counts.already, 0U);
+}
+
+// A dry run changes nothing, and to unmerge needs no small pages.
+TEST_F(Kmod, OnlyMergingSplits) {
+    ASSERT_EQ(open(), 0);
+    module.counts.skipped[UPM_SKIP_COMPOUND] = 1;
+    EXPECT_EQ(run({.addr = page_size(), .len = page_size(), .dry_run = true}), 0);
+    EXPECT_EQ(run({.addr = page_size(), .len = page_size(), .unmerge = true}), 0);
+    EXPECT_TRUE(module.splits.empty());
 }
 
 // A fatal signal stops the module in the middle: what it did must not be lost.
