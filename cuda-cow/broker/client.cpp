@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+#include "cuda-cow/broker/client.hpp"
+
+#include "cuda-cow/driver/driver.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+namespace upm::cuda::broker {
+
+Client::~Client() {
+    disconnect();
+}
+
+void Client::disconnect() {
+    if (socket_ >= 0)
+        ::close(socket_);
+    socket_ = -1;
+}
+
+int Client::connect() {
+    if (socket_ >= 0)
+        return 0;
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (settings_.socket.size() >= sizeof address.sun_path)
+        return fail(ENAMETOOLONG, "upm-cudad's socket: %s is too long", settings_.socket.c_str());
+    settings_.socket.copy(address.sun_path, settings_.socket.size());
+    socket_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (socket_ < 0)
+        return fail(errno, "no socket: %s", std::strerror(errno));
+    const timeval limit{.tv_sec = settings_.timeout_ms / 1000,
+                        .tv_usec = static_cast<suseconds_t>(settings_.timeout_ms % 1000 * 1000)};
+    (void)::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    (void)::setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    if (::connect(socket_, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0) {
+        const int error = errno == ENOENT ? ECONNREFUSED : errno;
+        disconnect();
+        return fail(error, "no upm-cudad at %s: %s. Start it: upm-cudad --socket %s",
+                    settings_.socket.c_str(), std::strerror(error), settings_.socket.c_str());
+    }
+    ++connection_;
+    Message request;
+    request.header.type = Type::kHello;
+    Hello hello;
+    std::copy(std::begin(settings_.domain), std::end(settings_.domain), hello.domain);
+    std::copy(std::begin(settings_.device), std::end(settings_.device), hello.device);
+    request.append(hello);
+    Message answer;
+    if (const int error = call(request, Type::kWelcome, answer); error != 0)
+        return error;
+    if (!answer.holds<Welcome>(1)) {
+        disconnect();
+        return fail(EPROTO, "upm-cudad at %s: bad welcome", settings_.socket.c_str());
+    }
+    welcome_ = *answer.items<Welcome>();
+    return 0;
+}
+
+int Client::call(const Message &request, Type expected, Message &answer, bool *lost) {
+    int error = send_message(socket_, request);
+    if (error == 0)
+        error = receive_message(socket_, answer);
+    if (error == 0 && answer.header.type != expected) {
+        close_fds(answer);
+        error = EPROTO;
+    }
+    if (error != 0) {
+        // What it still would have said must not be taken for a later answer.
+        disconnect();
+        error = error == EAGAIN ? ETIMEDOUT : error;
+        if (lost != nullptr)
+            *lost = true;
+        return fail(error, "upm-cudad at %s: %s", settings_.socket.c_str(), std::strerror(error));
+    }
+    if (answer.header.error != 0) {
+        close_fds(answer);
+        return fail(answer.header.error, "upm-cudad refused: %s",
+                    std::strerror(answer.header.error));
+    }
+    return 0;
+}
+
+int Client::welcome(Welcome &welcome) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (const int error = connect(); error != 0)
+        return error;
+    welcome = welcome_;
+    return 0;
+}
+
+void Client::take(Message &answer, std::vector<Found> &found) {
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < answer.header.count; ++i) {
+        const Answer &one = answer.items<Answer>()[i];
+        Found item{.state = one.state, .lease = {connection_, one.id}};
+        if (one.state == State::kShared && next < answer.fd_count)
+            item.fd = answer.fds[next++];
+        found.push_back(item);
+    }
+}
+
+int Client::find(const std::vector<Content> &contents, std::vector<Found> &found) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    found.clear();
+    if (const int error = connect(); error != 0)
+        return error;
+    Message request;
+    request.header.type = Type::kFind;
+    for (const Content &content : contents)
+        request.append(content);
+    Message answer;
+    if (const int error = call(request, Type::kFound, answer); error != 0)
+        return error;
+    if (!answer.holds<Answer>(contents.size())) {
+        close_fds(answer);
+        disconnect();
+        return fail(EPROTO, "upm-cudad: %u answers to %zu questions", answer.header.count,
+                    contents.size());
+    }
+    take(answer, found);
+    return 0;
+}
+
+int Client::find_or_wait(const Content &content, Found &found) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (const int error = connect(); error != 0)
+        return error;
+    Message request;
+    request.header.type = Type::kFind;
+    request.header.wait = 1;
+    request.append(content);
+    Message answer;
+    if (const int error = call(request, Type::kFound, answer); error != 0)
+        return error;
+    std::vector<Found> all;
+    if (!answer.holds<Answer>(1)) {
+        close_fds(answer);
+        disconnect();
+        return fail(EPROTO, "upm-cudad: bad answer");
+    }
+    take(answer, all);
+    found = all.front();
+    return 0;
+}
+
+int Client::publish(const std::vector<Lease> &reservations, const std::vector<int> &fds,
+                    bool &taken) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    taken = false;
+    Message request;
+    request.header.type = Type::kPublish;
+    for (std::size_t i = 0; i < reservations.size(); ++i) {
+        if (socket_ < 0 || reservations[i].connection != connection_)
+            return fail(EPIPE, "upm-cudad was lost before it could take the extents");
+        request.append(reservations[i].id);
+        request.fds[request.fd_count++] = fds[i];
+    }
+    Message answer;
+    bool lost = false;
+    const int error = call(request, Type::kDone, answer, &lost);
+    taken = error == 0 || lost;
+    return error;
+}
+
+// Pre: `lock_` is held.
+int Client::send_ids(Type type, const std::vector<Lease> &ids) {
+    for (std::size_t start = 0; start < ids.size(); start += kMaxItems) {
+        Message request;
+        request.header.type = type;
+        for (std::size_t i = start; i < std::min(ids.size(), start + kMaxItems); ++i)
+            if (socket_ >= 0 && ids[i].connection == connection_)
+                request.append(ids[i].id);
+        Message answer;
+        if (request.header.count == 0)
+            continue;
+        if (const int error = call(request, Type::kDone, answer); error != 0)
+            return error;
+    }
+    return 0;
+}
+
+int Client::abandon(const std::vector<Lease> &reservations) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return send_ids(Type::kAbandon, reservations);
+}
+
+void Client::release(const std::vector<Lease> &leases) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    (void)send_ids(Type::kRelease, leases);
+}
+
+int Client::counters(Counters &counters) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (const int error = connect(); error != 0)
+        return error;
+    Message request;
+    request.header.type = Type::kStats;
+    Message answer;
+    if (const int error = call(request, Type::kCounters, answer); error != 0)
+        return error;
+    counters = *answer.items<Counters>();
+    return 0;
+}
+
+} // namespace upm::cuda::broker

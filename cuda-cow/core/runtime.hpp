@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+//
+// What the buffers of a process share: the driver, the device, the broker, and the
+// kernels that hash and compare.
+#ifndef UPM_CUDA_CORE_RUNTIME_HPP
+#define UPM_CUDA_CORE_RUNTIME_HPP
+
+#include "cuda-cow/broker/client.hpp"
+#include "cuda-cow/driver/driver.hpp"
+#include "cuda-cow/kernels/tag_core.hpp"
+
+#include <memory>
+#include <mutex>
+#include <upm/cuda.hpp>
+#include <vector>
+
+namespace upm::cuda {
+
+// Physical memory and where it is mapped.
+struct Piece {
+    abi::DevicePtr address = 0;
+    std::size_t bytes = 0;
+};
+
+// Hashes and compares device memory. Every call waits for its result. Pre: the
+// context is current; at most kMaxItems pieces, of multiples of 4096 bytes.
+class Hasher {
+  public:
+    Hasher() = default;
+    Hasher(const Hasher &) = delete;
+    Hasher &operator=(const Hasher &) = delete;
+    virtual ~Hasher() = default;
+    virtual int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
+                    std::vector<Tag> &tags) = 0;
+    virtual int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
+                        std::vector<bool> &different) = 0;
+    [[nodiscard]] virtual const char *name() const noexcept = 0;
+};
+
+class RuntimeImpl {
+  public:
+    RuntimeImpl() = default;
+    RuntimeImpl(const RuntimeImpl &) = delete;
+    RuntimeImpl &operator=(const RuntimeImpl &) = delete;
+    ~RuntimeImpl();
+
+    int open(const RuntimeOptions &options);
+
+    // 0, or the errno of `status` with the text "WHAT: CUDA_ERROR_… (n)".
+    int check(abi::Status status, const char *what) const;
+
+    // New physical memory; a multiple of the granularity.
+    int create(std::size_t bytes, abi::Handle &handle) const;
+    [[nodiscard]] int set_access(const Piece &piece, int access) const;
+    // Waits for the library's own stream; tries harder before it gives up, since the
+    // callers then unmap what the stream's work uses.
+    int drain(const char *what) const;
+
+    DriverApi api;
+    abi::Device device = 0;
+    abi::Context context = nullptr;
+    abi::Stream stream = nullptr; // the library's own; waits for no other
+    std::size_t granularity = 0;
+    std::unique_ptr<Hasher> hasher;
+    std::unique_ptr<broker::Client> broker;
+
+  private:
+    int open_device(int ordinal);
+};
+
+// Makes the runtime's context current on this thread, and puts back what was.
+class CurrentContext {
+  public:
+    explicit CurrentContext(const RuntimeImpl &runtime);
+    CurrentContext(const CurrentContext &) = delete;
+    CurrentContext &operator=(const CurrentContext &) = delete;
+    ~CurrentContext();
+
+  private:
+    const RuntimeImpl &runtime_;
+    abi::Context before_ = nullptr;
+    InsideLibrary inside_;
+};
+
+// Addresses where physical memory is mapped for a while, one piece after the other.
+class Window {
+  public:
+    explicit Window(const RuntimeImpl &runtime) : runtime_(runtime) {}
+    Window(const Window &) = delete;
+    Window &operator=(const Window &) = delete;
+    ~Window() { (void)close(); }
+
+    // Maps all or nothing.
+    int open(const std::vector<abi::Handle> &handles, const std::vector<std::size_t> &bytes,
+             int access);
+    int close();
+    [[nodiscard]] const std::vector<Piece> &pieces() const noexcept { return pieces_; }
+
+  private:
+    const RuntimeImpl &runtime_;
+    abi::DevicePtr address_ = 0;
+    std::size_t bytes_ = 0;
+    std::vector<Piece> pieces_;
+};
+
+// Kernels if there are any for the device, else nullptr with the reason in
+// last_error(); and the one that copies to the host.
+std::unique_ptr<Hasher> make_device_hasher(const RuntimeImpl &runtime);
+std::unique_ptr<Hasher> make_host_hasher(const RuntimeImpl &runtime);
+
+} // namespace upm::cuda
+
+#endif // UPM_CUDA_CORE_RUNTIME_HPP

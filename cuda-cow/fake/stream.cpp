@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+//
+// Streams, the order between them, and what becomes of a memory fault.
+#include "cuda-cow/fake/device.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <csetjmp>
+#include <csignal>
+
+namespace upm::cuda::abi {
+
+StreamObject::~StreamObject() {
+    {
+        const std::lock_guard<std::mutex> guard(lock_);
+        stop_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable())
+        thread_.join();
+}
+
+void StreamObject::start() {
+    thread_ = std::thread([this] { loop(); });
+}
+
+void StreamObject::push(
+    std::function<void()> work,
+    std::vector<std::pair<std::shared_ptr<StreamObject>, std::uint64_t>> after) {
+    {
+        const std::lock_guard<std::mutex> guard(lock_);
+        tasks_.push_back({std::move(work), std::move(after)});
+        ++queued;
+    }
+    changed_.notify_all();
+}
+
+void StreamObject::wait(std::uint64_t count) {
+    std::unique_lock<std::mutex> guard(lock_);
+    changed_.wait(guard, [&] { return done_ >= count; });
+}
+
+void StreamObject::loop() {
+    for (;;) {
+        Task task;
+        {
+            std::unique_lock<std::mutex> guard(lock_);
+            changed_.wait(guard, [&] { return stop_ || !tasks_.empty(); });
+            if (tasks_.empty())
+                return;
+            task = std::move(tasks_.front());
+            tasks_.pop_front();
+        }
+        for (const auto &[stream, count] : task.after)
+            stream->wait(count);
+        // What was queued behind a fault never runs.
+        if (fake::device().sticky == kSuccess)
+            fake::run_guarded(task.work);
+        {
+            const std::lock_guard<std::mutex> guard(lock_);
+            ++done_;
+        }
+        changed_.notify_all();
+    }
+}
+
+} // namespace upm::cuda::abi
+
+namespace upm::cuda::fake {
+
+namespace {
+
+thread_local sigjmp_buf *guard_of_thread = nullptr; // set while work runs
+struct sigaction before_segv;
+struct sigaction before_bus;
+
+void on_fault(int signal, siginfo_t *information, void *context) {
+    if (guard_of_thread != nullptr)
+        ::siglongjmp(*guard_of_thread, 1);
+    const struct sigaction &before = signal == SIGSEGV ? before_segv : before_bus;
+    if ((before.sa_flags & SA_SIGINFO) != 0) {
+        before.sa_sigaction(signal, information, context);
+    } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
+        before.sa_handler(signal);
+    } else {
+        (void)::signal(signal, SIG_DFL); // the instruction runs again, and kills
+    }
+}
+
+} // namespace
+
+void install_fault_handler() {
+    struct sigaction action = {};
+    action.sa_sigaction = on_fault;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    (void)::sigemptyset(&action.sa_mask);
+    (void)::sigaction(SIGSEGV, &action, &before_segv);
+    (void)::sigaction(SIGBUS, &action, &before_bus);
+}
+
+void run_guarded(const std::function<void()> &work) {
+    unsigned delay = 0;
+    {
+        const std::lock_guard<std::mutex> guard(device().lock);
+        delay = device().settings.task_us;
+    }
+    if (delay != 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(delay));
+    sigjmp_buf here;
+    // NOLINTNEXTLINE(cert-err52-cpp,modernize-avoid-setjmp-longjmp): the way out of a fault
+    if (sigsetjmp(here, 0) != 0) {
+        guard_of_thread = nullptr;
+        device().sticky = abi::kIllegalAddress;
+        return;
+    }
+    guard_of_thread = &here;
+    work();
+    guard_of_thread = nullptr;
+}
+
+namespace {
+
+std::shared_ptr<abi::StreamObject> find(abi::Stream stream) {
+    Device &all = device();
+    const auto value = reinterpret_cast<std::uintptr_t>(stream);
+    if (value <= abi::kStreamPerThread)
+        return all.legacy;
+    const auto found = std::find_if(all.streams.begin(), all.streams.end(),
+                                    [&](const auto &entry) { return entry.get() == stream; });
+    return found == all.streams.end() ? nullptr : *found;
+}
+
+} // namespace
+
+abi::Status enqueue(abi::Stream stream, std::function<void()> work, bool wait) {
+    Device &all = device();
+    std::shared_ptr<abi::StreamObject> to;
+    std::uint64_t count = 0;
+    {
+        const std::lock_guard<std::mutex> guard(all.stream_lock);
+        to = find(stream);
+        if (to == nullptr)
+            return abi::kInvalidHandle;
+        std::vector<std::pair<std::shared_ptr<abi::StreamObject>, std::uint64_t>> after;
+        if (to == all.legacy) {
+            for (const auto &other : all.streams)
+                if (other->blocking)
+                    after.emplace_back(other, other->queued.load());
+        } else if (to->blocking) {
+            after.emplace_back(all.legacy, all.legacy->queued.load());
+        }
+        to->push(std::move(work), std::move(after));
+        count = to->queued;
+    }
+    if (wait)
+        to->wait(count);
+    return wait ? all.sticky.load() : abi::kSuccess;
+}
+
+abi::Status wait_for_all() {
+    Device &all = device();
+    std::vector<std::pair<std::shared_ptr<abi::StreamObject>, std::uint64_t>> pending;
+    {
+        const std::lock_guard<std::mutex> guard(all.stream_lock);
+        pending.emplace_back(all.legacy, all.legacy->queued.load());
+        for (const auto &stream : all.streams)
+            pending.emplace_back(stream, stream->queued.load());
+    }
+    for (const auto &[stream, count] : pending)
+        stream->wait(count);
+    return all.sticky;
+}
+
+} // namespace upm::cuda::fake
+
+// The driver's own names.
+// NOLINTBEGIN(readability-identifier-naming)
+#pragma GCC visibility push(default)
+extern "C" {
+
+using namespace upm::cuda;
+
+abi::Status cuStreamCreate(abi::Stream *stream, unsigned flags) {
+    if (const abi::Status status = fake::enter("cuStreamCreate", true); status != abi::kSuccess)
+        return status;
+    if (stream == nullptr || flags > abi::kStreamNonBlocking)
+        return abi::kInvalidValue;
+    auto made = std::make_shared<abi::StreamObject>(flags != abi::kStreamNonBlocking);
+    made->start();
+    fake::Device &all = fake::device();
+    const std::lock_guard<std::mutex> guard(all.stream_lock);
+    all.streams.push_back(made);
+    *stream = made.get();
+    return abi::kSuccess;
+}
+
+abi::Status cuStreamDestroy_v2(abi::Stream stream) {
+    if (const abi::Status status = fake::enter("cuStreamDestroy", true); status != abi::kSuccess)
+        return status;
+    fake::Device &all = fake::device();
+    std::shared_ptr<abi::StreamObject> dying;
+    {
+        const std::lock_guard<std::mutex> guard(all.stream_lock);
+        const auto found = std::find_if(all.streams.begin(), all.streams.end(),
+                                        [&](const auto &entry) { return entry.get() == stream; });
+        if (found == all.streams.end())
+            return abi::kInvalidHandle;
+        dying = *found;
+        all.streams.erase(found);
+    }
+    return abi::kSuccess; // the destructor does the rest of its work
+}
+
+abi::Status cuStreamSynchronize(abi::Stream stream) {
+    if (const abi::Status status = fake::enter("cuStreamSynchronize", true);
+        status != abi::kSuccess)
+        return status;
+    fake::Device &all = fake::device();
+    std::shared_ptr<abi::StreamObject> waited;
+    {
+        const std::lock_guard<std::mutex> guard(all.stream_lock);
+        waited = fake::find(stream);
+    }
+    if (waited == nullptr)
+        return abi::kInvalidHandle;
+    waited->wait(waited->queued);
+    return all.sticky;
+}
+
+abi::Status cuCtxSynchronize() {
+    if (const abi::Status status = fake::enter("cuCtxSynchronize", true); status != abi::kSuccess)
+        return status;
+    return fake::wait_for_all();
+}
+}
+#pragma GCC visibility pop
+// NOLINTEND(readability-identifier-naming)

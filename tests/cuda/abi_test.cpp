@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+//
+// driver/abi.hpp against the real cuda.h. Only built where there is one; nothing to
+// run, everything is checked by the compiler.
+#include "cuda-cow/driver/driver.hpp"
+
+#include <cuda.h>
+#include <gtest/gtest.h>
+#include <type_traits>
+
+namespace upm::cuda::abi {
+
+#define UPM_SAME(own, theirs) static_assert(static_cast<long long>(own) == (theirs), #theirs)
+UPM_SAME(kSuccess, CUDA_SUCCESS);
+UPM_SAME(kInvalidValue, CUDA_ERROR_INVALID_VALUE);
+UPM_SAME(kOutOfMemory, CUDA_ERROR_OUT_OF_MEMORY);
+UPM_SAME(kNotInitialized, CUDA_ERROR_NOT_INITIALIZED);
+UPM_SAME(kDeinitialized, CUDA_ERROR_DEINITIALIZED);
+UPM_SAME(kNoDevice, CUDA_ERROR_NO_DEVICE);
+UPM_SAME(kInvalidDevice, CUDA_ERROR_INVALID_DEVICE);
+UPM_SAME(kInvalidImage, CUDA_ERROR_INVALID_IMAGE);
+UPM_SAME(kInvalidContext, CUDA_ERROR_INVALID_CONTEXT);
+UPM_SAME(kInvalidHandle, CUDA_ERROR_INVALID_HANDLE);
+UPM_SAME(kNotFound, CUDA_ERROR_NOT_FOUND);
+UPM_SAME(kNotReady, CUDA_ERROR_NOT_READY);
+UPM_SAME(kIllegalAddress, CUDA_ERROR_ILLEGAL_ADDRESS);
+UPM_SAME(kLaunchFailed, CUDA_ERROR_LAUNCH_FAILED);
+UPM_SAME(kNotPermitted, CUDA_ERROR_NOT_PERMITTED);
+UPM_SAME(kNotSupported, CUDA_ERROR_NOT_SUPPORTED);
+UPM_SAME(kUnknown, CUDA_ERROR_UNKNOWN);
+UPM_SAME(kAllocationPinned, CU_MEM_ALLOCATION_TYPE_PINNED);
+UPM_SAME(kHandlePosixFd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+UPM_SAME(kLocationDevice, CU_MEM_LOCATION_TYPE_DEVICE);
+UPM_SAME(kAccessNone, CU_MEM_ACCESS_FLAGS_PROT_NONE);
+UPM_SAME(kAccessRead, CU_MEM_ACCESS_FLAGS_PROT_READ);
+UPM_SAME(kAccessReadWrite, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+UPM_SAME(kGranularityMinimum, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+UPM_SAME(kGranularityRecommended, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED);
+UPM_SAME(kAttributeMultiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+UPM_SAME(kAttributeVmm, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
+UPM_SAME(kAttributePosixFd, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
+UPM_SAME(kStreamNonBlocking, CU_STREAM_NON_BLOCKING);
+UPM_SAME(sizeof(MemAllocationProp), sizeof(CUmemAllocationProp));
+UPM_SAME(offsetof(MemAllocationProp, location), offsetof(CUmemAllocationProp, location));
+UPM_SAME(offsetof(MemAllocationProp, win32_metadata),
+         offsetof(CUmemAllocationProp, win32HandleMetaData));
+UPM_SAME(offsetof(MemAllocationProp, alloc_flags), offsetof(CUmemAllocationProp, allocFlags));
+UPM_SAME(sizeof(MemAccessDesc), sizeof(CUmemAccessDesc));
+UPM_SAME(offsetof(MemAccessDesc, flags), offsetof(CUmemAccessDesc, flags));
+UPM_SAME(sizeof(Uuid), sizeof(CUuuid));
+UPM_SAME(sizeof(LaunchConfig), sizeof(CUlaunchConfig));
+UPM_SAME(offsetof(LaunchConfig, stream), offsetof(CUlaunchConfig, hStream));
+UPM_SAME(sizeof(DevicePtr), sizeof(CUdeviceptr));
+UPM_SAME(sizeof(Handle), sizeof(CUmemGenericAllocationHandle));
+#undef UPM_SAME
+
+// As many parameters, each as large: what the calling convention needs.
+template <class Own, class Theirs>
+struct SameCall : std::false_type {};
+template <class... A, class... B>
+struct SameCall<Status (*)(A...), CUresult(B...)> {
+    static constexpr bool value = [] {
+        if constexpr (sizeof...(A) == sizeof...(B))
+            return ((sizeof(A) == sizeof(B)) && ...);
+        else
+            return false;
+    }();
+};
+// The preprocessor turns cuMemCreate's name into that of its version, as in the table.
+#define UPM_CHECK(member, symbol, parameters)                                                      \
+    static_assert(SameCall<decltype(DriverApi::member), decltype(symbol)>::value, #symbol);
+UPM_CUDA_DRIVER_CALLS(UPM_CHECK)
+UPM_CUDA_OPTIONAL_CALLS(UPM_CHECK)
+#undef UPM_CHECK
+
+TEST(Abi, MatchesCudaH) {
+    EXPECT_GE(CUDA_VERSION, 12000) << "the values above were compared with this version";
+}
+
+} // namespace upm::cuda::abi

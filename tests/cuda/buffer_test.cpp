@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT
+//
+// Buffers in one process: what changes, what stays, and that no failing driver call
+// leaves a hole or loses a byte.
+#include "tests/cuda/support.hpp"
+
+#include <cerrno>
+
+namespace upm::cuda::test {
+
+namespace {
+
+constexpr std::size_t kExtents = 4;
+constexpr std::size_t kBytes = kExtents * kUnit;
+
+class BufferTest : public testing::Test {
+  protected:
+    Buffer make(std::size_t bytes = kBytes, std::size_t extent = kUnit) {
+        Result<Buffer> made = Buffer::allocate(runtime, bytes, {.extent_bytes = extent});
+        EXPECT_TRUE(made) << last_error();
+        return std::move(*made);
+    }
+    Buffer filled(unsigned seed) {
+        Buffer made = make();
+        store(runtime, made.address(), pattern(kBytes, seed));
+        return made;
+    }
+
+    Broker broker;
+    Runtime runtime = open_fake(broker.socket());
+};
+
+TEST_F(BufferTest, AdviseKeepsTheBytesAndTheAddress) {
+    Buffer one = filled(1);
+    const Address before = one.address();
+    const Result<AdviseCounts> done = one.advise();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->published, kExtents);
+    EXPECT_EQ(done->bytes, kBytes);
+    EXPECT_EQ(one.address(), before);
+    EXPECT_EQ(load(runtime, before, kBytes), pattern(kBytes, 1));
+    EXPECT_EQ(one.advise()->already, kExtents) << "advising again does no harm";
+}
+
+TEST_F(BufferTest, EqualBuffersShareMemory) {
+    Buffer one = filled(1);
+    Buffer two = filled(1);
+    ASSERT_TRUE(one.advise());
+    const std::size_t before = fake_stats().bytes;
+    const Result<AdviseCounts> done = two.advise();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->merged, kExtents);
+    EXPECT_EQ(fake_stats().bytes, before - kBytes);
+    EXPECT_EQ(load(runtime, two.address(), kBytes), pattern(kBytes, 1));
+}
+
+TEST_F(BufferTest, WriteCopiesTheTouchedExtentsOnly) {
+    Buffer one = filled(1);
+    Buffer two = filled(1);
+    ASSERT_TRUE(one.advise());
+    ASSERT_TRUE(two.advise());
+    const Result<Address> at = two.write_ptr(kUnit - 8, 16);
+    ASSERT_TRUE(at) << last_error();
+    EXPECT_EQ(*at, two.address() + kUnit - 8);
+    store(runtime, *at, std::vector<unsigned char>(16, 0xab));
+    std::vector<unsigned char> wanted = pattern(kBytes, 1);
+    EXPECT_EQ(load(runtime, one.address(), kBytes), wanted);
+    std::fill_n(wanted.begin() + kUnit - 8, 16, 0xab);
+    EXPECT_EQ(load(runtime, two.address(), kBytes), wanted);
+    EXPECT_EQ(two.stats().copies, 2U);
+    EXPECT_EQ(two.stats().shared, kExtents - 2);
+}
+
+TEST_F(BufferTest, WritingWhatIsPrivateCostsNothing) {
+    Buffer one = filled(1);
+    const std::size_t calls = fake_stats().calls;
+    EXPECT_EQ(*one.will_write(0, kBytes), 0U);
+    EXPECT_EQ(fake_stats().calls, calls);
+}
+
+// The sole holder copies too: others may have had the memory, and it is known.
+TEST_F(BufferTest, WrittenExtentIsNotFoundAnyMore) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    ASSERT_TRUE(one.will_write(0, kBytes));
+    store(runtime, one.address(), pattern(kBytes, 2));
+    Buffer two = filled(1);
+    EXPECT_EQ(two.advise()->published, kExtents);
+    EXPECT_EQ(load(runtime, two.address(), kBytes), pattern(kBytes, 1));
+}
+
+TEST_F(BufferTest, TheEndOfTheLastExtentDoesNotSpoilSharing) {
+    const std::size_t odd = kBytes - 1000;
+    Buffer one = make(odd);
+    Buffer two = make(odd);
+    for (const Buffer *buffer : {&one, &two}) {
+        std::vector<unsigned char> bytes = pattern(kBytes, 1);
+        bytes.resize(odd);
+        store(runtime, buffer->address(), bytes);
+    }
+    EXPECT_EQ(one.advise()->published, kExtents);
+    EXPECT_EQ(two.advise()->merged, kExtents);
+}
+
+TEST_F(BufferTest, AdvisesWholeExtentsOnly) {
+    Buffer one = filled(1);
+    EXPECT_EQ(one.advise(1, 3 * kUnit - 2)->extents, 1U);
+    EXPECT_EQ(one.stats().shared, 1U);
+    EXPECT_EQ(one.advise(kBytes - kUnit)->published, 1U);
+}
+
+TEST_F(BufferTest, RejectsBadRanges) {
+    Buffer one = filled(1);
+    EXPECT_EQ(one.advise(kBytes + 1).error(), EINVAL);
+    EXPECT_EQ(one.advise(1, kBytes).error(), EINVAL);
+    EXPECT_EQ(one.will_write(kBytes, 1).error(), EINVAL);
+    EXPECT_EQ(one.will_write(8, SIZE_MAX).error(), EINVAL);
+    EXPECT_EQ(Buffer::allocate(runtime, 0).error(), EINVAL);
+    EXPECT_EQ(Buffer::allocate(runtime, 1, {.extent_bytes = 4096}).error(), EINVAL);
+    EXPECT_NE(std::string(last_error()).find("granularity"), std::string::npos);
+}
+
+TEST_F(BufferTest, AttachSharesWithoutLoading) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    const Result<Manifest> manifest = one.manifest();
+    ASSERT_TRUE(manifest);
+    const Result<Manifest> parsed = Manifest::parse(manifest->serialize());
+    ASSERT_TRUE(parsed);
+    const std::size_t before = fake_stats().bytes;
+    Result<Buffer> two = Buffer::attach(runtime, *parsed);
+    ASSERT_TRUE(two) << last_error();
+    EXPECT_EQ(fake_stats().bytes, before);
+    EXPECT_EQ(load(runtime, two->address(), kBytes), pattern(kBytes, 1));
+    ASSERT_TRUE(two->will_write(0, 1));
+    EXPECT_EQ(two->stats().copies, 1U);
+}
+
+TEST_F(BufferTest, AttachNeedsEveryExtent) {
+    Manifest manifest{.bytes = kUnit, .extents = {{kUnit, {1, 2}}}};
+    EXPECT_EQ(Buffer::attach(runtime, manifest).error(), ENOENT);
+    manifest.extents[0].bytes = 4096;
+    EXPECT_EQ(Buffer::attach(runtime, manifest).error(), EINVAL);
+    EXPECT_EQ(Manifest::parse("upm-cuda-manifest 1 65536 1\n65536 xyz\n").error(), EINVAL);
+    EXPECT_EQ(Manifest::parse("").error(), EINVAL);
+    Buffer private_one = filled(1);
+    EXPECT_EQ(private_one.manifest().error(), EAGAIN);
+    EXPECT_EQ(private_one.advise()->published, kExtents) << "nothing stays promised";
+}
+
+TEST_F(BufferTest, FreesEverything) {
+    const upm_fake_stats before = fake_stats();
+    {
+        Buffer one = filled(1);
+        Buffer two = filled(1);
+        ASSERT_TRUE(one.advise());
+        ASSERT_TRUE(two.advise());
+        ASSERT_TRUE(two.will_write(0, kUnit));
+    }
+    const upm_fake_stats after = fake_stats();
+    EXPECT_EQ(after.bytes, before.bytes);
+    EXPECT_EQ(after.handles, before.handles);
+    EXPECT_EQ(after.mappings, before.mappings);
+    EXPECT_EQ(after.reservations, before.reservations);
+}
+
+// Whatever runs is done before memory is taken away under it: with work that starts
+// late, a forgotten wait is an error 700.
+TEST_F(BufferTest, WaitsForTheDevice) {
+    configure("task_us=5000");
+    Buffer one = make();
+    Buffer two = make();
+    const DriverApi api = *load_driver(UPM_FAKE_DRIVER);
+    abi::Context context = nullptr;
+    ASSERT_EQ(api.primary_retain(&context, 0), abi::kSuccess);
+    ASSERT_EQ(api.ctx_set(context), abi::kSuccess);
+    abi::Stream stream = nullptr;
+    ASSERT_EQ(api.stream_create(&stream, abi::kStreamNonBlocking), abi::kSuccess);
+    for (Buffer *buffer : {&one, &two})
+        ASSERT_EQ(api.memset_d8_async(buffer->address(), 5, kBytes, stream), abi::kSuccess);
+    ASSERT_TRUE(one.advise()) << last_error();
+    EXPECT_EQ(two.advise()->merged + two.advise()->already, 2 * kExtents);
+    Buffer target = make();
+    ASSERT_EQ(api.memcpy_dtod_async(target.address(), one.address(), kBytes, stream),
+              abi::kSuccess);
+    ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+    EXPECT_EQ(api.ctx_synchronize(), abi::kSuccess);
+    EXPECT_EQ(load(runtime, target.address(), kBytes), std::vector<unsigned char>(kBytes, 5));
+    configure("task_us=0");
+}
+
+TEST_F(BufferTest, NoBrokerIsAnErrorAndNothingElse) {
+    broker.kill();
+    Buffer one = filled(1);
+    EXPECT_EQ(one.advise().error(), ECONNREFUSED);
+    EXPECT_NE(std::string(last_error()).find("upm-cudad"), std::string::npos);
+    store(runtime, one.address(), pattern(kBytes, 2));
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2)) << "still writable";
+}
+
+TEST_F(BufferTest, SharedMemoryOutlivesTheBroker) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    broker.kill();
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+    ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+    broker.start();
+    EXPECT_EQ(one.advise()->published, kExtents) << "connects anew by itself";
+}
+
+// A mapping budget that is used up: nothing changes, and there is an error.
+TEST_F(BufferTest, MappingLimit) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    configure("mappings=" + std::to_string(fake_stats().mappings));
+    EXPECT_EQ(one.will_write(0, kBytes).error(), ENOMEM);
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+    configure("mappings=0");
+    EXPECT_EQ(*one.will_write(0, kBytes), kBytes);
+}
+
+TEST_F(BufferTest, MemoryLimit) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    configure("memory=" + std::to_string(fake_stats().bytes + kUnit));
+    EXPECT_EQ(one.will_write(0, kBytes).error(), ENOMEM) << "one fits, four do not";
+    EXPECT_EQ(one.stats().shared, kExtents) << "all or nothing";
+    EXPECT_EQ(*one.will_write(0, kUnit), kUnit);
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+}
+
+// Every driver call of an operation fails once, one after the other. Never a hole:
+// the bytes can be read, and after a second try they can be written.
+class EveryCallFails : public BufferTest, public testing::WithParamInterface<const char *> {};
+
+TEST_P(EveryCallFails, WillWrite) {
+    for (unsigned call = 1; call < 200; ++call) {
+        SCOPED_TRACE(call);
+        Buffer one = filled(call);
+        ASSERT_TRUE(one.advise()) << last_error();
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<std::uint64_t> done = one.will_write(0, kBytes);
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call + 1));
+        if (done && calls < call)
+            return; // the last call was reached
+    }
+    FAIL() << "no end of calls";
+}
+
+TEST_P(EveryCallFails, Advise) {
+    for (unsigned call = 1; call < 200; ++call) {
+        SCOPED_TRACE(call);
+        // Two extents are known before, two are new.
+        Buffer known = filled(call);
+        ASSERT_TRUE(known.advise(0, 2 * kUnit)) << last_error();
+        Buffer one = filled(call);
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<AdviseCounts> done = one.advise();
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.advise()) << last_error();
+        ASSERT_EQ(one.stats().shared, kExtents);
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
+        if (done && calls < call)
+            return;
+    }
+    FAIL() << "no end of calls";
+}
+
+INSTANTIATE_TEST_SUITE_P(Fault, EveryCallFails, testing::Values("*"),
+                         [](const auto &) { return std::string("AnyCall"); });
+
+TEST_F(BufferTest, DescribesAddresses) {
+    Buffer one = filled(1);
+    EXPECT_EQ(describe(one.address() + 16), "buffer+0x10 (private)");
+    ASSERT_TRUE(one.advise());
+    EXPECT_EQ(describe(one.address()), "buffer+0x0 (shared, read-only)");
+    EXPECT_EQ(describe(1), "");
+    EXPECT_EQ(*will_write(one.address() + kUnit, 1), kUnit);
+    EXPECT_EQ(*will_write(1, 100), 0U);
+}
+
+} // namespace
+
+} // namespace upm::cuda::test
