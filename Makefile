@@ -123,7 +123,7 @@ $(KMOD_OUT)/%/upm.ko: $(KMOD_SOURCES) Makefile $$(wildcard $$(call headers,$$*)/
 TEST_KERNELS = $(or $(KERNEL),$(shell tools/dev/deps --kernels))
 FOR_DEBUG   := $(if $(filter debug,$(KERNEL)),kmod-debug)
 
-test: all $(call deps,vm) $(FOR_DEBUG)
+test: all $(call deps,vm faas) $(FOR_DEBUG)
 	@tests/run-steps scripts unit vm-self $(TEST_KERNELS:%=vm:%)
 
 test-vm: all $(call deps,vm) $(FOR_DEBUG)
