@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,6 +30,21 @@ std::string &disk_path() {
 void touch(const Mapping &mapping) {
     for (std::size_t i = 0; i < mapping.pages(); i++)
         static_cast<void>(*static_cast<volatile std::byte *>(mapping.page(i)));
+}
+
+// mlock(2) on one processor from beginning to end. New locked pages wait in a list of
+// each processor, which holds a reference to them, and mlock empties only that of the
+// processor on which it ends: pages left in another one could not be merged until
+// something else empties it.
+void lock_pages(void *base, std::size_t len) {
+    cpu_set_t before;
+    must(::sched_getaffinity(0, sizeof(before), &before), "sched_getaffinity");
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(must(::sched_getcpu(), "sched_getcpu"), &here);
+    must(::sched_setaffinity(0, sizeof(here), &here), "sched_setaffinity");
+    must(::mlock(base, len), "mlock");
+    must(::sched_setaffinity(0, sizeof(before), &before), "sched_setaffinity");
 }
 
 } // namespace
@@ -215,7 +231,7 @@ void Region::map(std::size_t len) {
         mapping_ = Mapping(len);
     }
     if (kind_ == Kind::kLocked)
-        must(::mlock(base(), len), "mlock");
+        lock_pages(base(), len);
     must(::madvise(base(), len, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE");
 }
 
