@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT
+#include "tools/pss-report/command.hpp"
+
+int main(int argc, char **argv) {
+    return upm::pss::run_command({argv + (argc > 0 ? 1 : 0), argv + argc});
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT
+#include "tools/pss-report/options.hpp"
+
+#include "tools/pss-report/errors.hpp"
+
+// A comma is part of the value, since command names may contain one.
+// NOLINTNEXTLINE(readability-identifier-naming)
+#define CXXOPTS_VECTOR_DELIMITER '\0'
+#include <cxxopts.hpp>
+#include <fmt/format.h>
+#include <memory>
+
+namespace upm::pss {
+
+namespace {
+
+using Strings = std::vector<std::string>;
+
+enum class Takes : std::uint8_t { kNothing, kText, kList };
+
+struct OptionRow {
+    const char *group;
+    const char *names;
+    const char *help;
+    Takes takes = Takes::kNothing;
+    const char *value = ""; // what help calls it
+};
+
+constexpr OptionRow kOptions[] = {
+    {"Selection", "p,pid", "these, separated by commas", Takes::kList, "PID"},
+    {"Selection", "name", "those called so (shell pattern)", Takes::kList, "NAME"},
+    {"Selection", "cgroup", "those in this cgroup or below (shell pattern)", Takes::kList, "PATH"},
+    {"Selection", "user", "those of this user (name or number)", Takes::kList, "USER"},
+
+    {"View", "by", "a row for each process, cgroup, container, user or command", Takes::kText,
+     "GROUP"},
+    {"View", "m,mappings", "split each row by what mappings are used for"},
+    {"View", "exact", "count merged pages by their frames (root)"},
+    {"View", "sort", "by this column", Takes::kText, "FIELD"},
+    {"View", "r,reverse", "the other way round"},
+    {"View", "fields", "these columns, separated by commas", Takes::kText, "LIST"},
+    {"View", "limit", "this many rows", Takes::kText, "ROWS"},
+    {"View", "units", "auto, B, K, M, G or pages", Takes::kText, "UNIT"},
+
+    {"Output", "json", "one JSON document"},
+    {"Output", "csv", "comma-separated values"},
+    {"Output", "prom", "Prometheus's text format"},
+    {"Output", "o,output", "write this file, whole or not at all", Takes::kText, "FILE"},
+    {"Output", "color", "auto, always or never", Takes::kText, "WHEN"},
+    {"Output", "w,watch", "a report each so many seconds", Takes::kText, "SECONDS"},
+    {"Output", "count", "end after so many reports", Takes::kText, "REPORTS"},
+
+    {"Recording", "record", "add what was read to a file", Takes::kText, "FILE"},
+    {"Recording", "tag", "a name for this snapshot", Takes::kText, "TEXT"},
+    {"Recording", "n", "how many copies of the function run now", Takes::kText, "NUMBER"},
+
+    {"Other", "root", "read proc, sys and etc below this folder", Takes::kText, "DIR"},
+    {"Other", "h,help", "print this help"},
+    {"Other", "V,version", "print the version"},
+};
+
+cxxopts::Options description() {
+    cxxopts::Options options("pss-report",
+                             "Where the memory of processes goes, and what merging saves.\n");
+    options.custom_help("[OPTION...]");
+    for (const OptionRow &row : kOptions) {
+        std::shared_ptr<cxxopts::Value> value = cxxopts::value<bool>();
+        if (row.takes == Takes::kText)
+            value = cxxopts::value<std::string>();
+        else if (row.takes == Takes::kList)
+            value = cxxopts::value<Strings>();
+        options.add_options(row.group)(row.names, row.help, value, row.value);
+    }
+    return options;
+}
+
+// What was given on the command line.
+class Given {
+  public:
+    explicit Given(const cxxopts::ParseResult &parsed) : parsed_(parsed) {}
+
+    [[nodiscard]] bool has(const char *name) const { return parsed_.count(name) != 0; }
+    [[nodiscard]] std::string text(const char *name, const char *otherwise = "") const {
+        return has(name) ? parsed_[name].as<std::string>() : otherwise;
+    }
+    [[nodiscard]] Strings list(const char *name) const {
+        return has(name) ? parsed_[name].as<Strings>() : Strings();
+    }
+    [[nodiscard]] std::uint64_t number(const char *name, std::uint64_t otherwise,
+                                       std::uint64_t least = 0) const {
+        if (!has(name))
+            return otherwise;
+        const auto value = parse_integer<std::uint64_t>(text(name));
+        if (!value || *value < least || *value > INT64_MAX)
+            throw UsageError(fmt::format("--{}: '{}' is no whole number from {} on", name,
+                                         printable(text(name)), least));
+        return *value;
+    }
+    [[nodiscard]] double real(const char *name, double otherwise, double least, double most) const {
+        if (!has(name))
+            return otherwise;
+        const auto value = parse_real(text(name));
+        if (!value || !(*value >= least && *value <= most))
+            throw UsageError(fmt::format("--{}: '{}' is no number from {} to {}", name,
+                                         printable(text(name)), least, most));
+        return *value;
+    }
+
+  private:
+    const cxxopts::ParseResult &parsed_;
+};
+
+void parse_pids(const Strings &lists, std::set<int> &pids) {
+    for (const std::string &list : lists)
+        for (const std::string &text : split(list, ',')) {
+            const auto pid = parse_integer<int>(text);
+            if (!pid || *pid <= 0)
+                throw UsageError(fmt::format("--pid: '{}' is no process id", printable(text)));
+            pids.insert(*pid);
+        }
+}
+
+Color parse_color(const std::string &text) {
+    if (text == "auto")
+        return Color::kAuto;
+    if (text == "always")
+        return Color::kAlways;
+    if (text == "never")
+        return Color::kNever;
+    throw UsageError(
+        fmt::format("--color: '{}' is not one of auto, always, never", printable(text)));
+}
+
+Format parse_format(const Given &given) {
+    const bool json = given.has("json");
+    const bool csv = given.has("csv");
+    const bool prometheus = given.has("prom");
+    if (json + csv + prometheus > 1)
+        throw UsageError("--json, --csv and --prom exclude each other");
+    return json         ? Format::kJson
+           : csv        ? Format::kCsv
+           : prometheus ? Format::kPrometheus
+                        : Format::kTable;
+}
+
+void take_selection(const Given &given, Options &options) {
+    Filter &filter = options.collect.filter;
+    parse_pids(given.list("pid"), filter.pids);
+    filter.names = given.list("name");
+    filter.cgroups = given.list("cgroup");
+    filter.users = given.list("user");
+    options.collect.mappings = given.has("mappings");
+    options.collect.exact = given.has("exact");
+    options.root = given.text("root");
+}
+
+void take_view(const Given &given, Options &options) {
+    options.by = parse_group(given.text("by", "process"));
+    options.sort = given.text("sort", "pss");
+    check_field("--sort", options.sort);
+    options.reverse = given.has("reverse");
+    if (given.has("fields"))
+        options.fields = split(given.text("fields"), ',');
+    for (const std::string &field : options.fields)
+        check_field("--fields", field);
+    options.limit = given.number("limit", 0);
+    options.unit = parse_unit(given.text("units", "auto"));
+    options.format = parse_format(given);
+    options.color = parse_color(given.text("color", "auto"));
+    options.output = given.text("output", "-");
+}
+
+void take_runs(const Given &given, Options &options) {
+    options.watch = given.real("watch", 0, 0.01, 86400);
+    options.count = given.number("count", 0, 1);
+    if (options.count != 0 && options.watch == 0)
+        throw UsageError("--count needs --watch");
+    options.record = given.text("record");
+    options.tag = given.text("tag");
+    if (given.has("n"))
+        options.n = static_cast<std::int64_t>(given.number("n", 0));
+}
+
+} // namespace
+
+Options parse_options(const std::vector<std::string> &arguments) {
+    std::vector<const char *> argv = {"pss-report"};
+    for (const std::string &argument : arguments)
+        argv.push_back(argument.c_str());
+    Options options;
+    cxxopts::Options known = description();
+    try {
+        const cxxopts::ParseResult parsed = known.parse(static_cast<int>(argv.size()), argv.data());
+        if (parsed.count("help") != 0) {
+            fmt::print("{}", known.help({"Selection", "View", "Output", "Recording", "Other"}));
+            options.help = true;
+            return options;
+        }
+        if (parsed.count("version") != 0) {
+            fmt::print("pss-report {}\n", UPM_VERSION);
+            options.version = true;
+            return options;
+        }
+        if (!parsed.unmatched().empty())
+            throw UsageError(
+                fmt::format("stray argument '{}'", printable(parsed.unmatched().front())));
+        const Given given(parsed);
+        take_selection(given, options);
+        take_view(given, options);
+        take_runs(given, options);
+    } catch (const cxxopts::exceptions::exception &error) {
+        throw UsageError(printable(error.what()));
+    }
+    return options;
+}
+
+} // namespace upm::pss

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+//
+// The command line.
+#ifndef UPM_TOOLS_PSS_REPORT_OPTIONS_HPP
+#define UPM_TOOLS_PSS_REPORT_OPTIONS_HPP
+
+#include "tools/pss-report/collect.hpp"
+#include "tools/pss-report/report.hpp"
+#include "tools/pss-report/text.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace upm::pss {
+
+enum class Format : std::uint8_t { kTable, kJson, kCsv, kPrometheus };
+enum class Color : std::uint8_t { kAuto, kAlways, kNever };
+
+struct Options {
+    std::string root; // of /proc and /sys, for tests
+    CollectOptions collect = {};
+    GroupBy by = GroupBy::kProcess;
+    std::string sort = "pss";
+    bool reverse = false;
+    std::vector<std::string> fields = {}; // empty: those of the grouping
+    std::size_t limit = 0;
+    Unit unit = Unit::kAuto;
+    Format format = Format::kTable;
+    Color color = Color::kAuto;
+    std::string output = "-";
+
+    double watch = 0;        // seconds between reports; 0: one report
+    std::uint64_t count = 0; // reports; 0: until interrupted
+
+    std::string record; // a file to add to
+    std::string tag;
+    std::int64_t n = -1;
+
+    bool help = false;    // has been printed
+    bool version = false; // has been printed
+};
+
+// Throws UsageError.
+Options parse_options(const std::vector<std::string> &arguments);
+
+} // namespace upm::pss
+
+#endif // UPM_TOOLS_PSS_REPORT_OPTIONS_HPP
