@@ -8,9 +8,11 @@
 
 #include <upm/upm.h>
 
+#include <cerrno>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <span>
 #include <string_view>
 
 namespace upm {
@@ -60,6 +62,10 @@ struct Capabilities {
     bool unmerge = false;
     bool dry_run = false;
     bool domains = false;
+    // MADV_DONTNEED on merged memory brings the advised bytes back, where others
+    // give zeros or the file's bytes.
+    bool restores = false;
+    bool quiescent = false; // takes only calls with Call::quiescent
 };
 
 // One validated piece of work.
@@ -70,6 +76,7 @@ struct Call {
     int domain_fd = -1;     // -1: the default domain
     bool unmerge = false;
     bool dry_run = false;
+    bool quiescent = false; // the caller vouches that nobody writes meanwhile
 };
 
 class Backend {
@@ -108,6 +115,10 @@ class Backend {
     // Post: 0 and `stats` filled in, or -errno. Pre: domain_fd is -1 unless
     // capabilities().domains.
     virtual int stats(int domain_fd, struct upm_stats &stats) noexcept = 0;
+
+    // What the backend's service has to say: lines of Prometheus' text format. The
+    // length of the text, cut to that of the buffer, or -errno.
+    virtual int describe(std::span<char> /*text*/) noexcept { return -EOPNOTSUPP; }
 
   protected:
     // Backends live in static storage and are never destroyed, so that a thread

@@ -20,7 +20,8 @@ constexpr int kNoDomain = -2;
 Request make_request(void *addr, std::size_t len, const Options &options, bool unmerge) noexcept {
     Request request{.addr = reinterpret_cast<std::uintptr_t>(addr),
                     .len = len,
-                    .flags = options.dry_run ? UPM_DRY_RUN : 0U,
+                    .flags = (options.dry_run ? UPM_DRY_RUN : 0U) |
+                             (options.quiescent ? UPM_QUIESCENT : 0U),
                     .pid = options.pid,
                     .unmerge = unmerge};
     if (options.domain != nullptr)
@@ -112,6 +113,12 @@ Result<Stats> stats(const Domain &domain) noexcept {
     Stats found{};
     const int ret = domain ? engine().stats(domain.fd(), found) : -EBADF;
     return {found, -ret};
+}
+
+Result<std::size_t> describe_service(std::span<char> text) noexcept {
+    const EntryGuard guard;
+    const int ret = engine().describe(text);
+    return {static_cast<std::size_t>(ret < 0 ? 0 : ret), ret < 0 ? -ret : 0};
 }
 
 Result<BackendStatus> backend_status(std::size_t index) noexcept {

@@ -47,8 +47,9 @@ int Engine::default_domain() const noexcept {
 
 int Engine::prepare(const Request &request, Call &call) const noexcept {
     call = Call{};
-    if ((request.flags & ~UPM_DRY_RUN) != 0 || (request.unmerge && request.flags != 0) ||
-        request.pid < 0 || request.domain_fd < -1)
+    if ((request.flags & ~(UPM_DRY_RUN | UPM_QUIESCENT)) != 0 ||
+        (request.unmerge && (request.flags & UPM_DRY_RUN) != 0) || request.pid < 0 ||
+        request.domain_fd < -1)
         return -EINVAL;
     if (!round_inward(request.addr, request.len, call))
         return -EINVAL;
@@ -56,10 +57,12 @@ int Engine::prepare(const Request &request, Call &call) const noexcept {
     call.domain_fd = request.domain_fd >= 0 ? request.domain_fd : default_domain();
     call.unmerge = request.unmerge;
     call.dry_run = (request.flags & UPM_DRY_RUN) != 0;
+    call.quiescent = (request.flags & UPM_QUIESCENT) != 0;
 
     const Capabilities can = choice_.backend->capabilities();
     if (can.advise && (can.dry_run || !call.dry_run) && (can.unmerge || !call.unmerge) &&
-        (can.remote || call.pid == 0) && (can.domains || call.domain_fd < 0))
+        (can.remote || call.pid == 0) && (can.domains || call.domain_fd < 0) &&
+        (call.quiescent || call.unmerge || !can.quiescent))
         return 0;
     return -EOPNOTSUPP;
 }
@@ -128,6 +131,10 @@ int Engine::stats(int domain_fd, struct upm_stats &stats) noexcept {
     return choice_.backend->stats(domain_fd >= 0 ? domain_fd : default_domain(), stats);
 }
 
+int Engine::describe(std::span<char> text) noexcept {
+    return choice_.backend->describe(text);
+}
+
 void Engine::info(struct upm_info &info) const noexcept {
     const Capabilities can = choice_.backend->capabilities();
     info = {};
@@ -141,6 +148,8 @@ void Engine::info(struct upm_info &info) const noexcept {
     info.unmerge = can.unmerge;
     info.dry_run = can.dry_run;
     info.domains = can.domains;
+    info.restores = can.restores;
+    info.quiescent = can.quiescent;
 }
 
 } // namespace upm

@@ -17,7 +17,7 @@ namespace upm {
 struct Request {
     std::uint64_t addr = 0;
     std::uint64_t len = 0;
-    unsigned flags = 0; // UPM_DRY_RUN
+    unsigned flags = 0; // UPM_DRY_RUN, UPM_QUIESCENT
     int pid = 0;
     int domain_fd = -1; // -1: the engine's default
     bool unmerge = false;
@@ -48,6 +48,7 @@ class Engine {
     // Advise in this domain from now on, -1: the default. Stays the caller's.
     int use_domain(int fd) noexcept;
     int stats(int domain_fd, struct upm_stats &stats) noexcept;
+    int describe(std::span<char> text) noexcept;
     void info(struct upm_info &info) const noexcept;
     [[nodiscard]] Backend &backend() const noexcept { return *choice_.backend; }
 

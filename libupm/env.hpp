@@ -10,17 +10,19 @@
 
 // X(id, name, type, default, meaning)
 //
-// Types: kChoice (one of a few words), kKey (32 hex digits), kFlag ("" and "0" are
-// off, everything else is on).
+// Types: kChoice (one of a few words), kKey (32 hex digits), kPath (a file), kFlag
+// ("" and "0" are off, everything else is on).
 #define UPM_ENV_TABLE(X)                                                                           \
     X(backend, "UPM_BACKEND", kChoice, "auto",                                                     \
-      "backend: auto, kmod, store, ksm or none (auto: kmod, else ksm if it runs, else none)")      \
+      "backend: auto, kmod, store, ksm or none (auto: the first of them that works)")              \
     X(domain, "UPM_DOMAIN", kKey, "", "32 hex digits: key of the named domain to merge in")        \
+    X(socket, "UPM_SOCKET", kPath, "",                                                             \
+      "where upmd listens (backend store), if not where upmd(8) says")                             \
     X(verbose, "UPM_VERBOSE", kFlag, "0", "say on stderr, once, which backend is used and why")
 
 namespace upm::env {
 
-enum class Type : std::uint8_t { kChoice, kKey, kFlag };
+enum class Type : std::uint8_t { kChoice, kKey, kPath, kFlag };
 
 struct Variable {
     const char *name;

@@ -4,6 +4,7 @@
 #include "libupm/backend_kmod.hpp"
 #include "libupm/backend_ksm.hpp"
 #include "libupm/backend_none.hpp"
+#include "libupm/backend_store.hpp"
 #include "libupm/env.hpp"
 
 #include <cerrno>
@@ -85,11 +86,12 @@ void choose_named(const Wish &wish, const Catalog &catalog, Choice &choice) noex
 constinit KernelDevice kernel_device;
 constinit KmodBackend kmod_backend{kernel_device};
 constinit KsmBackend ksm_backend;
+constinit StoreBackend store_backend;
 constinit NoneBackend none_backend;
 
 constinit const CatalogRow kCatalog[] = {
     {"kmod", &kmod_backend},
-    {"store", nullptr},
+    {"store", &store_backend},
     {"ksm", &ksm_backend},
     {"none", &none_backend},
 };

@@ -20,7 +20,7 @@ struct CatalogRow {
 // In order of preference. The last row is the one that always works.
 using Catalog = std::span<const CatalogRow>;
 
-// The library's own: kmod, store (not built yet), ksm, none.
+// The library's own: kmod, store, ksm, none.
 Catalog default_catalog() noexcept;
 
 // What the environment asks for.

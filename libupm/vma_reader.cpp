@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstring>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace upm {
@@ -12,14 +13,19 @@ namespace upm {
 namespace {
 
 struct NamedFlag {
-    char name[3];
+    std::string_view name;
     VmaFlag flag;
 };
 
+// Of mappings, as the kernel and the backend store name them.
+constexpr NamedFlag kNames[] = {
+    {"[heap]", kVmaHeap}, {"[stack]", kVmaStack}, {"/memfd:upm-store", kVmaSegment}};
+
 constexpr NamedFlag kNamedFlags[] = {
-    {"ht", kVmaHugetlb}, {"io", kVmaSpecial}, {"pf", kVmaSpecial}, {"de", kVmaSpecial},
-    {"mm", kVmaSpecial}, {"dd", kVmaSecret},  {"wf", kVmaSecret},  {"dp", kVmaSecret},
-    {"um", kVmaUffd},    {"uw", kVmaUffd},    {"ui", kVmaUffd},    {"mg", kVmaMergeable},
+    {"ht", kVmaHugetlb}, {"io", kVmaSpecial},  {"pf", kVmaSpecial}, {"de", kVmaSpecial},
+    {"mm", kVmaSpecial}, {"dd", kVmaSecret},   {"wf", kVmaSecret},  {"dp", kVmaSecret},
+    {"um", kVmaUffd},    {"uw", kVmaUffd},     {"ui", kVmaUffd},    {"mg", kVmaMergeable},
+    {"lo", kVmaLocked},  {"dc", kVmaDontfork}, {"gd", kVmaStack},
 };
 
 // The next word of `line`, which shrinks by it.
@@ -58,6 +64,13 @@ bool parse_vma_header(std::string_view line, Vma &vma) noexcept {
         !parse_number(take_word(line), 10, inode))
         return false;
     vma.flags = (permissions[3] == 's' ? kVmaShared : 0U) | (inode != 0 ? kVmaFile : 0U);
+    vma.protection = (permissions[0] == 'r' ? PROT_READ : 0) |
+                     (permissions[1] == 'w' ? PROT_WRITE : 0) |
+                     (permissions[2] == 'x' ? PROT_EXEC : 0);
+    const std::string_view name = take_word(line);
+    for (const NamedFlag &named : kNames)
+        if (name == named.name)
+            vma.flags |= named.flag;
     return true;
 }
 
@@ -123,14 +136,26 @@ bool SmapsReader::line(std::string_view &line) noexcept {
     }
 }
 
+bool SmapsReader::next_header(Vma &vma) noexcept {
+    std::string_view text;
+    while (line(text))
+        if (parse_vma_header(text, vma))
+            return true;
+    return false;
+}
+
 bool SmapsReader::next(Vma &vma) noexcept {
     constexpr std::string_view kFlagsLine = "VmFlags:";
+    constexpr std::string_view kKeyLine = "ProtectionKey:";
     bool found = false;
     std::string_view text;
     while (line(text)) {
         if (!found)
             found = parse_vma_header(text, vma);
-        else if (text.starts_with(kFlagsLine)) {
+        else if (text.starts_with(kKeyLine)) {
+            text.remove_prefix(kKeyLine.size());
+            vma.flags |= take_word(text) != "0" ? kVmaKey : 0U;
+        } else if (text.starts_with(kFlagsLine)) {
             vma.flags |= parse_vm_flags(text.substr(kFlagsLine.size()));
             return true;
         }

@@ -20,12 +20,19 @@ enum VmaFlag : std::uint32_t {
     kVmaSecret = 1U << 4,    // dd wf dp
     kVmaUffd = 1U << 5,      // um uw ui
     kVmaMergeable = 1U << 6, // mg
+    kVmaLocked = 1U << 7,    // lo
+    kVmaDontfork = 1U << 8,  // dc
+    kVmaHeap = 1U << 9,      // from the name: [heap]
+    kVmaStack = 1U << 10,    // from the name: [stack]; gd
+    kVmaSegment = 1U << 11,  // from the name: a segment of the backend store
+    kVmaKey = 1U << 12,      // a protection key other than 0
 };
 
 struct Vma {
     std::uint64_t start = 0;
     std::uint64_t end = 0;
     std::uint32_t flags = 0;
+    int protection = 0; // PROT_READ | PROT_WRITE | PROT_EXEC
 };
 
 // Parsers of single lines, for the reader and its tests.
@@ -42,6 +49,8 @@ class SmapsReader {
 
     // The next mapping, in order of addresses. False at the end, or on an error.
     bool next(Vma &vma) noexcept;
+    // The same without the flags of the VmFlags line: for /proc/PID/maps.
+    bool next_header(Vma &vma) noexcept;
     [[nodiscard]] int error() const noexcept { return error_; }
 
   private:

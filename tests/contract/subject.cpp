@@ -2,8 +2,10 @@
 #include "tests/contract/subject.hpp"
 
 #include "libupm/backend_ksm.hpp"
+#include "tests/contract/broker_process.hpp"
 #include "tests/unit/support.hpp"
 
+#include <cstdlib>
 #include <filesystem>
 #include <gtest/gtest.h>
 
@@ -22,9 +24,17 @@ Backend *ksm_backend() {
     return &backend;
 }
 
+// A broker for this process alone: what others have published must not decide.
+void start_broker() {
+    static const BrokerProcess broker;
+    (void)::setenv("UPM_SOCKET", broker.socket().c_str(), 1);
+}
+
 Backend *find(const std::string &name) {
     if (name == "ksm")
         return ksm_backend();
+    if (name == "store")
+        start_broker();
     for (const CatalogRow &row : default_catalog())
         if (name == row.name)
             return row.backend;
@@ -56,7 +66,12 @@ Subject::Subject(const std::string &name) {
     engine_.start({.backend = name, .domain = ""}, rows);
 }
 
-int Subject::submit(const Request &request) {
+// Tests vouch for their memory where a backend asks for that: threads that write
+// to it do so by themselves, not by system calls, which is safe in each mode that
+// freezes by userfaultfd.
+int Subject::submit(Request request) {
+    if (can().quiescent)
+        request.flags |= UPM_QUIESCENT;
     const int ret = engine_.submit(request, counts_);
     EXPECT_EQ(counts_.pages, counts_.merged + counts_.inserted + counts_.zero + counts_.already +
                                  counts_.queued + counts_.unmerged + counts_.kept + skipped());

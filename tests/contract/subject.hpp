@@ -30,7 +30,7 @@ class Subject {
     Engine &engine() { return engine_; }
 
   private:
-    int submit(const Request &request);
+    int submit(Request request);
 
     Engine engine_;
     std::string unavailable_;

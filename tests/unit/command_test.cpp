@@ -28,7 +28,8 @@ using testing::StrEq;
 
 Finished upm(std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
     arguments.insert(arguments.begin(), UPM_COMMAND);
-    environment.insert(environment.begin(), {"UPM_BACKEND", "UPM_DOMAIN", "UPM_VERBOSE"});
+    environment.insert(environment.begin(), {"UPM_BACKEND", "UPM_DOMAIN", "UPM_VERBOSE",
+                                             "UPM_SOCKET=/proc/none/upmd.sock"});
     return run(arguments, environment);
 }
 

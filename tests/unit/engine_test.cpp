@@ -68,12 +68,22 @@ TEST(Engine, RejectsOverflow) {
 
 TEST(Engine, RejectsUnknownFlags) {
     Fixture fixture;
-    for (unsigned flag = 2; flag != 0; flag <<= 1U)
+    for (unsigned flag = 4; flag != 0; flag <<= 1U)
         EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .flags = flag}), -EINVAL) << flag;
     // Also for a range in which there is nothing to do: a program must not learn
     // of its mistake only when its blocks grow.
-    EXPECT_EQ(fixture.submit({.addr = kPage, .len = 0, .flags = 2}), -EINVAL);
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = 0, .flags = 4}), -EINVAL);
     EXPECT_TRUE(fixture.backend.calls().empty());
+}
+
+// Memory that nobody vouched for must not be frozen in a way that breaks writers.
+TEST(Engine, QuiescentIsARequirement) {
+    Fixture fixture;
+    fixture.backend.can.quiescent = true;
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage}), -EOPNOTSUPP);
+    EXPECT_TRUE(fixture.backend.calls().empty());
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .flags = UPM_QUIESCENT}), 0);
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .unmerge = true}), 0);
 }
 
 TEST(Engine, RejectsNegativePid) {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <gtest/gtest.h>
 #include <string>
+#include <sys/mman.h>
 #include <vector>
 
 namespace upm::test {
@@ -23,6 +24,21 @@ TEST(VmaHeader, Parses) {
     ASSERT_TRUE(
         parse_vma_header("ffffffffff600000-ffffffffff601000 --xp 0 00:00 0 [vsyscall]", vma));
     EXPECT_EQ(vma.end, 0xffffffffff601000U);
+}
+
+TEST(VmaHeader, ProtectionAndNames) {
+    Vma vma;
+    ASSERT_TRUE(parse_vma_header("1000-2000 rw-p 0 00:00 0   [heap]", vma));
+    EXPECT_EQ(vma.flags, kVmaHeap);
+    EXPECT_EQ(vma.protection, PROT_READ | PROT_WRITE);
+    ASSERT_TRUE(parse_vma_header("1000-2000 ---p 0 00:00 0   [stack]", vma));
+    EXPECT_EQ(vma.flags, kVmaStack);
+    EXPECT_EQ(vma.protection, PROT_NONE);
+    ASSERT_TRUE(parse_vma_header("1000-2000 r-xp 0 00:01 7 /memfd:upm-store (deleted)", vma));
+    EXPECT_EQ(vma.flags, kVmaFile | kVmaSegment);
+    EXPECT_EQ(vma.protection, PROT_READ | PROT_EXEC);
+    ASSERT_TRUE(parse_vma_header("1000-2000 r--p 0 00:01 7 /memfd:upm-storex (deleted)", vma));
+    EXPECT_EQ(vma.flags, kVmaFile);
 }
 
 TEST(VmaHeader, RefusesOtherLines) {
@@ -45,6 +61,7 @@ TEST(VmFlags, Parses) {
     EXPECT_EQ(parse_vm_flags("dd"), kVmaSecret);
     EXPECT_EQ(parse_vm_flags("wf"), kVmaSecret);
     EXPECT_EQ(parse_vm_flags("um dp"), kVmaUffd | kVmaSecret);
+    EXPECT_EQ(parse_vm_flags("lo dc gd"), kVmaLocked | kVmaDontfork | kVmaStack);
     EXPECT_EQ(parse_vm_flags(""), 0U);
 }
 

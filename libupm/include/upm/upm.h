@@ -65,6 +65,9 @@ struct upm_counts {
 
 /* flags of upm_advise */
 #define UPM_DRY_RUN (1u << 0) /* change nothing, predict the counts */
+/* The caller vouches that nobody writes to the range during the call, system calls
+ * included. Needed where upm_info.quiescent is 1, without effect elsewhere. */
+#define UPM_QUIESCENT (1u << 1)
 
 /*
  * upm_advise - merge the whole pages inside [addr, addr + len).
@@ -77,7 +80,8 @@ struct upm_counts {
  */
 int upm_advise(void *addr, size_t len, unsigned flags, struct upm_counts *counts);
 
-/* upm_unmerge - give merged pages of the range private copies again. */
+/* upm_unmerge - give merged pages of the range private copies again. Where
+ * upm_info.quiescent is 1, the caller vouches by the call itself. */
 int upm_unmerge(void *addr, size_t len, struct upm_counts *counts);
 
 /*
@@ -110,7 +114,7 @@ int upm_domain_use(int fd);
 
 /* Which backend is active, and why. Strings are static. */
 struct upm_info {
-	const char *backend; /* "kmod", "ksm", "none" */
+	const char *backend; /* "kmod", "store", "ksm", "none" */
 	const char *reason;  /* one line: why this one and not a better one */
 	const char *version; /* of the library */
 	uint32_t page_size;  /* bytes */
@@ -120,11 +124,14 @@ struct upm_info {
 	uint32_t unmerge;    /* 1: upm_unmerge works */
 	uint32_t dry_run;    /* 1: UPM_DRY_RUN works */
 	uint32_t domains;    /* 1: named domains work */
-	uint64_t reserved[4];
+	uint32_t restores;   /* 1: MADV_DONTNEED on merged pages brings their bytes back */
+	uint32_t quiescent;  /* 1: advise takes only calls with UPM_QUIESCENT */
+	uint32_t reserved32;
+	uint64_t reserved[3];
 };
 int upm_info(struct upm_info *info);
 
-/* Totals of the caller's domain (kmod) or of the machine (ksm). */
+/* Totals of the caller's domain (kmod, store) or of the machine (ksm). */
 struct upm_stats {
 	uint64_t pages_shared;	 /* shared pages in use */
 	uint64_t pages_sharing;	 /* further places that map one: pages saved */

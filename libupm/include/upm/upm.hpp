@@ -132,6 +132,8 @@ struct Options {
     // nullptr: the library's default (upm_domain_use, UPM_DOMAIN, or the user's).
     // Must stay open until the call, or the asynchronous work, has ended.
     const Domain *domain = nullptr;
+    // The caller vouches that nobody writes to the range meanwhile: UPM_QUIESCENT.
+    bool quiescent = false;
 };
 
 // Merges the whole pages inside [addr, addr + len). Idempotent; the bytes stay,
@@ -186,9 +188,15 @@ using Stats = struct ::upm_stats;
 // Which backend is active, and why.
 UPM_API Info info() noexcept;
 
-// Totals of the default domain (kmod) or of the machine (ksm).
+// Totals of the default domain (kmod, store) or of the machine (ksm).
 UPM_API Result<Stats> stats() noexcept;
 UPM_API Result<Stats> stats(const Domain &domain) noexcept;
+
+// What the service behind the active backend (upmd of the backend store) reports:
+// lines of Prometheus' text format, without a terminating zero. The length, cut to
+// that of `text`. Errors: EOPNOTSUPP (a backend without a service), ECONNREFUSED and
+// the like (the service is gone).
+UPM_API Result<std::size_t> describe_service(std::span<char> text) noexcept;
 
 // One row for each backend that the library knows, in order of preference: for
 // diagnosis; advise uses the active one.

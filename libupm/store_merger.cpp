@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: MIT
+//
+// Finding out where the content of each page is, or publishing it. What is done
+// to the program's memory is in store_settle.cpp.
+#include "libupm/store_merger.hpp"
+
+#include "libupm/store_scratch.hpp"
+#include "libupm/store_segment.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace upm::store {
+
+namespace {
+
+// Pages that are hashed to find out whether a window is known at all; a window
+// smaller than the second number is hashed as a whole.
+constexpr std::uint32_t kSample = 16;
+constexpr std::uint32_t kWorthSampling = 64;
+
+bool broken(int error) noexcept {
+    return error == -ECONNRESET || error == -EPROTO || error == -ETIMEDOUT || error == -ENOTCONN;
+}
+
+} // namespace
+
+Merger::Merger(const Tools &tools, upm_counts &counts) noexcept
+    : tools_(tools), counts_(counts), freezer_(tools.mode) {}
+
+Merger::~Merger() {
+    for (Open &open : open_)
+        close_segment(open, true);
+    if (slot_ != ConnectionPool::kSlots)
+        tools_.pool.put_back(slot_);
+    if (pagemap_ >= 0)
+        ::close(pagemap_);
+    if (scratch_ != nullptr)
+        (void)::munmap(scratch_, sizeof(Scratch));
+}
+
+int Merger::begin() noexcept {
+    void *const memory = ::mmap(nullptr, sizeof(Scratch), PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    scratch_ = static_cast<Scratch *>(memory);
+    pagemap_ = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    return pagemap_ >= 0 ? 0 : -errno;
+}
+
+int Merger::connect(const DomainKey &domain) noexcept {
+    std::size_t slot = 0;
+    const int ret = tools_.pool.acquire(tools_.path, domain, slot);
+    if (ret == 0)
+        slot_ = slot;
+    return ret;
+}
+
+int Merger::advise(const Vma &part) noexcept {
+    part_ = part;
+    guess_ = {};
+    int ret = 0;
+    for (std::uint64_t at = part.start; at < part.end && ret == 0;) {
+        const auto pages = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>(kMaxPages, (part.end - at) / page_size()));
+        ret = window(at, pages);
+        at += pages * page_size();
+    }
+    if (registered_)
+        freezer_.end();
+    registered_ = false;
+    return ret;
+}
+
+// Once more with a new connection if the broker went away: what it had found, its
+// segments' names and the seed of the hashes are of no use any more.
+int Merger::window(std::uint64_t start, std::uint32_t pages) noexcept {
+    window_ = start;
+    pages_ = pages;
+    int ret = classify();
+    if (ret != 0)
+        return ret;
+    ret = merge_window();
+    if (broken(ret)) {
+        for (Open &open : open_)
+            close_segment(open, false);
+        guess_ = {};
+        const int reopened = tools_.pool.reopen(tools_.path, slot_);
+        ret = reopened != 0 ? reopened : merge_window();
+    }
+    settle_zeros();
+    return ret;
+}
+
+int Merger::merge_window() noexcept {
+    const auto begin = scratch_->state;
+    for (std::uint32_t i = 0; i < pages_; ++i)
+        if (begin[i] == PageState::kNew || begin[i] == PageState::kKnown)
+            begin[i] = PageState::kTodo;
+    const auto todo =
+        static_cast<std::uint32_t>(std::count(begin, begin + pages_, PageState::kTodo));
+    if (todo == 0)
+        return 0;
+    int ret = todo > kWorthSampling || guess_.segment != kUnknown ? follow_guesses() : 0;
+    if (ret == 0)
+        ret = find_rest();
+    return ret;
+}
+
+// Sets the state of each page of the window, and counts those that are out of it.
+// Pages of a segment are no anonymous ones, until the program writes to them.
+int Merger::classify() noexcept {
+    const int ret = read_pagemap(window_, pages_, scratch_->pagemap);
+    if (ret != 0)
+        return ret;
+    const bool segment = (part_.flags & kVmaSegment) != 0;
+    for (std::uint32_t i = 0; i < pages_; ++i) {
+        const std::uint64_t entry = scratch_->pagemap[i];
+        scratch_->state[i] = PageState::kTodo;
+        if ((entry & kSwapped) != 0) {
+            skip(i, UPM_SKIPPED_SWAPPED);
+        } else if (segment && ((entry & kPresent) == 0 || (entry & kFilePage) != 0)) {
+            ++counts_.already;
+            finish(i, 1);
+        } else if ((entry & kPresent) == 0) {
+            skip(i, UPM_SKIPPED_NOT_PRESENT);
+        }
+    }
+    return 0;
+}
+
+// Programs load the same files in the same order. So the page after one that was
+// found is looked for behind it, and compared without being hashed.
+int Merger::follow_guesses() noexcept {
+    for (std::uint32_t from = 0; from < pages_;) {
+        while (from < pages_ && scratch_->state[from] != PageState::kTodo)
+            ++from;
+        if (from == pages_)
+            break;
+        if (guess_.segment == kUnknown) {
+            const int ret = sample(from);
+            if (ret != 0)
+                return ret;
+            if (guess_.segment == kUnknown)
+                break;
+        }
+        Group group{.first = from, .count = 0, .place = guess_, .guess = true};
+        while (from + group.count < pages_ &&
+               scratch_->state[from + group.count] == PageState::kTodo)
+            ++group.count;
+        const int ret = settle(group, from);
+        if (ret != 0)
+            return ret;
+    }
+    return 0;
+}
+
+// Looks a few pages up. Post: guess_ and its page `from`, or no guess.
+int Merger::sample(std::uint32_t &from) noexcept {
+    const std::uint32_t hashed = hash_pages(from, kSample);
+    if (hashed == 0)
+        return 0;
+    const int ret = connection().lookup({scratch_->hashes, hashed}, false,
+                                        {scratch_->places, hashed}, scratch_->packet);
+    if (ret != 0)
+        return ret;
+    for (std::uint32_t i = 0; i < hashed; ++i) {
+        if (scratch_->places[i].segment != kUnknown) {
+            guess_ = scratch_->places[i];
+            from = scratch_->index[i];
+            break;
+        }
+    }
+    return 0;
+}
+
+// Hashes up to `limit` pages that are to be done. Their hashes and numbers are
+// then in the scratch memory; pages of zeros are only marked.
+std::uint32_t Merger::hash_pages(std::uint32_t from, std::uint32_t limit) noexcept {
+    std::uint32_t hashed = 0;
+    const std::uint64_t seed = connection().seed();
+    for (std::uint32_t i = from; i < pages_ && hashed < limit; ++i) {
+        if (scratch_->state[i] != PageState::kTodo)
+            continue;
+        if (is_zero(page(i))) {
+            scratch_->state[i] = PageState::kZero;
+            continue;
+        }
+        scratch_->hashes[hashed] = XXH3_64bits_withSeed(page(i), page_size(), seed);
+        scratch_->index[hashed] = i;
+        ++hashed;
+    }
+    return hashed;
+}
+
+int Merger::find_rest() noexcept {
+    const std::uint32_t hashed = hash_pages(0, kMaxPages);
+    if (hashed == 0)
+        return 0;
+    int ret = connection().lookup({scratch_->hashes, hashed}, true, {scratch_->places, hashed},
+                                  scratch_->packet);
+    if (ret != 0)
+        return ret;
+    bool reserved = false;
+    for (std::uint32_t i = 0; i < hashed; ++i) {
+        const Place place = scratch_->places[i];
+        const bool ours = place.segment == kReserved;
+        if (place.segment == kRefused || place.segment == kUnknown)
+            skip(scratch_->index[i], UPM_SKIPPED_LIMIT);
+        else
+            scratch_->state[scratch_->index[i]] = ours ? PageState::kNew : PageState::kKnown;
+        reserved = reserved || ours;
+    }
+    // First what others may be waiting for.
+    if (reserved)
+        ret = insert(hashed);
+    return ret != 0 ? ret : settle_hashed(hashed);
+}
+
+// Gives each page that was reserved its number in the segment to be: equal ones
+// the same, as far as the mappings suffice that this will take.
+std::uint32_t Merger::number_unique(std::uint32_t hashed) noexcept {
+    constexpr std::uint32_t kMask = Scratch::kTable - 1;
+    std::memset(scratch_->table, 0, sizeof(scratch_->table));
+    const bool fold = tools_.budget.used.load() < RunBudget::kFree;
+    std::uint32_t unique = 0;
+    for (std::uint32_t i = 0; i < hashed; ++i) {
+        if (scratch_->places[i].segment != kReserved)
+            continue;
+        const std::uint64_t hash = scratch_->hashes[i];
+        auto at = static_cast<std::uint32_t>(hash) & kMask;
+        while (fold && scratch_->table[at] != 0 &&
+               scratch_->unique[scratch_->table[at] - 1U] != hash)
+            at = (at + 1) & kMask;
+        if (fold && scratch_->table[at] != 0) {
+            scratch_->places[i].page = scratch_->table[at] - 1U;
+            scratch_->state[scratch_->index[i]] = PageState::kKnown;
+            continue;
+        }
+        scratch_->unique[unique] = hash;
+        scratch_->places[i].page = unique;
+        scratch_->table[at] = static_cast<std::uint16_t>(++unique);
+    }
+    return unique;
+}
+
+// A segment of the new pages, or -errno.
+int Merger::make_pieces(std::uint32_t hashed) noexcept {
+    std::size_t pieces = 0;
+    std::uint32_t next = pages_; // the page that would continue the last piece
+    for (std::uint32_t i = 0; i < hashed; ++i) {
+        const std::uint32_t index = scratch_->index[i];
+        if (scratch_->state[index] != PageState::kNew)
+            continue;
+        if (index == next)
+            scratch_->pieces[pieces - 1].size += page_size();
+        else
+            scratch_->pieces[pieces++] = {.data = page(index), .size = page_size()};
+        next = index + 1;
+    }
+    return make_segment({scratch_->pieces, pieces});
+}
+
+// Publishes copies of the pages that this client has reserved. They are settled
+// like those of any other segment, so a page that changed meanwhile is left alone.
+int Merger::insert(std::uint32_t hashed) noexcept {
+    const std::uint32_t unique = number_unique(hashed);
+    const int fd = make_pieces(hashed);
+    std::uint32_t segment = kUnknown;
+    int ret = fd;
+    if (fd >= 0)
+        ret = connection().publish(fd, {scratch_->unique, unique}, segment, scratch_->packet);
+    else if (const int released = connection().release(); released != 0)
+        ret = released;
+    if (ret < 0) {
+        if (fd >= 0)
+            ::close(fd);
+        if (broken(ret))
+            return ret;
+        if (error_ == 0)
+            error_ = ret;
+        for (std::uint32_t i = 0; i < hashed; ++i)
+            if (scratch_->places[i].segment == kReserved)
+                skip(scratch_->index[i], fd >= 0 ? UPM_SKIPPED_LIMIT : UPM_SKIPPED_NOMEM);
+        return 0;
+    }
+    (void)adopt(segment, unique, fd);
+    for (std::uint32_t i = 0; i < hashed; ++i)
+        if (scratch_->places[i].segment == kReserved)
+            scratch_->places[i].segment = segment;
+    return 0;
+}
+
+// Maps all pages whose places are known, in groups as large as can be.
+int Merger::settle_hashed(std::uint32_t hashed) noexcept {
+    const auto ready = [&](std::uint32_t i) {
+        const PageState state = scratch_->state[scratch_->index[i]];
+        return state == PageState::kNew || state == PageState::kKnown;
+    };
+    for (std::uint32_t i = 0; i < hashed;) {
+        if (!ready(i)) {
+            ++i;
+            continue;
+        }
+        Group group{.first = scratch_->index[i], .count = 1, .place = scratch_->places[i]};
+        for (++i; i < hashed && ready(i) && scratch_->index[i] == group.first + group.count &&
+                  scratch_->places[i] ==
+                      Place{.segment = group.place.segment, .page = group.place.page + group.count};
+             ++i)
+            ++group.count;
+        std::uint32_t stopped = 0;
+        const int ret = settle(group, stopped);
+        if (ret != 0)
+            return ret;
+    }
+    // Not what they were, or not what somebody claimed.
+    for (std::uint32_t i = 0; i < hashed; ++i) {
+        if (!ready(i))
+            continue;
+        const std::uint32_t index = scratch_->index[i];
+        const bool same = XXH3_64bits_withSeed(page(index), page_size(), connection().seed()) ==
+                          scratch_->hashes[i];
+        skip(index, same && scratch_->places[i].segment != kUnknown ? UPM_SKIPPED_COLLISION
+                                                                    : UPM_SKIPPED_BUSY);
+    }
+    return 0;
+}
+
+Merger::Open *Merger::open_segment(std::uint32_t segment, int &error) noexcept {
+    for (Open &open : open_)
+        if (open.fd >= 0 && open.segment == segment)
+            return &open;
+    int fd = -1;
+    std::uint32_t pages = 0;
+    error = connection().get(segment, fd, pages);
+    return error == 0 ? &adopt(segment, pages, fd) : nullptr;
+}
+
+Merger::Open &Merger::adopt(std::uint32_t segment, std::uint32_t pages, int fd) noexcept {
+    Open &open = open_[next_open_++ % kOpen];
+    close_segment(open, true);
+    open = {.segment = segment, .pages = pages, .fd = fd, .mapped = 0};
+    return open;
+}
+
+void Merger::close_segment(Open &open, bool tell) noexcept {
+    if (open.fd < 0)
+        return;
+    if (tell && open.mapped != 0)
+        (void)connection().report(open.segment, open.mapped);
+    ::close(open.fd);
+    open = {};
+}
+
+void Merger::skip(std::uint32_t index, unsigned reason) noexcept {
+    ++counts_.skipped[reason];
+    finish(index, 1);
+}
+
+void Merger::finish(std::uint32_t first, std::uint32_t count) noexcept {
+    counts_.pages += count;
+    std::fill_n(scratch_->state + first, count, PageState::kDone);
+}
+
+int Merger::read_pagemap(std::uint64_t at, std::uint32_t pages, std::uint64_t *entries) noexcept {
+    const std::size_t size = pages * sizeof(*entries);
+    const auto offset = static_cast<off_t>(at / page_size() * sizeof(*entries));
+    const ssize_t got = ::pread(pagemap_, entries, size, offset);
+    if (got == static_cast<ssize_t>(size))
+        return 0;
+    return got < 0 ? -errno : -EIO;
+}
+
+std::uint64_t Merger::address(std::uint32_t index) const noexcept {
+    return window_ + index * page_size();
+}
+
+const std::byte *Merger::page(std::uint32_t index) const noexcept {
+    return reinterpret_cast<const std::byte *>(address(index));
+}
+
+} // namespace upm::store

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+//
+// What the two halves of the merger share. Its working memory is a mapping of its
+// own: nothing on the advise path may take memory from the program's heap.
+#ifndef UPM_STORE_SCRATCH_HPP
+#define UPM_STORE_SCRATCH_HPP
+
+#include "libupm/store_merger.hpp"
+#include "libupm/store_segment.hpp"
+
+#include <cstring>
+#include <unistd.h>
+
+namespace upm::store {
+
+// Bits of an entry of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+inline constexpr std::uint64_t kPresent = 1ULL << 63;
+inline constexpr std::uint64_t kSwapped = 1ULL << 62;
+inline constexpr std::uint64_t kFilePage = 1ULL << 61;
+inline constexpr std::uint64_t kWriteProtected = 1ULL << 57; // by userfaultfd
+
+inline std::uint64_t page_size() noexcept {
+    static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    return size;
+}
+
+inline bool is_zero(const std::byte *page) noexcept {
+    return page[0] == std::byte{0} && std::memcmp(page, page + 1, page_size() - 1) == 0;
+}
+
+struct Merger::Scratch {
+    static constexpr std::uint32_t kTable = 4 * kMaxPages; // a power of two
+
+    std::uint64_t pagemap[kMaxPages]; // of the window; later, of a frozen batch
+    PageState state[kMaxPages];       // of the window
+    bool mapped[kMaxPages];           // of the batch: something else is there now
+    std::uint64_t hashes[kMaxPages];  // of those pages that were hashed
+    std::uint32_t index[kMaxPages];   // which pages of the window these are
+    Place places[kMaxPages];          // and where they are to be found
+    std::uint64_t unique[kMaxPages];  // hashes of the segment that is being made
+    std::uint16_t table[kTable];      // over them: 1 + number, 0: free
+    Piece pieces[kMaxPages];
+    std::byte packet[kMaxPacket];
+};
+
+} // namespace upm::store
+
+#endif // UPM_STORE_SCRATCH_HPP

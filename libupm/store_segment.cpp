@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store_segment.hpp"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U // since Linux 6.3
+#endif
+
+namespace upm::store {
+
+namespace {
+
+constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+
+std::uint64_t page_size() noexcept {
+    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+int create() noexcept {
+    int fd = ::memfd_create(kSegmentName, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL)
+        fd = ::memfd_create(kSegmentName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return fd >= 0 ? fd : -errno;
+}
+
+// Beyond this limit the kernel does not only refuse: it sends SIGXFSZ.
+bool file_size_allowed(std::uint64_t size) noexcept {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+           limit.rlim_cur >= size;
+}
+
+// By write(2), not through a mapping: it copies into pages that need no clearing
+// first, and it fails with an error where a store would raise SIGBUS.
+int write_piece(int fd, const Piece &piece, off_t offset) noexcept {
+    std::size_t done = 0;
+    while (done < piece.size) {
+        const ssize_t put =
+            ::pwrite(fd, piece.data + done, piece.size - done, offset + static_cast<off_t>(done));
+        if (put > 0)
+            done += static_cast<std::size_t>(put);
+        else if (put == 0)
+            return -EIO;
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
+int fill(int fd, std::span<const Piece> pieces) noexcept {
+    off_t offset = 0;
+    for (const Piece &piece : pieces) {
+        const int ret = write_piece(fd, piece, offset);
+        if (ret != 0)
+            return ret;
+        offset += static_cast<off_t>(piece.size);
+    }
+    return ::fcntl(fd, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;
+}
+
+} // namespace
+
+int make_segment(std::span<const Piece> pieces) noexcept {
+    std::uint64_t size = 0;
+    for (const Piece &piece : pieces)
+        size += piece.size;
+    if (!file_size_allowed(size))
+        return -EFBIG;
+    const int fd = create();
+    if (fd < 0)
+        return fd;
+    const int ret = fill(fd, pieces);
+    if (ret == 0)
+        return fd;
+    ::close(fd);
+    return ret;
+}
+
+int check_segment(int fd, std::uint64_t pages) noexcept {
+    constexpr std::uint64_t kBlock = 512; // what st_blocks counts
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    if (seals < 0)
+        return errno == EBADF ? -EBADF : -EINVAL; // no memfd
+    constexpr int kNeeded = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
+    if ((seals & kNeeded) != kNeeded)
+        return -EPERM;
+    struct stat status {};
+    struct statfs system {};
+    if (::fstat(fd, &status) != 0 || ::fstatfs(fd, &system) != 0)
+        return -errno;
+    const std::uint64_t size = pages * page_size();
+    if (!S_ISREG(status.st_mode) || system.f_type != TMPFS_MAGIC ||
+        static_cast<std::uint64_t>(status.st_size) != size ||
+        static_cast<std::uint64_t>(status.st_blocks) * kBlock < size)
+        return -EINVAL;
+    return 0;
+}
+
+} // namespace upm::store

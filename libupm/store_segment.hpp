@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+//
+// Segments: sealed memfds that hold the shared pages. The kernel's seals are what
+// makes it safe to map one that a stranger made: nobody can change it any more.
+#ifndef UPM_STORE_SEGMENT_HPP
+#define UPM_STORE_SEGMENT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace upm::store {
+
+// As /proc/PID/maps shows a mapping of a segment: "/memfd:upm-store (deleted)".
+inline constexpr const char *kSegmentName = "upm-store";
+
+// A part of memory to copy into a segment.
+struct Piece {
+    const std::byte *data;
+    std::size_t size; // bytes
+};
+
+// Makes a segment of these pieces, one behind the other, and seals it. A
+// descriptor (close-on-exec), or -errno: EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG
+// (RLIMIT_FSIZE), EFAULT (unmapped meanwhile).
+int make_segment(std::span<const Piece> pieces) noexcept;
+
+// Whether `fd` is a segment of `pages` pages: a memfd of small pages, sealed
+// against writing and any change of size, all of it allocated (a hole would be
+// charged to whoever reads it). 0 or -errno: EBADF, EPERM (seals), EINVAL (size,
+// kind of file).
+int check_segment(int fd, std::uint64_t pages) noexcept;
+
+} // namespace upm::store
+
+#endif // UPM_STORE_SEGMENT_HPP

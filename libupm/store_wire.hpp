@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+//
+// What libupm and its broker upmd say to each other over a Unix socket of type
+// SOCK_SEQPACKET: one packet for a request, one for its reply, in the byte order
+// of the machine. Neither side trusts the other: each checks whatever it reads
+// (see docs/store.md). The only copy; upmd includes it.
+#ifndef UPM_STORE_WIRE_HPP
+#define UPM_STORE_WIRE_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <type_traits>
+
+namespace upm::store {
+
+inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
+inline constexpr std::uint16_t kVersion = 1;
+
+// Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
+// hands over that much at a time, so that those who wait can begin to merge.
+inline constexpr std::uint32_t kMaxPages = 4096;
+
+enum class Op : std::uint16_t {
+    kHello = 1, // first on each connection: joins a domain
+    kLookup,    // where are pages with these hashes; may reserve the unknown ones
+    kGet,       // the descriptor of a segment
+    kPublish,   // here is a segment, with the hashes of its pages
+    kRelease,   // gives a reservation up
+    kReport,    // so many more (or fewer) pages of a segment are mapped; no reply
+    kStats,     // of the domain
+    kMetrics,   // of the broker, as text
+};
+
+struct Header {
+    std::uint32_t magic = kMagic;
+    std::uint16_t version = kVersion;
+    std::uint16_t op = 0;
+    std::uint32_t length = 0; // of the whole packet, in bytes
+    std::uint32_t number = 0; // of the request; its reply carries the same
+};
+
+// Every reply begins with it; what follows is there only if error is 0.
+struct ReplyHeader {
+    Header header;
+    std::int32_t error = 0; // 0 or -errno
+    std::uint32_t reserved = 0;
+};
+
+// Where a page is. segment is an identifier, or one of the values below.
+struct Place {
+    std::uint32_t segment = 0;
+    std::uint32_t page = 0;
+    friend bool operator==(const Place &, const Place &) = default;
+};
+
+inline constexpr std::uint32_t kUnknown = 0;            // nobody has published it
+inline constexpr std::uint32_t kReserved = 0xffff'ffff; // unknown; yours to publish
+inline constexpr std::uint32_t kRefused = 0xffff'fffe;  // unknown; your quota is used up
+inline constexpr std::uint32_t kLastSegment = 0xffff'ff00;
+
+struct HelloRequest {
+    Header header;
+    std::uint32_t page_size = 0; // bytes
+    std::uint32_t named = 0;     // 1: the domain of `key`, 0: that of the user
+    std::uint8_t key[16] = {};
+};
+
+struct HelloReply {
+    ReplyHeader reply;
+    std::uint64_t seed = 0; // of the hashes in this domain
+};
+
+enum LookupFlag : std::uint32_t {
+    // Reserve what is unknown. If another client has reserved any of it, the
+    // reply waits until that one has published or given up.
+    kReserve = 1U << 0,
+};
+
+struct LookupRequest {
+    Header header;
+    std::uint32_t flags = 0;
+    std::uint32_t count = 0;
+    // followed by `count` hashes of 8 bytes
+};
+
+struct LookupReply {
+    ReplyHeader reply;
+    std::uint32_t count = 0;
+    std::uint32_t reserved = 0;
+    // followed by `count` places
+};
+
+struct GetRequest {
+    Header header;
+    std::uint32_t segment = 0;
+    std::uint32_t reserved = 0;
+};
+
+struct GetReply { // with the descriptor
+    ReplyHeader reply;
+    std::uint32_t segment = 0;
+    std::uint32_t pages = 0;
+};
+
+struct PublishRequest { // with the descriptor; ends the client's reservation
+    Header header;
+    std::uint32_t count = 0; // pages of the segment
+    std::uint32_t reserved = 0;
+    // followed by `count` hashes of 8 bytes
+};
+
+struct PublishReply {
+    ReplyHeader reply;
+    std::uint32_t segment = 0;
+    std::uint32_t reserved = 0;
+};
+
+struct ReportRequest {
+    Header header;
+    std::uint32_t segment = 0;
+    std::uint32_t reserved = 0;
+    std::int64_t pages = 0; // newly mapped; negative: no longer mapped
+};
+
+struct StatsReply {
+    ReplyHeader reply;
+    std::uint64_t pages_shared = 0;  // in segments that clients use
+    std::uint64_t pages_sharing = 0; // further places that map one, by their reports
+    std::uint64_t pages_unused = 0;  // in segments that wait for their end
+    std::uint64_t max_pages = 0;     // the user's quota
+    std::uint64_t metadata_bytes = 0;
+};
+
+// upmd writes a byte to this descriptor when it is started on demand: kListens, or
+// kOther if there is a broker for that socket already. It says nothing if it fails.
+inline constexpr int kReadyFd = 3;
+inline constexpr char kListens = 'L';
+inline constexpr char kOther = 'O';
+
+inline constexpr std::size_t kMaxText = 60'000; // of kMetrics
+inline constexpr std::size_t kMaxPacket = 64UL * 1024;
+
+static_assert(sizeof(LookupRequest) + kMaxPages * sizeof(std::uint64_t) <= kMaxPacket);
+static_assert(sizeof(LookupReply) + kMaxPages * sizeof(Place) <= kMaxPacket);
+static_assert(sizeof(ReplyHeader) + kMaxText <= kMaxPacket);
+static_assert(sizeof(HelloRequest) == 40 && sizeof(HelloReply) == 32 && sizeof(ReplyHeader) == 24);
+static_assert(sizeof(ReportRequest) == 32 && sizeof(StatsReply) == 64 && sizeof(Place) == 8);
+
+// Takes the fixed part of a packet out of `bytes`; false if it is too short.
+template <class T>
+[[nodiscard]] bool take(std::span<const std::byte> &bytes, T &into) noexcept {
+    static_assert(std::is_trivially_copyable_v<T>);
+    if (bytes.size() < sizeof(T))
+        return false;
+    std::memcpy(&into, bytes.data(), sizeof(T));
+    bytes = bytes.subspan(sizeof(T));
+    return true;
+}
+
+// Takes the whole rest of a packet as `count` elements; false if it is not that.
+template <class T>
+[[nodiscard]] bool take_all(std::span<const std::byte> &bytes, T *into,
+                            std::uint32_t count) noexcept {
+    static_assert(std::is_trivially_copyable_v<T>);
+    if (count > kMaxPages || bytes.size() != count * sizeof(T))
+        return false;
+    std::memcpy(into, bytes.data(), bytes.size());
+    bytes = {};
+    return true;
+}
+
+} // namespace upm::store
+
+#endif // UPM_STORE_WIRE_HPP

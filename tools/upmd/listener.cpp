@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+#include "tools/upmd/listener.hpp"
+
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <stdexcept>
+#include <string_view>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <system_error>
+#include <unistd.h>
+
+namespace upm::upmd {
+
+namespace {
+
+constexpr int kSystemdFd = 3; // SD_LISTEN_FDS_START, sd_listen_fds(3)
+constexpr int kBacklog = 1024;
+
+[[noreturn]] void fail(const std::string &what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+int number(const char *text) {
+    int value = -1;
+    const std::string_view view = text != nullptr ? text : "";
+    (void)std::from_chars(view.data(), view.data() + view.size(), value);
+    return value;
+}
+
+// In a folder that others may write to, somebody could put another socket in this
+// one's place, and clients would talk to a stranger (they check, but get nowhere).
+void prepare_folder(const std::string &folder, unsigned mode) {
+    const mode_t everyone = (mode & 0077U) != 0 ? 0755 : 0700;
+    if (::mkdir(folder.c_str(), everyone) != 0 && errno != EEXIST)
+        fail("cannot make the folder " + folder);
+    struct stat status {};
+    if (::stat(folder.c_str(), &status) != 0)
+        fail(folder);
+    if (!S_ISDIR(status.st_mode))
+        throw std::runtime_error(folder + " is no folder");
+    const bool sticky = (status.st_mode & S_ISVTX) != 0;
+    if (status.st_uid != ::geteuid() && status.st_uid != 0)
+        throw std::runtime_error(fmt::format("the folder {} belongs to user {}, not to this one",
+                                             folder, status.st_uid));
+    if ((status.st_mode & 022U) != 0 && !sticky)
+        throw std::runtime_error(
+            fmt::format("others may write to the folder {}: chmod go-w it", folder));
+}
+
+Descriptor listen_at(const std::string &path, unsigned mode) {
+    Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        fail("socket");
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path))
+        throw std::runtime_error(
+            fmt::format("the socket's path is longer than {} bytes", sizeof(address.sun_path) - 1));
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+        fail("cannot remove the old socket " + path);
+    const mode_t before = ::umask(0777U & ~mode);
+    const int bound =
+        ::bind(socket.get(), reinterpret_cast<const sockaddr *>(&address), sizeof(address));
+    (void)::umask(before);
+    if (bound != 0 || ::listen(socket.get(), kBacklog) != 0)
+        fail("cannot listen at " + path);
+    return socket;
+}
+
+} // namespace
+
+bool Listener::take_from_systemd() {
+    const bool ours = number(std::getenv("LISTEN_PID")) == ::getpid();
+    const int count = number(std::getenv("LISTEN_FDS"));
+    if (!ours || count <= 0)
+        return false;
+    int type = 0;
+    int listening = 0;
+    socklen_t size = sizeof(type);
+    const int flags = ::fcntl(kSystemdFd, F_GETFL);
+    if (count != 1 || flags < 0 ||
+        ::getsockopt(kSystemdFd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
+        ::getsockopt(kSystemdFd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 ||
+        type != SOCK_SEQPACKET || listening == 0)
+        throw std::runtime_error(
+            "what systemd passed on is not one listening socket (ListenSequentialPacket=)");
+    (void)::fcntl(kSystemdFd, F_SETFL, flags | O_NONBLOCK);
+    (void)::fcntl(kSystemdFd, F_SETFD, FD_CLOEXEC);
+    socket_ = Descriptor(kSystemdFd);
+    return true;
+}
+
+bool Listener::make(const std::string &path, unsigned mode) {
+    if (path.empty() || path.front() != '/')
+        throw std::runtime_error("the socket needs an absolute path, not '" + path + "'");
+    prepare_folder(std::filesystem::path(path).parent_path(), mode);
+    // Whoever holds the lock is the broker; it goes with its process.
+    const std::string lock = path + ".lock";
+    lock_ = Descriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!lock_)
+        fail("cannot open " + lock);
+    if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK)
+            return false;
+        fail("cannot lock " + lock);
+    }
+    socket_ = listen_at(path, mode);
+    path_ = path;
+    return true;
+}
+
+// The lock's file stays: to remove it would let two brokers hold two of them.
+Listener::~Listener() {
+    if (!path_.empty())
+        (void)::unlink(path_.c_str());
+}
+
+} // namespace upm::upmd

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT
+//
+// upmd: the broker of libupm's backend store; see upmd(8).
+#include "libupm/env.hpp"
+#include "libupm/store_wire.hpp"
+#include "tools/upmd/listener.hpp"
+#include "tools/upmd/server.hpp"
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cxxopts.hpp>
+#include <exception>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace upm::upmd {
+
+namespace {
+
+constexpr std::uint64_t kMib = 1024UL * 1024;
+
+struct Options {
+    std::string socket;
+    unsigned mode = 0600;
+    bool on_demand = false;
+    Settings settings;
+};
+
+std::uint64_t page_size() {
+    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+std::uint64_t half_of_memory_mib() {
+    return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / 2 * page_size() / kMib;
+}
+
+unsigned parse_mode(const std::string &text) {
+    std::size_t used = 0;
+    const unsigned long mode = std::stoul(text, &used, 8);
+    if (used != text.size() || mode > 0777)
+        throw std::runtime_error("--mode takes an octal mode as of chmod, not '" + text + "'");
+    return static_cast<unsigned>(mode);
+}
+
+cxxopts::Options description() {
+    cxxopts::Options options("upmd", "Broker of libupm's backend store; see upmd(8).\n");
+    options.custom_help("[OPTION...]");
+    const std::string half = std::to_string(half_of_memory_mib());
+    options.add_options()                                                                  //
+        ("socket", "listen here (default: UPM_SOCKET, else as upmd(8) says)",              //
+         cxxopts::value<std::string>(), "PATH")                                            //
+        ("mode", "of the socket; 0666 serves other users as well",                         //
+         cxxopts::value<std::string>()->default_value("0600"), "MODE")                     //
+        ("quota", "MiB that one user may have published",                                  //
+         cxxopts::value<std::uint64_t>()->default_value(half), "MIB")                      //
+        ("max", "MiB that all users may have published together",                          //
+         cxxopts::value<std::uint64_t>()->default_value(half), "MIB")                      //
+        ("expire", "seconds that a segment is kept after its last user",                   //
+         cxxopts::value<std::uint64_t>()->default_value("300"), "S")                       //
+        ("lease", "seconds in which a client must publish what it has reserved",           //
+         cxxopts::value<std::uint64_t>()->default_value("10"), "S")                        //
+        ("idle-exit", "end after so many seconds without a client or a segment; 0: never", //
+         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                         //
+        ("metrics", "write metrics into this file every 10 s, in Prometheus' text format", //
+         cxxopts::value<std::string>()->default_value(""), "FILE")                         //
+        ("on-demand", "as started by the library: ends when idle for 60 s, says nothing")  //
+        ("version", "print the version")("h,help", "this text");
+    return options;
+}
+
+Options parse(const cxxopts::ParseResult &given) {
+    Options options;
+    if (given.count("socket") != 0)
+        options.socket = given["socket"].as<std::string>();
+    options.mode = parse_mode(given["mode"].as<std::string>());
+    options.on_demand = given.count("on-demand") != 0;
+    Settings &settings = options.settings;
+    settings.limits.quota_pages = given["quota"].as<std::uint64_t>() * kMib / page_size();
+    settings.limits.max_pages = given["max"].as<std::uint64_t>() * kMib / page_size();
+    settings.limits.expire_ms = given["expire"].as<std::uint64_t>() * 1000;
+    settings.limits.lease_ms = given["lease"].as<std::uint64_t>() * 1000;
+    settings.idle_exit_ms = given["idle-exit"].as<std::uint64_t>() * 1000;
+    if (options.on_demand && settings.idle_exit_ms == 0)
+        settings.idle_exit_ms = 60'000;
+    settings.metrics_file = given["metrics"].as<std::string>();
+    return options;
+}
+
+// As libupm looks for it; see libupm/store_spawn.cpp.
+std::string default_socket() {
+    const std::string_view wanted = env::text(env::socket);
+    if (!wanted.empty())
+        return std::string(wanted);
+    const uid_t uid = ::geteuid();
+    if (uid == 0)
+        return "/run/upm/upmd.sock";
+    const std::string session = fmt::format("/run/user/{}", uid);
+    struct stat status {};
+    if (::lstat(session.c_str(), &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == uid)
+        return session + "/upm/upmd.sock";
+    return fmt::format("/tmp/upm-{}/upmd.sock", uid);
+}
+
+// Each segment is one open file.
+void raise_file_limit(Limits &limits) {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)::setrlimit(RLIMIT_NOFILE, &limit);
+    (void)::getrlimit(RLIMIT_NOFILE, &limit);
+    // Half of them, so that clients can still connect.
+    limits.max_segments =
+        static_cast<std::uint32_t>(std::min<rlim_t>(limits.max_segments, limit.rlim_cur / 2));
+}
+
+void block_signals() {
+    sigset_t signals;
+    (void)::sigemptyset(&signals);
+    for (const int signal : {SIGTERM, SIGINT})
+        (void)::sigaddset(&signals, signal);
+    (void)::sigprocmask(SIG_BLOCK, &signals, nullptr);
+    (void)std::signal(SIGPIPE, SIG_IGN);
+}
+
+void tell(bool on_demand, char word) {
+    if (!on_demand)
+        return;
+    const ssize_t unused = ::write(store::kReadyFd, &word, 1);
+    (void)unused;
+    (void)::close(store::kReadyFd);
+}
+
+int run(int argc, char **argv) {
+    cxxopts::Options known = description();
+    const cxxopts::ParseResult given = known.parse(argc, argv);
+    if (given.count("help") != 0) {
+        fmt::print("{}", known.help());
+        return 0;
+    }
+    if (given.count("version") != 0) {
+        fmt::print("upmd {}\n", UPM_VERSION);
+        return 0;
+    }
+    if (!given.unmatched().empty())
+        throw std::runtime_error("stray argument '" + given.unmatched().front() + "'");
+    Options options = parse(given);
+    raise_file_limit(options.settings.limits);
+    block_signals();
+    Listener listener;
+    if (!listener.take_from_systemd()) {
+        const std::string path = options.socket.empty() ? default_socket() : options.socket;
+        if (!listener.make(path, options.mode)) {
+            tell(options.on_demand, store::kOther);
+            if (!options.on_demand)
+                throw std::runtime_error("a broker runs at " + path + " already");
+            return 0;
+        }
+    }
+    Server server(listener.take(), options.settings);
+    tell(options.on_demand, store::kListens);
+    server.run();
+    return 0;
+}
+
+} // namespace
+
+} // namespace upm::upmd
+
+int main(int argc, char **argv) {
+    try {
+        return upm::upmd::run(argc, argv);
+    } catch (const std::exception &error) {
+        (void)std::fprintf(stderr, "upmd: %s\n", error.what());
+        return 1;
+    }
+}
