@@ -10,6 +10,8 @@
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
 ##   lint        every static check (tools/dev/lint)
 ##   bench       benchmarks, in a VM
+##   demo        N containers of a function, without and with UPM (N=16 MODEL=alexnet
+##               or resnet50, BACKEND=auto); with KERNEL=6.1 the demo-vm
 ##   demo-vm     N containers of an image-recognition function in a VM (N=4)
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
@@ -18,7 +20,7 @@
 ##   clean       remove build/
 ##   help        this text
 ##
-## Variables: PREFIX=/usr/local  DESTDIR=  JOBS=<cores>  N=4  KERNEL=
+## Variables: PREFIX=/usr/local  DESTDIR=  JOBS=<cores>  N=  KERNEL=
 ##            KERNELS=<releases to build the module for; default: all with headers>
 ##
 ## What is missing on a Debian system is installed by apt-get, saying so, when
@@ -27,7 +29,9 @@
 PREFIX  ?= /usr/local
 DESTDIR ?=
 JOBS    ?= $(shell nproc)
-N       ?= 4
+N       ?=
+MODEL   ?= alexnet
+BACKEND ?= auto
 KERNEL  ?=
 DEB_ARCH ?= amd64
 
@@ -39,7 +43,7 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-debug lint bench \
-	demo-vm docs install uninstall dkms clean help
+	demo demo-vm docs install uninstall dkms clean help
 
 all: user kmod
 
@@ -138,8 +142,15 @@ test-debug: all $(call deps,vm) kmod-debug
 bench: all $(call deps,vm)
 	@bench/run $(if $(KERNEL),--kernel $(KERNEL))
 
+ifeq ($(KERNEL),)
+demo: user $(call deps,faas demo)
+	@faas-integration/demo -n $(or $(N),16) --model $(MODEL) --backend $(BACKEND)
+else
+demo: demo-vm
+endif
+
 demo-vm: all $(call deps,vm demo)
-	@faas-integration/demo-vm/run -n $(N) $(if $(KERNEL),--kernel $(KERNEL))
+	@faas-integration/demo-vm/run -n $(or $(N),4) $(if $(KERNEL),--kernel $(KERNEL))
 
 lint: all $(call deps,lint docs)
 	@tools/dev/lint

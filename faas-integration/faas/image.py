@@ -22,7 +22,7 @@ from faas.functions import Function
 HERE = Path(__file__).resolve().parents[1]
 SERVER = HERE / "runtimes" / "http" / "server.py"
 
-BASE_PACKAGES = ("base-files", "coreutils", "dash", "libc-bin", "libc6", "python3")
+BASE_PACKAGES = ("base-files", "coreutils", "dash", "libc-bin", "libc6", "python3", "util-linux")
 ALTERNATIVES = Path("/var/lib/dpkg/alternatives")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 LEFT_OUT = re.compile(
@@ -138,7 +138,7 @@ def base(directory: Path, packages: Iterable[str], programs: Iterable[Path]) -> 
     programs = list(programs)
     versions = _output("dpkg-query", "-W", *names).splitlines()
     linked = [f"{p} {_output('ldd', str(p)).count('=>')}" for p in programs]
-    stamp = _stamp(["1", *versions, *linked])
+    stamp = _stamp(["2", *versions, *linked])
     if _is_current(directory, stamp):
         return directory
     print(f"making an image of {len(names)} packages in {directory}", flush=True)
