@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ctime>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -51,15 +52,21 @@ int read_domain(int fd, DomainKey &domain) noexcept {
     return 0;
 }
 
-// Memory that the calling thread needs while memory is frozen: its own stack and
-// its thread-local variables (errno).
-bool holds_this_thread(const Vma &vma) noexcept {
-    const char here = 0;
-    const auto inside = [&](const void *address) {
-        const auto value = reinterpret_cast<std::uint64_t>(address);
-        return vma.start <= value && value < vma.end;
+// Whether a part holds memory that the calling thread needs while that is frozen:
+// the stack around here, and its thread control block with errno and what the
+// kernel keeps there for it (rseq). In a thread of glibc one lies above the other.
+bool holds_this_thread(const Vma &part) noexcept {
+    constexpr std::uint64_t kStack = 256UL * 1024;
+    constexpr std::uint64_t kBlock = 4096; // sizeof(struct pthread) is about 2300
+    const char local = 0;
+    const auto here = reinterpret_cast<std::uint64_t>(&local);
+    const auto block = static_cast<std::uint64_t>(::pthread_self());
+    const auto error = reinterpret_cast<std::uint64_t>(&errno);
+    const auto overlaps = [&](std::uint64_t start, std::uint64_t end) {
+        return part.start < end && start < part.end;
     };
-    return inside(&here) || inside(&errno);
+    return overlaps(here - kStack, here + kStack) || overlaps(block, block + kBlock) ||
+           overlaps(error, error + sizeof(errno));
 }
 
 // Whether a mapping is none that can be replaced by one of a segment without a
@@ -190,7 +197,7 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
         if (call.unmerge && (vma.flags & kVmaSegment) == 0) {
             counts.pages += (part.end - part.start) / page_size();
             counts.kept += (part.end - part.start) / page_size();
-        } else if (excluded(vma, reason)) {
+        } else if (excluded(part, reason)) {
             count_skipped(part.end - part.start, reason, counts);
         } else {
             ret = call.unmerge ? merger.unmerge(part) : merger.advise(part);
@@ -204,7 +211,10 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
     return merger.error();
 }
 
-int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
+int StoreBackend::run(const Call &call, upm_counts &result) noexcept {
+    // Here, since `result` may lie in the range: nothing there can be written to
+    // while it is frozen.
+    upm_counts counts{};
     const std::uint64_t start = now_ns();
     DomainKey domain;
     int ret = read_domain(call.domain_fd, domain);
@@ -224,6 +234,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
             ret = run_parts(call, merger, counts);
     }
     counts.nanoseconds = now_ns() - start;
+    result = counts;
     return ret;
 }
 

@@ -287,7 +287,7 @@ bool Broker::answer_lookup(Client &client, const Header &header, std::uint32_t f
         }
         places[i].segment = store::kReserved;
     }
-    if (!client.lease.empty()) {
+    if (reserve && !client.lease.empty()) {
         client.lease_end = now + limits_.lease_ms;
         users_[client.uid].pages += client.lease.size();
         pages_ += client.lease.size();
