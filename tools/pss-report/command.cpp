@@ -5,6 +5,7 @@
 
 #include "tools/pss-report/collect.hpp"
 #include "tools/pss-report/errors.hpp"
+#include "tools/pss-report/estimate.hpp"
 #include "tools/pss-report/options.hpp"
 #include "tools/pss-report/output.hpp"
 #include "tools/pss-report/recording.hpp"
@@ -39,7 +40,23 @@ Style style_of(const Options &options) {
     return style;
 }
 
-std::string rendered(const Options &options, const Snapshot &snapshot) {
+std::string estimated(const Options &options, const Snapshot &snapshot, Root &root) {
+    EstimateOptions how;
+    how.by = options.by;
+    how.max_cpu = options.max_cpu;
+    how.max_memory = options.max_memory;
+    how.progress = ::isatty(STDERR_FILENO) != 0;
+    const Estimate result = estimate(root, snapshot, how);
+    if (options.format == Format::kTable)
+        return to_table(result, style_of(options)) + notes(snapshot, style_of(options));
+    Json json = to_json(make_report(snapshot, options.by), snapshot, options.limit);
+    json["estimate"] = to_json(result);
+    return dump(json) + "\n";
+}
+
+std::string rendered(const Options &options, const Snapshot &snapshot, Root &root) {
+    if (options.estimate)
+        return estimated(options, snapshot, root);
     Report report = make_report(snapshot, options.by);
     sort_rows(report.rows, options.sort, options.reverse);
     switch (options.format) {
@@ -67,7 +84,7 @@ int report(const Options &options) {
         snapshot.n = options.n;
         if (!options.record.empty())
             record(options.record, snapshot);
-        write_atomically(options.output, rendered(options, snapshot));
+        write_atomically(options.output, rendered(options, snapshot, collector.root()));
         if (options.watch == 0 || done == options.count)
             return kSuccess;
         if (options.format == Format::kTable)

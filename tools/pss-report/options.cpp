@@ -42,6 +42,10 @@ constexpr OptionRow kOptions[] = {
     {"View", "limit", "this many rows", Takes::kText, "ROWS"},
     {"View", "units", "auto, B, K, M, G or pages", Takes::kText, "UNIT"},
 
+    {"View", "e,estimate", "read and hash the memory: what would merging save?"},
+    {"View", "max-cpu", "use so much of one processor for that", Takes::kText, "PERCENT"},
+    {"View", "max-memory", "and so much memory (256M); K, M, G", Takes::kText, "BYTES"},
+
     {"Output", "json", "one JSON document"},
     {"Output", "csv", "comma-separated values"},
     {"Output", "prom", "Prometheus's text format"},
@@ -170,6 +174,23 @@ void take_view(const Given &given, Options &options) {
     options.output = given.text("output", "-");
 }
 
+void take_estimate(const Given &given, Options &options) {
+    options.estimate = given.has("estimate");
+    options.max_cpu = given.real("max-cpu", 100, 1, 100);
+    if (given.has("max-memory")) {
+        const auto bytes = parse_bytes(given.text("max-memory"));
+        if (!bytes || *bytes < std::uint64_t{1} << 20U)
+            throw UsageError("--max-memory: bytes, 1M or more");
+        options.max_memory = *bytes;
+    }
+    if (!options.estimate)
+        return;
+    if (options.format != Format::kTable && options.format != Format::kJson)
+        throw UsageError("--estimate prints a table or --json");
+    if (!options.root.empty())
+        throw UsageError("--estimate reads the memory of real processes: not with --root");
+}
+
 void take_runs(const Given &given, Options &options) {
     options.watch = given.real("watch", 0, 0.01, 86400);
     options.count = given.number("count", 0, 1);
@@ -207,6 +228,7 @@ Options parse_options(const std::vector<std::string> &arguments) {
         const Given given(parsed);
         take_selection(given, options);
         take_view(given, options);
+        take_estimate(given, options);
         take_runs(given, options);
     } catch (const cxxopts::exceptions::exception &error) {
         throw UsageError(printable(error.what()));

@@ -17,6 +17,8 @@ namespace upm::pss {
 enum class Format : std::uint8_t { kTable, kJson, kCsv, kPrometheus };
 enum class Color : std::uint8_t { kAuto, kAlways, kNever };
 
+// In the order of the help.
+// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding)
 struct Options {
     std::string root; // of /proc and /sys, for tests
     CollectOptions collect = {};
@@ -29,6 +31,10 @@ struct Options {
     Format format = Format::kTable;
     Color color = Color::kAuto;
     std::string output = "-";
+
+    bool estimate = false;
+    double max_cpu = 100;                                 // per cent of one processor
+    std::uint64_t max_memory = std::uint64_t{256} << 20U; // bytes of bookkeeping
 
     double watch = 0;        // seconds between reports; 0: one report
     std::uint64_t count = 0; // reports; 0: until interrupted
