@@ -6,6 +6,7 @@
 #include "tools/upm/report.hpp"
 #include "tools/upm/text.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -90,6 +91,26 @@ Json own_stats_json() {
             {"metadata_bytes", found->metadata_bytes}};
 }
 
+// "upmd_domain_pages{domain="user:0"} 12" of the backend's service, as an object.
+Json service_json() {
+    constexpr std::size_t kMost = 60'000; // what upmd sends
+    std::string text(kMost, '\0');
+    const Result<std::size_t> size = describe_service(text);
+    if (!size)
+        return nullptr;
+    Json values = Json::object();
+    std::string_view rest = std::string_view(text).substr(0, *size);
+    while (!rest.empty()) {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+        const std::size_t blank = line.rfind(' ');
+        if (blank != std::string_view::npos)
+            values[std::string(line.substr(0, blank))] =
+                value_json(std::string(line.substr(blank + 1)));
+    }
+    return values;
+}
+
 Json status_json(const Root &root) {
     const Info found = upm::info();
     return {{"command", "status"},
@@ -105,6 +126,7 @@ Json status_json(const Root &root) {
               {"domains", found.domains != 0}}},
             {"page_size", found.page_size},
             {"stats", own_stats_json()},
+            {"service", service_json()},
             {"module", module_json(root)}};
 }
 
@@ -172,6 +194,8 @@ std::string status_text(const Json &status) {
         status["version"].get<std::string>(), printable(status["reason"].get<std::string>()),
         capabilities_text(status["capabilities"]));
     text += stats_text(status);
+    if (!status["service"].is_null())
+        text += pairs_text("broker", status["service"]);
     const Json &module = status["module"];
     if (module.is_null())
         return text + fmt::format("\nmodule   not loaded (no {})\n", kSysfs);
