@@ -112,7 +112,7 @@ std::string status_text(const DriverApi &api, abi::Status status);
 [[gnu::format(printf, 2, 3)]] int fail(int error, const char *format, ...) noexcept;
 
 // True while this thread works for the library itself: the hook then stays out.
-bool &inside_library() noexcept;
+UPM_API bool &inside_library() noexcept;
 
 class InsideLibrary {
   public:

@@ -97,7 +97,7 @@ UPM_DEVICE void add_block(const Row *row, u64 index, const Keys &keys, Sum &sum)
 #endif
     for (u32 i = 0; i < kRowsPerBlock; ++i) {
         const Row m = row[static_cast<u64>(i) * kLanes];
-        const u32 *const k = &keys.words[i * 4];
+        const u32 *const k = &keys.words[static_cast<u64>(i) * 4];
         first += static_cast<u64>(m.x + k[0]) * (m.y + k[1]);
         first += static_cast<u64>(m.z + k[2]) * (m.w + k[3]);
         second += static_cast<u64>(m.x + k[4]) * (m.y + k[5]);

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+//
+// A program that knows nothing of the hook: shares a buffer, then does what its
+// arguments say to it by ordinary driver calls. It is linked to the fake driver.
+//
+//   hooked direct|dlsym|procaddress ACTION…
+//
+// Prints "shared=N bytes=same|different" after each action, and the error if any.
+#include "cuda-cow/driver/abi.hpp"
+#include "cuda-cow/fake/image.hpp"
+
+#include <cstdio>
+#include <cstring>
+#include <dlfcn.h>
+#include <string>
+#include <upm/cuda.hpp>
+#include <vector>
+
+using namespace upm::cuda;
+using upm::Result;
+
+extern "C" {
+abi::Status cuLaunchKernel(abi::Function, unsigned, unsigned, unsigned, unsigned, unsigned,
+                           unsigned, unsigned, abi::Stream, void **, void **);
+abi::Status cuMemcpyHtoD_v2(Address, const void *, std::size_t);
+abi::Status cuMemcpyDtoH_v2(void *, Address, std::size_t);
+abi::Status cuMemcpyDtoD_v2(Address, Address, std::size_t);
+abi::Status cuMemsetD8_v2(Address, unsigned char, std::size_t);
+abi::Status cuCtxSynchronize();
+abi::Status cuModuleLoadData(abi::Module *, const void *);
+abi::Status cuModuleGetFunction(abi::Function *, abi::Module, const char *);
+abi::Status cuDevicePrimaryCtxRetain(abi::Context *, abi::Device);
+abi::Status cuCtxSetCurrent(abi::Context);
+abi::Status cuGetProcAddress_v2(const char *, void **, int, std::uint64_t, int *);
+}
+
+namespace {
+
+constexpr std::size_t kUnit = 65536;
+constexpr std::size_t kBytes = 4 * kUnit;
+
+// Writes 0x11 through its second parameter if the third is not zero.
+void copy_kernel(const fake::Launch &, void **parameters) {
+    const auto *const from = *static_cast<unsigned char **>(parameters[0]);
+    auto *const to = *static_cast<unsigned char **>(parameters[1]);
+    if (*static_cast<int *>(parameters[2]) != 0)
+        std::memset(to, 0x11 + from[0] - from[0], 16);
+}
+
+constexpr std::size_t kSizes[] = {8, 8, 4};
+constexpr fake::ImageFunction kFunctions[] = {
+    {"_Z9all_constPKhS0_i", 3, kSizes, copy_kernel},
+    {"_Z6writesPKhPhi", 3, kSizes, copy_kernel},
+};
+constexpr fake::Image kImage{.count = 2, .functions = kFunctions};
+
+struct Calls {
+    decltype(&cuLaunchKernel) launch = cuLaunchKernel;
+    decltype(&cuMemsetD8_v2) memset = cuMemsetD8_v2;
+    decltype(&cuMemcpyDtoD_v2) copy = cuMemcpyDtoD_v2;
+};
+
+Calls find_calls(const std::string &way) {
+    Calls calls;
+    if (way == "dlsym") {
+        void *const driver = ::dlopen("libcuda.so.1", RTLD_NOW);
+        calls.launch = reinterpret_cast<decltype(calls.launch)>(::dlsym(driver, "cuLaunchKernel"));
+        calls.memset = reinterpret_cast<decltype(calls.memset)>(::dlsym(driver, "cuMemsetD8_v2"));
+        calls.copy = reinterpret_cast<decltype(calls.copy)>(::dlsym(driver, "cuMemcpyDtoD_v2"));
+    } else if (way == "procaddress") {
+        const auto find = [](const char *name) {
+            void *found = nullptr;
+            (void)cuGetProcAddress_v2(name, &found, 13000, 0, nullptr);
+            return found;
+        };
+        calls.launch = reinterpret_cast<decltype(calls.launch)>(find("cuLaunchKernel"));
+        calls.memset = reinterpret_cast<decltype(calls.memset)>(find("cuMemsetD8"));
+        calls.copy = reinterpret_cast<decltype(calls.copy)>(find("cuMemcpyDtoD"));
+    }
+    return calls;
+}
+
+class Program {
+  public:
+    explicit Program(const std::string &way) : calls_(find_calls(way)) {}
+
+    bool start() {
+        Result<Runtime> opened = Runtime::open();
+        if (!opened)
+            return false;
+        runtime_ = *opened;
+        for (Buffer *buffer : {&from_, &to_}) {
+            Result<Buffer> made =
+                Buffer::allocate(runtime_, kBytes, {.extent_bytes = kUnit, .name = "weights"});
+            if (!made)
+                return false;
+            *buffer = std::move(*made);
+        }
+        abi::Context context = nullptr;
+        abi::Module module = nullptr;
+        return cuDevicePrimaryCtxRetain(&context, 0) == 0 && cuCtxSetCurrent(context) == 0 &&
+               cuModuleLoadData(&module, &kImage) == 0 &&
+               cuModuleGetFunction(&all_const_, module, "_Z9all_constPKhS0_i") == 0 &&
+               cuModuleGetFunction(&writes_, module, "_Z6writesPKhPhi") == 0 && fill(from_, 1) &&
+               fill(to_, 2);
+    }
+
+    void run(const std::string &action) {
+        abi::Status status = act(action);
+        if (status == abi::kSuccess)
+            status = cuCtxSynchronize();
+        std::vector<unsigned char> now(kBytes);
+        if (status == abi::kSuccess)
+            status = cuMemcpyDtoH_v2(now.data(), to_.address(), kBytes);
+        if (status != abi::kSuccess) {
+            (void)std::printf("%s: error=%d\n", action.c_str(), status);
+            return;
+        }
+        (void)std::printf("%s: shared=%llu,%llu bytes=%s\n", action.c_str(),
+                          static_cast<unsigned long long>(from_.stats().shared),
+                          static_cast<unsigned long long>(to_.stats().shared),
+                          now == model_ ? "same" : "different");
+        model_ = now;
+    }
+
+  private:
+    bool fill(const Buffer &buffer, unsigned char value) {
+        model_.assign(kBytes, value);
+        return cuMemcpyHtoD_v2(buffer.address(), model_.data(), kBytes) == 0;
+    }
+
+    abi::Status launch(abi::Function function, int write) {
+        Address from = from_.address();
+        Address to = to_.address() + kUnit + 16;
+        void *parameters[] = {&from, &to, &write};
+        return calls_.launch(function, 1, 1, 1, 1, 1, 1, 0, nullptr, parameters, nullptr);
+    }
+
+    abi::Status act(const std::string &action) {
+        if (action == "advise")
+            return from_.advise() && to_.advise() ? abi::kSuccess : abi::kUnknown;
+        if (action == "memset")
+            return calls_.memset(to_.address() + kUnit, 7, 1);
+        if (action == "copy")
+            return calls_.copy(to_.address(), from_.address(), 2 * kUnit);
+        if (action == "const")
+            return launch(all_const_, 0);
+        if (action == "lie")
+            return launch(all_const_, 1);
+        if (action == "write")
+            return launch(writes_, 1);
+        if (action == "read")
+            return launch(writes_, 0);
+        return abi::kInvalidValue;
+    }
+
+    Calls calls_;
+    Runtime runtime_;
+    Buffer from_;
+    Buffer to_;
+    abi::Function all_const_ = nullptr;
+    abi::Function writes_ = nullptr;
+    std::vector<unsigned char> model_;
+};
+
+} // namespace
+
+int main(int argc, char **argv) {
+    if (argc < 2)
+        return 2;
+    Program program(argv[1]);
+    if (!program.start()) {
+        (void)std::printf("cannot start: %s\n", last_error());
+        return 1;
+    }
+    for (int i = 2; i < argc; ++i)
+        program.run(argv[i]);
+    return 0;
+}
