@@ -4,6 +4,7 @@
 #include "tools/pss-report/command.hpp"
 
 #include "tools/pss-report/collect.hpp"
+#include "tools/pss-report/diff.hpp"
 #include "tools/pss-report/errors.hpp"
 #include "tools/pss-report/estimate.hpp"
 #include "tools/pss-report/options.hpp"
@@ -93,10 +94,22 @@ int report(const Options &options) {
     }
 }
 
+int compare(const Options &options) {
+    const Snapshot before = read_recording(options.diff[0]).back();
+    const Snapshot after = read_recording(options.diff[1]).back();
+    write_atomically(options.output,
+                     options.format == Format::kJson
+                         ? dump(diff_json(before, after, options.by)) + "\n"
+                         : diff_table(before, after, options.by, style_of(options)));
+    return kSuccess;
+}
+
 int dispatch(const std::vector<std::string> &arguments) {
     const Options options = parse_options(arguments);
     if (options.help || options.version)
         return kSuccess;
+    if (!options.diff.empty())
+        return compare(options);
     return report(options);
 }
 

@@ -58,6 +58,9 @@ constexpr OptionRow kOptions[] = {
     {"Recording", "tag", "a name for this snapshot", Takes::kText, "TEXT"},
     {"Recording", "n", "how many copies of the function run now", Takes::kText, "NUMBER"},
 
+    {"Recording", "diff", "compare the last snapshots of two files: --diff A --diff B",
+     Takes::kList, "FILE"},
+
     {"Other", "root", "read proc, sys and etc below this folder", Takes::kText, "DIR"},
     {"Other", "h,help", "print this help"},
     {"Other", "V,version", "print the version"},
@@ -197,6 +200,12 @@ void take_runs(const Given &given, Options &options) {
     if (options.count != 0 && options.watch == 0)
         throw UsageError("--count needs --watch");
     options.record = given.text("record");
+    options.diff = given.list("diff");
+    if (!options.diff.empty() && options.diff.size() != 2)
+        throw UsageError("--diff: give it twice, before and after");
+    if (!options.diff.empty() && options.format != Format::kTable &&
+        options.format != Format::kJson)
+        throw UsageError("--diff prints a table or --json");
     options.tag = given.text("tag");
     if (given.has("n"))
         options.n = static_cast<std::int64_t>(given.number("n", 0));

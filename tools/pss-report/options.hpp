@@ -39,7 +39,8 @@ struct Options {
     double watch = 0;        // seconds between reports; 0: one report
     std::uint64_t count = 0; // reports; 0: until interrupted
 
-    std::string record; // a file to add to
+    std::string record;                 // a file to add to
+    std::vector<std::string> diff = {}; // two recordings
     std::string tag;
     std::int64_t n = -1;
 

@@ -2,6 +2,7 @@
 #include "tools/pss-report/recording.hpp"
 
 #include "tests/unit/pss/root.hpp"
+#include "tools/pss-report/diff.hpp"
 #include "tools/pss-report/errors.hpp"
 
 #include <gmock/gmock.h>
@@ -54,6 +55,29 @@ TEST(Recording, SaysWhatIsWrong) {
     expect_refused(R"({"schema": 1, "by": "process", "rows": [{"pid": "x"}]})", "no recording");
     expect_refused(R"({"schema": 1, "by": "process", "page_size": 0, "rows": []})", "page_size");
     expect_refused("[1]\n", "no recording");
+}
+
+TEST(Diff, PartsOfTheGainAddUp) {
+    Snapshot before = test::fixed_snapshot(false);
+    Snapshot after = before;
+    after.system.upm["pages_zero"] = 10; // dropped: 40 KiB
+    Usage &usage = after.processes[0].usage;
+    usage.rss -= 100 << 10; // of it 60 KiB are trimmed
+    usage.pss -= 400 << 10;
+    usage.saved += 250 << 10;
+    const Gains parts = gains(before, after);
+    EXPECT_EQ(parts.pss, 400 << 10);
+    EXPECT_EQ(parts.zero, 40 << 10);
+    EXPECT_EQ(parts.trim, 60 << 10);
+    EXPECT_EQ(parts.merge, 250 << 10);
+    EXPECT_EQ(parts.rest, 50 << 10);
+    after.processes[0].command = "new";
+    const Json json = diff_json(before, after, GroupBy::kCommand);
+    EXPECT_EQ(json["rows"].size(), 3U);
+    EXPECT_EQ(json["total"]["pss"]["change"], -(400 << 10));
+    EXPECT_THAT(diff_table(before, after, GroupBy::kCommand, {}),
+                testing::HasSubstr("PSS gained +400K: merged +250K, zero pages +40.0K, "
+                                   "trimmed +60.0K, other sharing +50.0K"));
 }
 
 } // namespace
