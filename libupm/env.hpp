@@ -11,18 +11,25 @@
 // X(id, name, type, default, meaning)
 //
 // Types: kChoice (one of a few words), kKey (32 hex digits), kPath (a file), kFlag
-// ("" and "0" are off, everything else is on).
+// ("" and "0" are off, everything else is on), kBytes (a number, with K, M or G for
+// powers of 1024), kNumber.
 #define UPM_ENV_TABLE(X)                                                                           \
     X(backend, "UPM_BACKEND", kChoice, "auto",                                                     \
       "backend: auto, kmod, store, ksm or none (auto: the first of them that works)")              \
     X(domain, "UPM_DOMAIN", kKey, "", "32 hex digits: key of the named domain to merge in")        \
     X(socket, "UPM_SOCKET", kPath, "",                                                             \
       "where upmd listens (backend store), if not where upmd(8) says")                             \
-    X(verbose, "UPM_VERBOSE", kFlag, "0", "say on stderr, once, which backend is used and why")
+    X(verbose, "UPM_VERBOSE", kFlag, "0",                                                          \
+      "say on stderr which backend is used and why, and at exit what the hook did")                \
+    X(min_bytes, "UPM_MIN_BYTES", kBytes, "64K", "hook: smallest block that it looks after")       \
+    X(trigger, "UPM_TRIGGER", kChoice, "idle", "hook: advise when: idle, manual or signal")        \
+    X(idle_ms, "UPM_IDLE_MS", kNumber, "100", "hook: idle is that long without work, ms")          \
+    X(scope, "UPM_SCOPE", kChoice, "blocks", "hook: advise blocks, or all private memory")         \
+    X(profile, "UPM_PROFILE", kFlag, "0", "hook: tell at exit which allocations were merged")
 
 namespace upm::env {
 
-enum class Type : std::uint8_t { kChoice, kKey, kPath, kFlag };
+enum class Type : std::uint8_t { kChoice, kKey, kPath, kFlag, kBytes, kNumber };
 
 struct Variable {
     const char *name;

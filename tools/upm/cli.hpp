@@ -20,6 +20,9 @@ namespace upm::tool {
 inline constexpr int kSuccess = 0;
 inline constexpr int kFailure = 1; // some target, or some check, failed
 inline constexpr int kUsage = 2;
+// Of upm run, as with env(1) and sh(1).
+inline constexpr int kNotExecutable = 126;
+inline constexpr int kNotFound = 127;
 
 // A command's arguments, its name first.
 using Arguments = std::vector<std::string>;
@@ -28,6 +31,7 @@ int run_advise(const Arguments &arguments);
 int run_unmerge(const Arguments &arguments);
 int run_status(const Arguments &arguments);
 int run_doctor(const Arguments &arguments);
+int run_run(const Arguments &arguments);
 
 struct Command {
     const char *name;
@@ -37,6 +41,7 @@ struct Command {
 
 // A command adds a row here, and gets its line of help by that.
 inline constexpr Command kCommands[] = {
+    {"run", "run a program that merges its memory when it is idle", run_run},
     {"advise", "merge the memory of running processes", run_advise},
     {"unmerge", "give merged memory private copies again", run_unmerge},
     {"status", "show the active backend, its settings and what it saves", run_status},

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT
+#include "preload/adviser.hpp"
+
+#include "preload/blocks.hpp"
+#include "preload/pass.hpp"
+#include "preload/real.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <string_view>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace upm::hook {
+
+namespace {
+
+constexpr std::size_t kStackSize = 256UL * 1024;
+// A thread costs more than what less memory than this could save; and programs
+// that stay small stay single-threaded, as some of them must (unshare, setns).
+constexpr std::uint64_t kStartBytes = 1UL << 20;
+// Idle: that many ticks in a row with next to nothing done. The allowance is for
+// programs that wake up to look at a clock.
+constexpr unsigned kTicks = 4;
+constexpr std::uint64_t kAllowedShare = 50;
+constexpr std::uint64_t kAllowedNs = 20'000;
+constexpr std::uint64_t kLongestPauseNs = 60'000'000'000;
+
+constinit Settings settings;
+constinit std::atomic<bool> thread_runs{false};
+constinit std::atomic<pid_t> home{0}; // the process in which the thread belongs
+// Changes whenever there is something new for the thread, which sleeps on it.
+constinit std::atomic<std::uint32_t> bell{0};
+constinit std::atomic<bool> asleep{false};
+constinit std::atomic<bool> no_backend{false};
+
+void ring() noexcept {
+    bell.fetch_add(1);
+    (void)::syscall(SYS_futex, &bell, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// Until the bell has another value than `seen`; UINT64_MAX: as long as it takes.
+void sleep_until_bell(std::uint32_t seen, std::uint64_t ns) noexcept {
+    timespec timeout{};
+    timeout.tv_sec = static_cast<time_t>(ns / 1'000'000'000U);
+    timeout.tv_nsec = static_cast<long>(ns % 1'000'000'000U);
+    (void)::syscall(SYS_futex, &bell, FUTEX_WAIT_PRIVATE, seen,
+                    ns == UINT64_MAX ? nullptr : &timeout, nullptr, 0);
+}
+
+void sleep_ns(std::uint64_t ns) noexcept {
+    timespec time{};
+    time.tv_sec = static_cast<time_t>(ns / 1'000'000'000U);
+    time.tv_nsec = static_cast<long>(ns % 1'000'000'000U);
+    (void)::nanosleep(&time, nullptr);
+}
+
+// A thread in uninterruptible sleep waits for a disk, which may be filling a block
+// right now. /proc/self/task/ID/stat: "ID (name) D ...".
+bool waits_for_disk() noexcept {
+    DIR *const tasks = ::opendir("/proc/self/task");
+    if (tasks == nullptr)
+        return false;
+    bool found = false;
+    while (const dirent *entry = ::readdir(tasks)) {
+        char path[64];
+        char text[256];
+        (void)std::snprintf(path, sizeof(path), "%.20s/stat", entry->d_name);
+        const int fd = ::openat(::dirfd(tasks), path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        const ssize_t got = ::read(fd, text, sizeof(text));
+        ::close(fd);
+        const std::string_view line(text, got > 0 ? static_cast<std::size_t>(got) : 0);
+        const std::size_t end = line.rfind(')');
+        found = found || (end != std::string_view::npos && line.substr(end, 3) == ") D");
+    }
+    ::closedir(tasks);
+    return found;
+}
+
+void wait_until_idle() noexcept {
+    const std::uint64_t tick = std::max<std::uint64_t>(settings.idle_ns / kTicks, 1'000'000);
+    unsigned quiet = 0;
+    std::uint64_t cpu = others_cpu_ns();
+    while (quiet < kTicks && !passes_stopped()) {
+        // While it is busy, looking once in a while is enough.
+        const std::uint64_t pause = quiet == 0 ? std::max(tick, settings.idle_ns / 2) : tick;
+        sleep_ns(pause);
+        const std::uint64_t now = others_cpu_ns();
+        quiet = now - cpu <= pause / kAllowedShare + kAllowedNs ? quiet + 1 : 0;
+        cpu = now;
+        if (quiet == kTicks && waits_for_disk())
+            quiet = 0;
+    }
+}
+
+// Until there is a new block, or an old one is due and the program did something
+// that may have changed it.
+void wait_for_work(std::uint32_t seen) noexcept {
+    constexpr std::uint64_t kShortestPauseNs = 1'000'000;
+    const std::uint64_t cpu = others_cpu_ns();
+    std::uint64_t pause = 0;
+    while (bell.load() == seen && !passes_stopped()) {
+        const std::uint64_t due = settings.trigger == Trigger::kIdle ? next_pass_ns() : UINT64_MAX;
+        const std::uint64_t now = now_ns();
+        if (due <= now && pause != 0 && others_cpu_ns() - cpu > kAllowedNs)
+            return;
+        pause = due == UINT64_MAX
+                    ? UINT64_MAX
+                    : std::clamp(due > now ? due - now : 0,
+                                 std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
+                                 kLongestPauseNs);
+        asleep = true;
+        sleep_until_bell(seen, pause);
+        asleep = false;
+    }
+}
+
+void *run(void * /*unused*/) noexcept {
+    const Guard guard;
+    (void)::pthread_setname_np(::pthread_self(), "upm-hook");
+    std::uint32_t seen = bell.load();
+    if (settings.trigger == Trigger::kSignal)
+        wait_for_work(seen);
+    while (!passes_stopped()) {
+        seen = bell.load();
+        const bool idle = settings.trigger == Trigger::kIdle;
+        if (idle)
+            wait_until_idle();
+        upm_counts counts;
+        const Wanted wanted{.mark = 0, .forced = !idle, .interruptible = idle};
+        if (run_pass(settings, wanted, counts) == EOPNOTSUPP) {
+            no_backend = true;
+            break;
+        }
+        wait_for_work(seen);
+    }
+    return nullptr;
+}
+
+void start_thread() noexcept {
+    const Guard guard;
+    pthread_attr_t attributes;
+    if (::pthread_attr_init(&attributes) != 0)
+        return;
+    (void)::pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    (void)::pthread_attr_setstacksize(&attributes, kStackSize);
+    // Signals are the program's: their handlers must not run on our small stack.
+    sigset_t everything;
+    sigset_t before;
+    (void)::sigfillset(&everything);
+    (void)::pthread_sigmask(SIG_SETMASK, &everything, &before);
+    pthread_t thread{};
+    if (::pthread_create(&thread, &attributes, run, nullptr) == EINVAL) {
+        // glibc puts thread-local variables on the stack, and some have many
+        (void)::pthread_attr_setstacksize(&attributes, 8UL << 20);
+        (void)::pthread_create(&thread, &attributes, run, nullptr);
+    }
+    (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    (void)::pthread_attr_destroy(&attributes);
+}
+
+void on_signal(int /*number*/) noexcept {
+    const int error = errno;
+    ring();
+    errno = error;
+}
+
+void watch_signal() noexcept {
+    const int number = SIGRTMAX - kSignalBelowMax;
+    struct sigaction now {};
+    if (::sigaction(number, nullptr, &now) != 0 || now.sa_handler != SIG_DFL)
+        return; // the program has its own use for it
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    (void)::sigaction(number, &action, nullptr);
+}
+
+void after_fork_child() noexcept {
+    pass_after_fork_child();
+    blocks_after_fork_child();
+    home = ::getpid();
+    asleep = false;
+    thread_runs = false; // started again by the next new block
+}
+
+} // namespace
+
+void start_adviser(const Settings &chosen) noexcept {
+    settings = chosen;
+    home = ::getpid();
+    (void)::pthread_atfork(pass_before_fork, pass_after_fork_parent, after_fork_child);
+    if (settings.trigger == Trigger::kSignal)
+        watch_signal();
+}
+
+bool notice_block(bool may_start) noexcept {
+    if (no_backend.load(std::memory_order_relaxed))
+        return false;
+    if (settings.trigger == Trigger::kManual)
+        return true;
+    if (!thread_runs.load(std::memory_order_relaxed)) {
+        // In the child of a vfork or of a bare clone, it would be another's thread.
+        if (!may_start || block_totals().live_bytes < kStartBytes || ::getpid() != home.load() ||
+            thread_runs.exchange(true))
+            return true;
+        start_thread();
+    }
+    if (settings.trigger != Trigger::kIdle)
+        return true; // its bell is for the signal
+    if (asleep.load())
+        ring();
+    else
+        bell.fetch_add(1);
+    return true;
+}
+
+int advise_now(std::uint64_t mark, upm_counts &counts) noexcept {
+    const Wanted wanted{.mark = mark, .forced = true, .interruptible = false};
+    const int error = run_pass(settings, wanted, counts);
+    if (error == EOPNOTSUPP)
+        no_backend = true;
+    return -error;
+}
+
+void stop_adviser() noexcept {
+    stop_passes();
+}
+
+void fill_report(upm_hook_stats &report) noexcept {
+    report = {};
+    const BlockTotals &blocks = block_totals();
+    report.blocks = blocks.blocks;
+    report.bytes = blocks.bytes;
+    report.live_blocks = blocks.live_blocks;
+    report.live_bytes = blocks.live_bytes;
+    fill_pass_report(report);
+}
+
+} // namespace upm::hook

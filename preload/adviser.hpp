@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+//
+// Decides when the hook's memory is advised, and does it: in a thread of its own
+// when the program is idle or a signal comes, in the caller's on request.
+#ifndef UPM_PRELOAD_ADVISER_HPP
+#define UPM_PRELOAD_ADVISER_HPP
+
+#include "preload/settings.hpp"
+
+#include <upm/hook.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace upm::hook {
+
+// The signal of UPM_TRIGGER=signal is SIGRTMAX minus this: neither POSIX nor any
+// common runtime gives it a meaning.
+inline constexpr int kSignalBelowMax = 2;
+
+// Once, before the first block.
+void start_adviser(const Settings &settings) noexcept;
+
+// There is a new block: the thread is started, or woken, if need be. False: no
+// backend was found, so that there is no use in further blocks. An allocator may
+// hold its locks while it calls mmap: to start a thread then, which allocates, would
+// never end; may_start is false there.
+bool notice_block(bool may_start) noexcept;
+
+// Advises now, in the calling thread, blocks numbered `mark` and above. 0 or -errno.
+int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
+
+// Waits for the piece that is being advised and starts no new one.
+void stop_adviser() noexcept;
+
+void fill_report(upm_hook_stats &report) noexcept;
+
+// True once a backend is in use that maps something else over the blocks (store).
+// Calls that rely on a block's being one anonymous mapping need care then.
+bool backend_remaps() noexcept;
+
+// While it lives, nothing is being advised.
+class NoAdvise {
+  public:
+    NoAdvise() noexcept;
+    NoAdvise(const NoAdvise &) = delete;
+    NoAdvise &operator=(const NoAdvise &) = delete;
+    ~NoAdvise();
+};
+
+} // namespace upm::hook
+
+#endif // UPM_PRELOAD_ADVISER_HPP

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT
+#include "preload/blocks.hpp"
+
+#include "preload/address_map.hpp"
+#include "preload/page.hpp"
+#include "preload/real.hpp"
+#include "preload/stacks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <sys/mman.h>
+
+namespace upm::hook {
+
+namespace {
+
+// Above this many blocks at once the real allocator serves: a process may have
+// 65530 mappings (vm.max_map_count), and the rest is the program's.
+constexpr std::uint32_t kMaxBlocks = 16384;
+
+constinit std::array<Block, kMaxBlocks> records;
+constinit std::atomic<std::uint32_t> used_records{0};
+// Index of the first empty record + 1, and above it a count of changes, so that a
+// list that changed and changed back is not taken for the same one.
+constinit std::atomic<std::uint64_t> empty_list{0};
+constinit AddressMap<Block> by_address;
+constinit std::atomic<std::uint64_t> next_number{1};
+constinit BlockTotals totals;
+
+// --- records ---
+
+Block *new_record() noexcept {
+    std::uint64_t head = empty_list.load();
+    while ((head & UINT32_MAX) != 0) {
+        Block &block = records[(head & UINT32_MAX) - 1];
+        const std::uint64_t rest = (head >> 32) + 1;
+        if (empty_list.compare_exchange_weak(head, rest << 32 | block.next)) {
+            block.state = State::kHeld;
+            return &block;
+        }
+    }
+    std::uint32_t index = used_records.load();
+    while (index < kMaxBlocks)
+        if (used_records.compare_exchange_weak(index, index + 1)) {
+            records[index].state = State::kHeld;
+            return &records[index];
+        }
+    return nullptr;
+}
+
+// Pre: nobody else can hold it: kHeld by this thread.
+void end_record(Block &block) noexcept {
+    block.state = State::kEmpty;
+    const auto own_index = static_cast<std::uint64_t>(&block - records.data()) + 1;
+    std::uint64_t head = empty_list.load();
+    do
+        block.next = static_cast<std::uint32_t>(head & UINT32_MAX);
+    while (!empty_list.compare_exchange_weak(head, ((head >> 32) + 1) << 32 | own_index));
+}
+
+bool take(Block &block, State from, State to) noexcept {
+    return block.state.compare_exchange_strong(from, to);
+}
+
+void reset(Block &block, bool own) noexcept {
+    block.advised = false;
+    block.hands_off = false;
+    block.own = own;
+    block.history = History();
+    block.resume_at = 0;
+    block.number = next_number.fetch_add(1);
+    block.stack = capture_stack(block.len);
+}
+
+void count_live(const Block &block, bool up) noexcept {
+    const std::size_t len = block.len;
+    if (up) {
+        ++totals.blocks;
+        totals.bytes += len;
+        ++totals.live_blocks;
+        totals.live_bytes += len;
+    } else {
+        --totals.live_blocks;
+        totals.live_bytes -= len;
+    }
+}
+
+void free_mapping(Block &block) noexcept {
+    char *const addr = block.addr;
+    const std::size_t len = block.len;
+    if (take(block, State::kLive, State::kHeld)) {
+        by_address.clear(addr, &block);
+        count_live(block, false);
+        end_record(block);
+    } else if (take(block, State::kBusy, State::kBusyFreed)) {
+        by_address.clear(addr, &block);
+        --totals.live_blocks;
+        totals.live_bytes -= len;
+    }
+}
+
+// Makes a record of what lies at [addr, addr + len) public. Pre: kHeld.
+bool publish(Block &block, char *addr, std::size_t len, bool own) noexcept {
+    Block *const before = by_address.find(addr);
+    if (before != nullptr && before != &block && !before->own)
+        free_mapping(*before); // ended without our knowledge
+    block.addr = addr;
+    block.len = len;
+    reset(block, own);
+    if (!by_address.set(addr, &block))
+        return false;
+    count_live(block, true);
+    block.state = State::kLive;
+    return true;
+}
+
+// --- the cache ---
+//
+// Programs that allocate and free large blocks again and again would otherwise
+// pay for fresh pages each time. The amounts are those up to which glibc's malloc
+// keeps freed memory (M_MMAP_THRESHOLD_MAX, and a trim threshold of twice that).
+// Blocks that were advised never get here.
+
+constexpr std::size_t kMaxCachedBlock = 32UL << 20;
+constexpr std::size_t kMaxCachedBytes = 64UL << 20;
+
+struct Slot {
+    std::atomic<Block *> block{nullptr};
+    std::atomic<std::size_t> len{0}; // of the block, as a hint
+};
+constinit std::array<Slot, 64> cache;
+constinit std::atomic<std::size_t> cached_bytes{0};
+
+// Pre: kHeld, not in by_address any more. false: no room.
+bool cache_put(Block &block) noexcept {
+    const std::size_t len = block.len;
+    if (len > kMaxCachedBlock)
+        return false;
+    if (cached_bytes.fetch_add(len) + len <= kMaxCachedBytes) {
+        block.state = State::kCached;
+        for (Slot &slot : cache) {
+            Block *none = nullptr;
+            if (slot.block.load(std::memory_order_relaxed) == nullptr &&
+                slot.block.compare_exchange_strong(none, &block)) {
+                slot.len = len;
+                return true;
+            }
+        }
+        block.state = State::kHeld;
+    }
+    cached_bytes -= len;
+    return false;
+}
+
+// Takes what a slot holds, as kHeld.
+Block *cache_take(Slot &slot) noexcept {
+    Block *const block = slot.block.exchange(nullptr);
+    if (block != nullptr) {
+        cached_bytes -= block->len;
+        block->state = State::kHeld;
+    }
+    return block;
+}
+
+Block *cache_get(std::size_t len, std::size_t alignment) noexcept {
+    if (cached_bytes.load(std::memory_order_relaxed) < len)
+        return nullptr;
+    const std::size_t most = len + len / 4;
+    for (Slot &slot : cache) {
+        const std::size_t hint = slot.len.load(std::memory_order_relaxed);
+        if (hint < len || hint > most || slot.block.load(std::memory_order_relaxed) == nullptr)
+            continue;
+        Block *const block = cache_take(slot);
+        if (block == nullptr)
+            continue;
+        const auto addr = reinterpret_cast<std::uintptr_t>(block->addr.load());
+        if (block->len >= len && block->len <= most && addr % alignment == 0)
+            return block;
+        if (!cache_put(*block)) { // the slot was filled anew between hint and taking
+            (void)real().munmap(block->addr, block->len);
+            end_record(*block);
+        }
+    }
+    return nullptr;
+}
+
+// --- mappings ---
+
+char *map_pages(std::size_t len, std::size_t alignment) noexcept {
+    const std::size_t extra = alignment > kPageSize ? alignment - kPageSize : 0;
+    if (len + extra < len)
+        return nullptr;
+    void *const memory = real().mmap(nullptr, len + extra, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return nullptr;
+    auto *const first = static_cast<char *>(memory);
+    if (extra == 0)
+        return first;
+    const std::size_t before =
+        (alignment - reinterpret_cast<std::uintptr_t>(first) % alignment) % alignment;
+    if (before > 0)
+        (void)real().munmap(first, before);
+    if (before < extra)
+        (void)real().munmap(first + before + len, extra - before);
+    return first + before;
+}
+
+void unmap(Block &block) noexcept {
+    (void)real().munmap(block.addr, block.len);
+    end_record(block);
+}
+
+} // namespace
+
+const BlockTotals &block_totals() noexcept {
+    return totals;
+}
+
+std::uint32_t block_count() noexcept {
+    return used_records.load();
+}
+
+Block &block_at(std::uint32_t index) noexcept {
+    return records[index];
+}
+
+std::uint64_t next_block_number() noexcept {
+    return next_number.load();
+}
+
+void *allocate_block(std::size_t size, std::size_t alignment, bool zero) noexcept {
+    const std::size_t len = round_up(size);
+    if (len == 0 || len > PTRDIFF_MAX || alignment > PTRDIFF_MAX)
+        return nullptr;
+    if (Block *const cached = cache_get(len, alignment); cached != nullptr) {
+        char *const addr = cached->addr;
+        if (zero)
+            std::memset(addr, 0, size);
+        if (publish(*cached, addr, cached->len, true))
+            return addr;
+        unmap(*cached);
+        return nullptr;
+    }
+    Block *const block = new_record();
+    if (block == nullptr)
+        return nullptr;
+    char *const addr = map_pages(len, alignment);
+    if (addr != nullptr && publish(*block, addr, len, true))
+        return addr;
+    if (addr != nullptr)
+        (void)real().munmap(addr, len);
+    end_record(*block);
+    return nullptr;
+}
+
+Block *find_own(const void *pointer) noexcept {
+    if (!page_aligned(pointer))
+        return nullptr;
+    Block *const block = by_address.find(pointer);
+    return block != nullptr && block->own && block->addr == pointer ? block : nullptr;
+}
+
+void free_block(Block &block) noexcept {
+    char *const addr = block.addr;
+    for (;;) {
+        if (take(block, State::kLive, State::kHeld)) {
+            by_address.clear(addr, &block);
+            count_live(block, false);
+            if (block.advised || block.hands_off || !cache_put(block))
+                unmap(block);
+            return;
+        }
+        // The adviser has it, and would be surprised to find other memory there.
+        if (block.state.load() == State::kBusy) {
+            // Counted before, because after it the record may be another block's.
+            const std::size_t len = block.len;
+            by_address.clear(addr, &block);
+            if (take(block, State::kBusy, State::kBusyFreed)) {
+                --totals.live_blocks;
+                totals.live_bytes -= len;
+                return;
+            }
+            (void)by_address.set(addr, &block); // it has just been given back
+            continue;
+        }
+        if (block.state.load() != State::kLive)
+            return; // freed twice
+    }
+}
+
+void *resize_block(Block &block, std::size_t size) noexcept {
+    const std::size_t len = round_up(size);
+    char *const addr = block.addr;
+    const std::size_t old_len = block.len;
+    if (len == 0 || len > PTRDIFF_MAX)
+        return nullptr;
+    // A quarter may be left over, as it may in a block from the cache.
+    if (len <= old_len && len >= old_len - old_len / 4)
+        return addr;
+    // Shared content makes several mappings of one, which mremap cannot move.
+    if (block.advised || block.hands_off || !take(block, State::kLive, State::kHeld))
+        return nullptr;
+    void *const moved = real().mremap(addr, old_len, len, MREMAP_MAYMOVE);
+    if (moved == MAP_FAILED) {
+        block.state = State::kLive;
+        return nullptr;
+    }
+    by_address.clear(addr, &block);
+    count_live(block, false);
+    if (publish(block, static_cast<char *>(moved), len, true))
+        return moved;
+    (void)real().mremap(moved, len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, addr);
+    (void)publish(block, addr, old_len, true); // its node is there
+    return nullptr;
+}
+
+void record_mapping(void *addr, std::size_t len) noexcept {
+    Block *const block = new_record();
+    if (block != nullptr && !publish(*block, static_cast<char *>(addr), len, false))
+        end_record(*block);
+}
+
+namespace {
+
+Block *mapping_at(const void *addr) noexcept {
+    Block *const block = page_aligned(addr) ? by_address.find(addr) : nullptr;
+    return block != nullptr && !block->own && block->addr == addr ? block : nullptr;
+}
+
+} // namespace
+
+const Block *find_mapping(const void *addr) noexcept {
+    return mapping_at(addr);
+}
+
+void forget_mapping(const void *addr) noexcept {
+    if (Block *const block = mapping_at(addr); block != nullptr)
+        free_mapping(*block);
+}
+
+bool take_block(Block &block) noexcept {
+    return take(block, State::kLive, State::kBusy);
+}
+
+void release_block(Block &block) noexcept {
+    if (take(block, State::kBusy, State::kLive))
+        return;
+    if (block.own)
+        (void)real().munmap(block.addr, block.len);
+    end_record(block);
+}
+
+std::size_t drop_cache() noexcept {
+    std::size_t bytes = 0;
+    for (Slot &slot : cache) {
+        Block *const block = cache_take(slot);
+        if (block == nullptr)
+            continue;
+        bytes += block->len;
+        unmap(*block);
+    }
+    return bytes;
+}
+
+void blocks_after_fork_child() noexcept {
+    const std::uint32_t count = block_count();
+    for (std::uint32_t i = 0; i < count; ++i) {
+        Block &block = records[i];
+        if (block.state == State::kBusy || block.state == State::kBusyFreed)
+            release_block(block);
+    }
+}
+
+} // namespace upm::hook

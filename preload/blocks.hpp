@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+//
+// The memory that the hook looks after: large blocks, which it maps itself, one
+// mapping each, and large anonymous mappings that the program made.
+//
+// Why own mappings: they are page-aligned, so that equal blocks have equal pages
+// whatever lies around them; and no allocator ever hands out a part of one again.
+// A backend may therefore map shared content over a block (backend store), and
+// free() gives all of it back to the kernel.
+//
+// Nothing here takes a lock. Records are never freed, only used again, and each
+// change is one atomic step; a fork in another thread, a signal in the middle of a
+// call and a thread that dies leave a valid state behind.
+#ifndef UPM_PRELOAD_BLOCKS_HPP
+#define UPM_PRELOAD_BLOCKS_HPP
+
+#include "preload/history.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace upm::hook {
+
+enum class State : std::uint32_t {
+    kEmpty,     // the record describes nothing
+    kLive,      // the program uses the block
+    kBusy,      // the adviser works on it
+    kBusyFreed, // the program freed it meanwhile: the adviser unmaps it
+    kHeld,      // some thread is freeing, moving or making it
+    kCached,    // freed, and kept for the next allocation of that size
+};
+
+struct Block {
+    std::atomic<State> state{State::kEmpty};
+    std::atomic<bool> advised{false};   // pages of it may be shared
+    std::atomic<bool> hands_off{false}; // the program did something special to it
+    bool own = false;                   // false: a mapping that the program made
+    std::uint32_t next = 0;             // in the list of empty records
+    std::uint32_t stack = 0;            // profile: who allocated it; 0: unknown
+    std::atomic<char *> addr{nullptr};
+    std::atomic<std::size_t> len{0};      // whole pages
+    std::atomic<std::uint64_t> number{0}; // in order of allocation
+    // The adviser's, and its alone while the state is kBusy:
+    History history;
+    std::size_t resume_at = 0; // where an interrupted pass goes on
+};
+
+// All records ever used, by index; a snapshot, records may come and go meanwhile.
+std::uint32_t block_count() noexcept;
+Block &block_at(std::uint32_t index) noexcept;
+
+// A block of at least `size` bytes; nullptr if the hook cannot serve it, and the
+// real allocator should. `zero`: the bytes are zero.
+void *allocate_block(std::size_t size, std::size_t alignment, bool zero) noexcept;
+
+// The own block that starts at `pointer`, nullptr if there is none.
+Block *find_own(const void *pointer) noexcept;
+
+void free_block(Block &block) noexcept;
+
+// Changes the size without copying, moving the mapping if need be. nullptr:
+// nothing changed, and the caller must copy.
+void *resize_block(Block &block, std::size_t size) noexcept;
+
+// Mappings that the program made, and ended or changed. Only one that begins at
+// `addr` is forgotten: a record that outlives its mapping does no harm, since to
+// advise what is not there any more fails, and to advise what is there instead is
+// right (kmod, ksm; the store gets no mappings).
+void record_mapping(void *addr, std::size_t len) noexcept;
+void forget_mapping(const void *addr) noexcept;
+
+const Block *find_mapping(const void *addr) noexcept;
+
+// What the next block will have as Block::number.
+std::uint64_t next_block_number() noexcept;
+
+// Some own block intersects [addr, addr + len), now. Calls `visit` for each.
+template <class Visit>
+void for_each_own(const void *addr, std::size_t len, Visit visit) noexcept {
+    const auto start = reinterpret_cast<std::uintptr_t>(addr);
+    const std::uint32_t count = block_count();
+    for (std::uint32_t i = 0; i < count; ++i) {
+        Block &block = block_at(i);
+        const State state = block.state.load();
+        if (!block.own || state == State::kEmpty || state == State::kCached)
+            continue;
+        const auto at = reinterpret_cast<std::uintptr_t>(block.addr.load());
+        if (at < start + len && start < at + block.len.load())
+            visit(block);
+    }
+}
+
+// The adviser takes a live block and gives it back. false: it is not live (any
+// more). The block stays mapped until the release.
+bool take_block(Block &block) noexcept;
+void release_block(Block &block) noexcept;
+
+// Unmaps what free_block has kept for later. Returns the bytes.
+std::size_t drop_cache() noexcept;
+
+// After a fork, in the child: the adviser is gone, and so is what it held.
+void blocks_after_fork_child() noexcept;
+
+struct BlockTotals {
+    std::atomic<std::uint64_t> blocks{0}; // ever
+    std::atomic<std::uint64_t> bytes{0};
+    std::atomic<std::uint64_t> live_blocks{0};
+    std::atomic<std::uint64_t> live_bytes{0};
+};
+const BlockTotals &block_totals() noexcept;
+
+} // namespace upm::hook
+
+#endif // UPM_PRELOAD_BLOCKS_HPP

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+#ifndef UPM_PRELOAD_ENABLE_HPP
+#define UPM_PRELOAD_ENABLE_HPP
+
+#include <cstddef>
+
+namespace upm::hook {
+
+// From now on blocks of this size and above are the hook's; SIZE_MAX: none.
+void set_threshold(std::size_t bytes) noexcept;
+
+} // namespace upm::hook
+
+#endif // UPM_PRELOAD_ENABLE_HPP

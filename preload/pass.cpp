@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT
+#include "preload/pass.hpp"
+
+#include "preload/adviser.hpp"
+#include "preload/blocks.hpp"
+#include "preload/maps.hpp"
+#include "preload/page.hpp"
+#include "preload/real.hpp"
+#include "preload/stacks.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <ctime>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+#include <upm/upm.hpp>
+
+namespace upm::hook {
+
+namespace {
+
+// A piece at a time, so that a fork, an unmapping, or a program that wants to go
+// on waits some milliseconds at most.
+constexpr std::size_t kPieceBytes = 8UL << 20;
+constexpr std::uint64_t kTrimPauseNs = 10'000'000'000;
+// The program is busy again when it uses more than a fifth of a processor.
+constexpr std::uint64_t kBusyShare = 5;
+
+// Lock order: pass_lock, piece_lock. Nothing else is locked while one is held, but
+// by the library and, for trimming, by the allocator.
+constinit pthread_mutex_t pass_lock = PTHREAD_MUTEX_INITIALIZER;
+constinit pthread_mutex_t piece_lock = PTHREAD_MUTEX_INITIALIZER;
+
+constinit std::atomic<bool> stopped{false};
+constinit std::atomic<bool> remaps{false};
+constinit std::atomic<std::uint64_t> next_due{UINT64_MAX};
+
+class Lock {
+  public:
+    explicit Lock(pthread_mutex_t &mutex) noexcept : mutex_(mutex) { ::pthread_mutex_lock(&mutex); }
+    Lock(const Lock &) = delete;
+    Lock &operator=(const Lock &) = delete;
+    ~Lock() { ::pthread_mutex_unlock(&mutex_); }
+
+  private:
+    pthread_mutex_t &mutex_;
+};
+
+// --- what was done, for the report; under piece_lock ---
+
+struct Totals {
+    Counts counts;
+    std::uint64_t passes = 0;
+    std::uint64_t retired = 0;
+    std::uint64_t trimmed = 0;
+};
+constinit Totals totals;
+
+// --- trimming ---
+
+std::uint64_t clock_ns(clockid_t clock) noexcept {
+    timespec now{};
+    ::clock_gettime(clock, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+           static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// Resident memory; 0 if unknown.
+std::uint64_t resident_bytes() noexcept {
+    char text[128];
+    const int fd = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    const ssize_t got = ::read(fd, text, sizeof(text));
+    ::close(fd);
+    if (got <= 0)
+        return 0;
+    std::string_view rest(text, static_cast<std::size_t>(got));
+    const std::size_t blank = rest.find(' ');
+    if (blank == std::string_view::npos)
+        return 0;
+    rest.remove_prefix(blank + 1);
+    std::uint64_t pages = 0;
+    (void)std::from_chars(rest.data(), rest.data() + rest.size(), pages);
+    return pages * kPageSize;
+}
+
+// What glibc's malloc keeps of freed memory, and what the hook itself keeps. Other
+// allocators give memory back by themselves.
+std::uint64_t trim(bool forced) noexcept {
+    static constinit std::uint64_t last = 0;
+    if (!forced && last != 0 && now_ns() - last < kTrimPauseNs)
+        return 0;
+    last = now_ns();
+    const auto malloc_trim =
+        reinterpret_cast<int (*)(std::size_t)>(::dlsym(RTLD_NEXT, "malloc_trim"));
+    const std::uint64_t before = resident_bytes();
+    (void)drop_cache();
+    if (malloc_trim != nullptr)
+        (void)malloc_trim(0);
+    const std::uint64_t after = resident_bytes();
+    return before > after ? before - after : 0;
+}
+
+// --- the pass ---
+
+class Pass {
+  public:
+    Pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) noexcept
+        : settings_(settings), wanted_(wanted), sum_(sum), info_(upm::info()) {}
+
+    int run() noexcept;
+
+  private:
+    bool go_on() noexcept;
+    bool wants(Block &block) const noexcept;
+    void advise_block(Block &block) noexcept;
+    bool advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
+                      const std::atomic<bool> *hands_off, std::uint32_t stack) noexcept;
+    int advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
+                     Counts &counts) noexcept;
+    void finish(History &history) noexcept;
+    void advise_blocks() noexcept;
+    void advise_rest() noexcept;
+    bool eligible(const Mapping &mapping) const noexcept;
+
+    const Settings &settings_;
+    const Wanted &wanted_;
+    upm_counts &sum_;
+    const Info info_;
+    int error_ = 0;
+    bool hopeless_ = false; // no further call can succeed
+    std::uint64_t due_ = UINT64_MAX;
+    std::uint64_t last_wall_ = now_ns();
+    std::uint64_t last_cpu_ = others_cpu_ns();
+};
+
+// False: the program has something to do, or everything is over.
+bool Pass::go_on() noexcept {
+    if (hopeless_ || stopped.load())
+        return false;
+    if (!wanted_.interruptible)
+        return true;
+    const std::uint64_t wall = now_ns();
+    const std::uint64_t cpu = others_cpu_ns();
+    const bool busy =
+        cpu > last_cpu_ && (cpu - last_cpu_) * kBusyShare > wall - last_wall_ + 50'000;
+    last_wall_ = wall;
+    last_cpu_ = cpu;
+    return !busy;
+}
+
+int Pass::advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
+                       Counts &counts) noexcept {
+    const Lock lock(piece_lock);
+    if (hands_off != nullptr && hands_off->load())
+        return ECANCELED;
+    const Result<Counts> done = upm::advise(addr, len);
+    counts = *done;
+    totals.counts += *done;
+    return done.error();
+}
+
+// Advises from `offset` on. True: it got to the end.
+bool Pass::advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
+                        const std::atomic<bool> *hands_off, std::uint32_t stack) noexcept {
+    while (offset < len) {
+        if (!go_on())
+            return false;
+        const std::size_t piece = std::min(kPieceBytes, len - offset);
+        Counts counts;
+        const int error = advise_piece(addr + offset, piece, hands_off, counts);
+        history.add(counts);
+        profile_merged(stack, (counts.merged + counts.zero) * kPageSize);
+        profile_inserted(stack, counts.inserted * kPageSize);
+        Counts sum;
+        sum += sum_;
+        sum += counts;
+        sum_ = sum;
+        if (error == EINTR)
+            continue;
+        if (error != 0 && error != ECANCELED && error != ENOMEM)
+            error_ = error;
+        hopeless_ = error == EOPNOTSUPP || error == EPERM || error == EBADF;
+        if (error != 0)
+            return hopeless_ ? false : (offset = len, true); // the rest is no better
+        offset += piece;
+    }
+    return true;
+}
+
+void Pass::finish(History &history) noexcept {
+    const bool before = history.retired();
+    history.finish(now_ns(), info_.immediate == 0);
+    const Lock lock(piece_lock);
+    totals.retired += !before && history.retired() ? 1 : 0;
+}
+
+bool Pass::wants(Block &block) const noexcept {
+    if (block.number < wanted_.mark || block.hands_off || (!block.own && remaps))
+        return false;
+    return block.resume_at != 0 || block.history.due(now_ns(), wanted_.forced);
+}
+
+void Pass::advise_block(Block &block) noexcept {
+    if (block.state != State::kLive || !take_block(block))
+        return;
+    if (wants(block)) {
+        block.advised = true;
+        char *const addr = block.addr;
+        const std::size_t len = block.len;
+        while (block.resume_at < len && block.state == State::kBusy) {
+            // One piece at a time: the block may be freed meanwhile.
+            std::size_t end = block.resume_at;
+            if (!advise_range(addr, std::min(len, end + kPieceBytes), end, block.history,
+                              &block.hands_off, block.stack))
+                break;
+            block.resume_at = end;
+        }
+        if (block.resume_at >= len) {
+            block.resume_at = 0;
+            finish(block.history);
+        }
+    }
+    if (block.history.waits() && !block.hands_off && (block.own || !remaps))
+        due_ = std::min(due_, block.resume_at != 0 ? now_ns() : block.history.due_ns());
+    release_block(block);
+}
+
+void Pass::advise_blocks() noexcept {
+    const std::uint32_t count = block_count();
+    for (std::uint32_t i = 0; i < count; ++i) {
+        if (!go_on()) {
+            due_ = std::min(due_, now_ns());
+            return;
+        }
+        advise_block(block_at(i));
+    }
+}
+
+// --- UPM_SCOPE=all ---
+
+// Stacks are written all the time, and the kernel's own mappings are shared anyway.
+bool Pass::eligible(const Mapping &mapping) const noexcept {
+    if (mapping.shared || mapping.end - mapping.start < settings_.min_bytes)
+        return false;
+    if (mapping.file)
+        return mapping.readable && info_.file_pages != 0;
+    return mapping.readable && mapping.writable && !mapping.name.starts_with("[v") &&
+           !mapping.name.starts_with("[stack");
+}
+
+struct Region {
+    std::uintptr_t start = 0; // 0: empty
+    std::uintptr_t end = 0;
+    History history;
+};
+
+// By start, two places for each; what is crowded out is advised as if new.
+constinit std::array<Region, 4096> regions;
+
+Region &region_of(const Mapping &mapping) noexcept {
+    const std::uint64_t hash = (mapping.start / kPageSize) * 0x9e3779b97f4a7c15U >> 52;
+    Region *const first = &regions[hash % regions.size()];
+    Region *const second = &regions[(hash + 1) % regions.size()];
+    Region *const found = first->start == mapping.start || first->start == 0 ? first : second;
+    if (found->start != mapping.start)
+        *found = {.start = mapping.start, .end = mapping.end, .history = {}};
+    if (found->end != mapping.end) { // it grew or shrank: look at it anew
+        found->end = mapping.end;
+        if (!found->history.retired())
+            found->history = History();
+    }
+    return *found;
+}
+
+void Pass::advise_rest() noexcept {
+    MapsReader maps("/proc/self/maps");
+    Mapping mapping;
+    while (go_on() && maps.next(mapping)) {
+        if (!eligible(mapping))
+            continue;
+        Region &region = region_of(mapping);
+        if (region.history.due(now_ns(), wanted_.forced)) {
+            std::size_t offset = 0;
+            // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of this process
+            auto *const addr = reinterpret_cast<char *>(mapping.start);
+            if (advise_range(addr, mapping.end - mapping.start, offset, region.history, nullptr, 0))
+                finish(region.history);
+        }
+        if (region.history.waits())
+            due_ = std::min(due_, region.history.due_ns());
+    }
+}
+
+// Devices write into memory that a process has pinned, and go on writing into the
+// old pages when other ones are mapped in their place. The kernel module leaves
+// pinned pages out; a backend that maps cannot see them.
+bool devices_in_use() noexcept {
+    constexpr std::string_view kDevices[] = {"/dev/nvidia",      "/dev/kfd",
+                                             "/dev/infiniband",  "/dev/vfio",
+                                             "anon_inode:[vfio", "anon_inode:[io_uring"};
+    MapsReader maps("/proc/self/maps");
+    Mapping mapping;
+    while (maps.next(mapping))
+        for (const std::string_view device : kDevices)
+            if (mapping.name.starts_with(device))
+                return true;
+    return false;
+}
+
+bool known_not_to_remap(std::string_view backend) noexcept {
+    return backend == "kmod" || backend == "ksm" || backend == "none";
+}
+
+int Pass::run() noexcept {
+    if (std::strcmp(info_.backend, "none") == 0)
+        return EOPNOTSUPP;
+    remaps = !known_not_to_remap(info_.backend);
+    if (remaps && devices_in_use())
+        return EBUSY;
+    const std::uint64_t trimmed = trim(wanted_.forced);
+    {
+        const Lock lock(piece_lock);
+        ++totals.passes;
+        totals.trimmed += trimmed;
+    }
+    advise_blocks();
+    if (settings_.everything && !remaps && wanted_.mark == 0)
+        advise_rest();
+    next_due = due_;
+    return error_;
+}
+
+} // namespace
+
+std::uint64_t now_ns() noexcept {
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+std::uint64_t others_cpu_ns() noexcept {
+    const std::uint64_t own = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    const std::uint64_t all = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+    return all > own ? all - own : 0;
+}
+
+int run_pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) noexcept {
+    const Guard guard;
+    const Lock lock(pass_lock);
+    sum = {};
+    return Pass(settings, wanted, sum).run();
+}
+
+std::uint64_t next_pass_ns() noexcept {
+    return next_due.load();
+}
+
+void stop_passes() noexcept {
+    stopped = true;
+    const Guard guard;
+    const Lock lock(piece_lock);
+}
+
+bool passes_stopped() noexcept {
+    return stopped.load();
+}
+
+bool backend_remaps() noexcept {
+    return remaps.load(std::memory_order_relaxed);
+}
+
+NoAdvise::NoAdvise() noexcept {
+    ::pthread_mutex_lock(&piece_lock);
+}
+
+NoAdvise::~NoAdvise() {
+    ::pthread_mutex_unlock(&piece_lock);
+}
+
+void pass_before_fork() noexcept {
+    ::pthread_mutex_lock(&piece_lock);
+}
+
+void pass_after_fork_parent() noexcept {
+    ::pthread_mutex_unlock(&piece_lock);
+}
+
+// Another thread may have been in a pass: its lock is made anew.
+void pass_after_fork_child() noexcept {
+    totals = {};
+    pass_lock = PTHREAD_MUTEX_INITIALIZER;
+    piece_lock = PTHREAD_MUTEX_INITIALIZER;
+}
+
+void fill_pass_report(upm_hook_stats &report) noexcept {
+    const Guard guard;
+    const Lock lock(piece_lock);
+    report.passes = totals.passes;
+    report.retired = totals.retired;
+    report.trimmed_bytes = totals.trimmed;
+    report.counts = totals.counts;
+}
+
+} // namespace upm::hook

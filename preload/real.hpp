@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+//
+// The functions that the hook stands in front of, and where they lead to.
+#ifndef UPM_PRELOAD_REAL_HPP
+#define UPM_PRELOAD_REAL_HPP
+
+#include <atomic>
+#include <cstddef>
+#include <sys/types.h>
+
+// X(return type, name, parameters): all that is hooked, and nothing else is.
+// C++'s operator new and delete come in through malloc and free.
+#define UPM_HOOKED_FUNCTIONS(X)                                                                    \
+    X(void *, malloc, (std::size_t size))                                                          \
+    X(void *, calloc, (std::size_t count, std::size_t size))                                       \
+    X(void *, realloc, (void *pointer, std::size_t size))                                          \
+    X(void *, reallocarray, (void *pointer, std::size_t count, std::size_t size))                  \
+    X(void, free, (void *pointer))                                                                 \
+    X(int, posix_memalign, (void **result, std::size_t alignment, std::size_t size))               \
+    X(void *, aligned_alloc, (std::size_t alignment, std::size_t size))                            \
+    X(void *, memalign, (std::size_t alignment, std::size_t size))                                 \
+    X(void *, valloc, (std::size_t size))                                                          \
+    X(void *, pvalloc, (std::size_t size))                                                         \
+    X(std::size_t, malloc_usable_size, (void *pointer))                                            \
+    X(void *, mmap, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))      \
+    X(void *, mmap64, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))    \
+    X(int, munmap, (void *addr, std::size_t len))                                                  \
+    X(void *, mremap, (void *addr, std::size_t old_len, std::size_t len, int flags, ...))          \
+    X(int, mprotect, (void *addr, std::size_t len, int prot))                                      \
+    X(int, madvise, (void *addr, std::size_t len, int advice))
+
+namespace upm::hook {
+
+struct Real {
+#define UPM_DECLARE(type, name, parameters) type(*name) parameters = nullptr;
+    UPM_HOOKED_FUNCTIONS(UPM_DECLARE)
+#undef UPM_DECLARE
+};
+
+namespace detail {
+extern constinit Real table;
+extern constinit std::atomic<bool> resolved;
+void resolve() noexcept;
+} // namespace detail
+
+// False: this is a call from inside the search for the real functions.
+inline bool ready() noexcept {
+    if (!detail::resolved.load(std::memory_order_acquire)) [[unlikely]] {
+        detail::resolve();
+        return detail::resolved.load(std::memory_order_acquire);
+    }
+    return true;
+}
+
+// The next definitions in line: those of libc, or of another allocator that is
+// preloaded behind the hook. Found at the first call of ready(), which is before
+// any constructor runs.
+inline const Real &real() noexcept {
+    return detail::table;
+}
+
+// The search (dlsym) may want memory itself. Memory for that, and whether a
+// pointer is such memory; it is never freed.
+void *early_alloc(std::size_t size, std::size_t alignment) noexcept;
+bool is_early(const void *pointer) noexcept;
+// Bytes from there to the end of that memory: no block in it is longer.
+std::size_t early_rest(const void *pointer) noexcept;
+
+// Set while the calling thread is inside the hook. What it asks for then goes to
+// the real functions, and is not recorded.
+class Guard {
+  public:
+    Guard() noexcept { ++depth; }
+    Guard(const Guard &) = delete;
+    Guard &operator=(const Guard &) = delete;
+    ~Guard() { --depth; }
+    [[nodiscard]] static bool active() noexcept { return depth != 0; }
+
+  private:
+    // initial-exec: any other model may call malloc to make room for it.
+    [[gnu::tls_model("initial-exec")]] static thread_local int depth;
+};
+
+} // namespace upm::hook
+
+#endif // UPM_PRELOAD_REAL_HPP

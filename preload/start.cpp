@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+//
+// Wakes the hook when the program starts, says at exit what it did, and answers
+// the calls of upm/hook.h.
+#include "preload/adviser.hpp"
+#include "preload/blocks.hpp"
+#include "preload/enable.hpp"
+#include "preload/page.hpp"
+#include "preload/real.hpp"
+#include "preload/settings.hpp"
+#include "preload/stacks.hpp"
+
+#include <cstdio>
+#include <sys/auxv.h>
+#include <unistd.h>
+#include <upm/hook.h>
+#include <upm/upm.hpp>
+
+#define UPM_HOOK_API extern "C" __attribute__((visibility("default")))
+
+namespace upm::hook {
+
+namespace {
+
+constinit Settings settings;
+constinit bool awake = false;
+
+double mib(std::uint64_t bytes) noexcept {
+    return static_cast<double>(bytes) / (1 << 20);
+}
+
+// Nothing is hooked in a program that has more rights than its caller: neither its
+// environment nor a library of the caller's choice may steer it. (ld.so loads one
+// there only from the system's own folders.)
+bool may_work() noexcept {
+    return ::getauxval(AT_SECURE) == 0 && ::sysconf(_SC_PAGESIZE) == static_cast<long>(kPageSize);
+}
+
+[[gnu::constructor]] void wake() noexcept {
+    if (!may_work() || !ready())
+        return;
+    settings = read_settings();
+    if (settings.profile && !start_profile())
+        (void)::dprintf(STDERR_FILENO, "upm[%d]: no profile: cannot load libunwind.so.8\n",
+                        ::getpid());
+    start_adviser(settings);
+    awake = true;
+    set_threshold(settings.min_bytes);
+}
+
+void print_summary() noexcept {
+    upm_hook_stats report;
+    fill_report(report);
+    if (report.blocks == 0 && report.passes == 0)
+        return; // a small program
+    // To ask for the backend is to look for one, which a short program need not pay.
+    const char *const backend = report.passes == 0 ? "not needed" : upm::info().backend;
+    const upm_counts &counts = report.counts;
+    Counts sum;
+    sum += counts;
+    char line[512];
+    const int length = std::snprintf(
+        line, sizeof(line),
+        "upm[%d]: backend %s; %llu blocks, %.1f MiB (now %llu, %.1f MiB); %llu passes in %.3f s: "
+        "%.1f MiB merged, %.1f new, %.1f zero, %.1f queued, %.1f skipped; "
+        "%llu blocks kept breaking; trimmed %.1f MiB\n",
+        ::getpid(), backend, static_cast<unsigned long long>(report.blocks), mib(report.bytes),
+        static_cast<unsigned long long>(report.live_blocks), mib(report.live_bytes),
+        static_cast<unsigned long long>(report.passes),
+        static_cast<double>(counts.nanoseconds) / 1e9, mib(counts.merged * kPageSize),
+        mib(counts.inserted * kPageSize), mib(counts.zero * kPageSize),
+        mib(counts.queued * kPageSize), mib(sum.skipped_pages() * kPageSize),
+        static_cast<unsigned long long>(report.retired), mib(report.trimmed_bytes));
+    if (length > 0)
+        (void)!::write(STDERR_FILENO, line,
+                       std::min(static_cast<std::size_t>(length), sizeof(line) - 1));
+}
+
+[[gnu::destructor]] void finish() noexcept {
+    if (!awake)
+        return;
+    const Guard guard;
+    stop_adviser();
+    if (settings.verbose)
+        print_summary();
+    if (settings.profile)
+        print_profile(STDERR_FILENO);
+}
+
+} // namespace
+
+} // namespace upm::hook
+
+UPM_HOOK_API std::uint64_t upm_hook_mark() {
+    return upm::hook::next_block_number();
+}
+
+UPM_HOOK_API int upm_hook_advise(std::uint64_t mark, upm_counts *counts) {
+    upm_counts unwanted;
+    return upm::hook::advise_now(mark, counts != nullptr ? *counts : unwanted);
+}
+
+UPM_HOOK_API int upm_hook_report(struct upm_hook_stats *report) {
+    upm::hook::fill_report(*report);
+    return 0;
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+//
+// upm run: starts an unmodified program with the hook preloaded. The program takes
+// the place of this process: same pid, same exit status, nothing in between.
+#include "tools/upm/cli.hpp"
+#include "tools/upm/errors.hpp"
+#include "tools/upm/text.hpp"
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fmt/format.h>
+#include <sys/personality.h>
+#include <unistd.h>
+
+namespace upm::tool {
+
+namespace {
+
+constexpr const char *kHook = "libupm-preload.so";
+
+bool exists(const std::string &path) {
+    return ::access(path.c_str(), R_OK) == 0;
+}
+
+// Beside this program's own folder, as the build and the installation have it.
+std::string find_hook() {
+    std::string self(4096, '\0');
+    const ssize_t length = ::readlink("/proc/self/exe", self.data(), self.size());
+    if (length <= 0)
+        throw SystemError("read", "/proc/self/exe", errno);
+    self.resize(static_cast<std::size_t>(length));
+    const std::string prefix = self.substr(0, self.rfind('/', self.rfind('/') - 1));
+    for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
+        if (std::string path = prefix + folder + kHook; exists(path))
+            return path;
+    throw std::runtime_error(fmt::format("cannot find {} below {}/lib", kHook, printable(prefix)));
+}
+
+void set(const char *name, const std::string &value) {
+    if (::setenv(name, value.c_str(), 1) != 0)
+        throw SystemError("set", name, errno);
+}
+
+void preload(const std::string &hook) {
+    // ld.so knows no way to quote these.
+    if (hook.find_first_of(" :") != std::string::npos)
+        throw std::runtime_error(
+            fmt::format("LD_PRELOAD cannot name '{}': a blank or a colon in it", printable(hook)));
+    const char *const others = std::getenv("LD_PRELOAD");
+    const bool alone = others == nullptr || *others == '\0';
+    set("LD_PRELOAD", alone ? hook : hook + ":" + others);
+}
+
+// The same addresses and the same hashes in each process, so that pages which hold
+// pointers are equal too.
+void make_deterministic() {
+    const int before = ::personality(0xffffffff); // asks only
+    if (before < 0 || ::personality(static_cast<unsigned long>(before) | ADDR_NO_RANDOMIZE) < 0)
+        throw SystemError("switch off", "address space randomisation (seccomp filter?)", errno);
+    set("PYTHONHASHSEED", "0");
+    if (std::getenv("UPM_SCOPE") == nullptr)
+        set("UPM_SCOPE", "all");
+}
+
+void check_choice(const char *name, const std::string &value,
+                  const std::vector<std::string> &choices) {
+    std::string all;
+    for (const std::string &choice : choices) {
+        if (value == choice)
+            return;
+        all += all.empty() ? choice : ", " + choice;
+    }
+    throw UsageError(fmt::format("--{} '{}' is none of {}", name, printable(value), all));
+}
+
+void pass_on(const cxxopts::ParseResult &options) {
+    if (options.count("scope") != 0) {
+        check_choice("scope", options["scope"].as<std::string>(), {"blocks", "all"});
+        set("UPM_SCOPE", options["scope"].as<std::string>());
+    }
+    if (options.count("trigger") != 0) {
+        check_choice("trigger", options["trigger"].as<std::string>(), {"idle", "manual", "signal"});
+        set("UPM_TRIGGER", options["trigger"].as<std::string>());
+    }
+    if (options.count("min-bytes") != 0) {
+        const std::string text = options["min-bytes"].as<std::string>();
+        const auto bytes = parse_bytes(text);
+        if (!bytes || *bytes == 0)
+            throw UsageError(
+                fmt::format("--min-bytes '{}' is no number of bytes", printable(text)));
+        set("UPM_MIN_BYTES", std::to_string(*bytes));
+    }
+    if (options.count("idle-ms") != 0) {
+        const std::string text = options["idle-ms"].as<std::string>();
+        const auto ms = parse_unsigned(text, 10);
+        if (!ms || *ms == 0)
+            throw UsageError(fmt::format("--idle-ms '{}' is no number of ms", printable(text)));
+        set("UPM_IDLE_MS", text);
+    }
+    if (options.count("profile") != 0)
+        set("UPM_PROFILE", "1");
+}
+
+cxxopts::Options make_options() {
+    cxxopts::Options options(
+        "upm run", "Runs a program with the hook preloaded: its large blocks of memory are merged\n"
+                   "with those of others when it falls idle.");
+    options.custom_help("[OPTION...] -- COMMAND...");
+    options.add_options()("deterministic",
+                          "the same memory layout in each run: merges far more, but switches "
+                          "ASLR and Python's hash seed off")(
+        "profile", "tell at exit which allocations were merged (needs libunwind8)")(
+        "trigger", "when to merge: idle, manual or signal", cxxopts::value<std::string>(), "WHEN")(
+        "min-bytes", "leave smaller blocks alone (4096, 64K, 2M)", cxxopts::value<std::string>(),
+        "N")("idle-ms", "idle is that long without work", cxxopts::value<std::string>(),
+             "N")("scope", "what to merge: blocks, or all private memory",
+                  cxxopts::value<std::string>(), "WHAT")("h,help", "this text");
+    return options;
+}
+
+} // namespace
+
+int run_run(const Arguments &arguments) {
+    // What follows the first word that is no option of ours is the program's.
+    auto command = arguments.begin() + 1;
+    while (command != arguments.end() && command->starts_with("-") && *command != "--") {
+        const bool takes_value = *command == "--trigger" || *command == "--min-bytes" ||
+                                 *command == "--idle-ms" || *command == "--scope";
+        command += takes_value && command + 1 != arguments.end() ? 2 : 1;
+    }
+    const Arguments own(arguments.begin(), command);
+    if (command != arguments.end() && *command == "--")
+        ++command;
+    cxxopts::Options options = make_options();
+    Common common;
+    const cxxopts::ParseResult chosen = parse(options, own, common);
+    if (common.help)
+        return kSuccess;
+    if (command == arguments.end())
+        throw UsageError("say what to run: upm run -- COMMAND...");
+
+    preload(find_hook());
+    pass_on(chosen);
+    if (chosen.count("deterministic") != 0)
+        make_deterministic();
+    std::vector<char *> argv;
+    for (auto word = command; word != arguments.end(); ++word)
+        argv.push_back(const_cast<char *>(word->c_str())); // execvp changes nothing
+    argv.push_back(nullptr);
+    (void)::execvp(argv[0], argv.data());
+    const int error = errno;
+    complain("run", fmt::format("cannot run {}: {}", printable(*command), std::strerror(error)));
+    return error == ENOENT ? kNotFound : kNotExecutable;
+}
+
+} // namespace upm::tool
