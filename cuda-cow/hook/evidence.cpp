@@ -73,19 +73,18 @@ class Kernel {
     }
 
     std::vector<Use> uses() {
+        std::vector<Use> result(names_.size(), Use::kUnproven);
         if (names_.size() > kMaxTracked)
-            return std::vector<Use>(names_.size(),
-                                    Use::kUnproven); // NOLINT(modernize-return-braced-init-list)
+            return result;
         do {
             changed_ = false;
             for (const Instruction &instruction : instructions_)
                 follow(instruction);
         } while (changed_);
-        std::vector<Use> result;
         for (std::size_t i = 0; i < names_.size(); ++i)
-            result.push_back((written_ >> i & 1) != 0 ? Use::kWritten
-                             : opaque_                ? Use::kUnproven
-                                                      : Use::kRead);
+            result[i] = (written_ >> i & 1) != 0 ? Use::kWritten
+                        : opaque_                ? Use::kUnproven
+                                                 : Use::kRead;
         return result;
     }
 
