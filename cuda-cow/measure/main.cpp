@@ -233,9 +233,9 @@ int forbidden(const std::string &kind) {
     else if (kind == "unmap_under_work")
         for (int i = 0; i < 50 && status == abi::kSuccess; ++i)
             status = gpu.api.memcpy_dtod_async(at, at, unit / 2, gpu.stream);
-    const abi::Status at_call = status;
     if (kind == "unmap_under_work" && status == abi::kSuccess)
         status = gpu.api.mem_unmap(at, unit);
+    const abi::Status at_call = status;
     const abi::Status waited = gpu.api.ctx_synchronize();
     const abi::Status after = gpu.api.ctx_synchronize();
     std::cout << json{{"call", at_call}, {"wait", waited}, {"later", after}} << std::endl;
