@@ -96,7 +96,8 @@ void wait_until_idle() noexcept {
         const std::uint64_t pause = quiet == 0 ? std::max(tick, settings.idle_ns / 2) : tick;
         sleep_ns(pause);
         const std::uint64_t now = others_cpu_ns();
-        quiet = now - cpu <= pause / kAllowedShare + kAllowedNs ? quiet + 1 : 0;
+        // Added, not subtracted: two clocks make it up, and it may go back a little.
+        quiet = now <= cpu + pause / kAllowedShare + kAllowedNs ? quiet + 1 : 0;
         cpu = now;
         if (quiet == kTicks && waits_for_disk())
             quiet = 0;
@@ -112,7 +113,7 @@ void wait_for_work(std::uint32_t seen) noexcept {
     while (bell.load() == seen && !passes_stopped()) {
         const std::uint64_t due = settings.trigger == Trigger::kIdle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
-        if (due <= now && pause != 0 && others_cpu_ns() - cpu > kAllowedNs)
+        if (due <= now && pause != 0 && others_cpu_ns() > cpu + kAllowedNs)
             return;
         pause = due == UINT64_MAX
                     ? UINT64_MAX
