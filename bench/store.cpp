@@ -67,6 +67,8 @@ void advise(benchmark::State &state, const Region &region, std::uint64_t upm_cou
         state.SkipWithError("not all pages became what they should");
 }
 
+// Names and loops are in the style of Google Benchmark.
+// NOLINTBEGIN(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
 void BM_Insert(benchmark::State &state) {
     for (auto _ : state) {
         const Region region(size_of(state), ++salt);
@@ -102,6 +104,8 @@ void BM_Memcmp(benchmark::State &state) {
         });
     finish(state);
 }
+
+// NOLINTEND(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
 
 } // namespace
 
