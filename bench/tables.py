@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Turns raw results of upm-bench into the tables of bench/README.md.
 
-    bench/tables.py [--update] [RESULT.json…]      (default: bench/results/*.json)
+    bench/tables.py [--update] [RESULT.json…]      (default: bench/results/kmod/*.json)
 
 --update puts the tables into bench/README.md.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
-RESULTS = HERE / "results"
+RESULTS = HERE / "results" / "kmod"  # beside those of other parts
 BEGIN, END = "<!-- tables: made by bench/tables.py -->", "<!-- end of tables -->"
 
 PAGE = 4096
@@ -349,7 +349,7 @@ class Tables:
             )
             lines.append(
                 [
-                    f"[{result.path.name}](results/{result.path.name})",
+                    f"[{result.path.name}](results/kmod/{result.path.name})",
                     machine["kernel"],
                     guest,
                     result.data["clock"],
