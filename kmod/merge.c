@@ -6,8 +6,9 @@
  *
  * 1. Under the mmap_lock for writing, with the VMA write-locked too where the
  *    kernel has VMA locks, no fault, no system call that takes either, and no
- *    munmap or fork of this address space runs. vm_flags_clear() takes the VMA
- *    lock; it comes before the freeze, since a thread that faults on a frozen
+ *    munmap or fork of this address space runs. The VMA lock comes before the
+ *    scan, so that no fault makes a private copy of a page that the scan took for
+ *    the file's; and so before the freeze, since a thread that faults on a frozen
  *    page sleeps on its folio lock, which we hold, with the VMA lock held.
  * 2. migrate_vma_setup() locks each page, isolates it from the LRU, replaces
  *    every PTE that maps it, in whatever process, by a migration entry, flushes
@@ -302,10 +303,24 @@ static void make_clean(struct batch *b, unsigned int i)
 }
 
 /*
+ * A write fault on clean page @i gives a file VMA its anon_vma; the page becomes the
+ * file's again. Without VM_WRITE the private copy is read-only: a thread that wrote
+ * to it in between would not fault, and its bytes would go with the copy.
+ */
+static void make_anon_vma(struct batch *b, unsigned int i)
+{
+	unsigned long writable = b->vma->vm_flags & VM_WRITE;
+
+	upm_vm_flags_clear(b->vma, VM_WRITE);
+	make_private(b, i);
+	make_clean(b, i);
+	upm_vm_flags_set(b->vma, writable);
+}
+
+/*
  * Make candidates of what cannot be merged as it is: orphans, and the pages of a
- * file VMA that has no anon_vma (see the head of this file), where one page takes
- * a write fault and becomes the file's again before the lock is dropped. What
- * fails shows in the new scan.
+ * file VMA that has no anon_vma (see the head of this file). What fails shows in the
+ * new scan.
  */
 static void batch_prepare(struct batch *b)
 {
@@ -315,10 +330,8 @@ static void batch_prepare(struct batch *b)
 
 	if (!b->scan.orphans && (!bare_file || b->scan.first >= b->nr))
 		return;
-	if (bare_file && b->scan.first < b->nr) {
-		make_private(b, b->scan.first);
-		make_clean(b, b->scan.first);
-	}
+	if (bare_file && b->scan.first < b->nr)
+		make_anon_vma(b, b->scan.first);
 	for (i = 0; i < b->nr; i++) {
 		if (b->scan.state[i] != UPM_PAGE_ORPHAN)
 			continue;
@@ -426,6 +439,7 @@ static int batch_run(struct batch *b)
 	if (!b->vma)
 		goto out;
 	b->addr = call->addr;
+	upm_vma_start_write(b->vma);
 	upm_scan_range(b->vma, b->addr, b->nr, &b->scan);
 	phase_end(b, UPM_PHASE_SCAN);
 

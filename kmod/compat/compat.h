@@ -67,6 +67,15 @@ static inline void upm_vm_flags_clear(struct vm_area_struct *vma,
 }
 
 /*
+ * Keeps faults out that take the lock of the VMA instead of the mmap_lock (since
+ * v6.4), until the mmap_lock, which is held for writing, is let go.
+ */
+static inline void upm_vma_start_write(struct vm_area_struct *vma)
+{
+	upm_vm_flags_clear(vma, 0);
+}
+
+/*
  * Unmap a range of one VMA. zap_page_range() went with e9adcfecf572 ("mm:
  * remove zap_page_range and create zap_vma_pages"), v6.3, which exported
  * zap_page_range_single() in its place; zap_special_vma_range() follows in v7.x.

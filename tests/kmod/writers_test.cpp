@@ -186,6 +186,47 @@ TEST_F(Writers, FilePages) {
         test_seconds(3));
 }
 
+// The page by which the module gives a mapping of a file its anon_vma is a private copy
+// for a moment: what is written then must not go with it. The writer looks back at what
+// it wrote just before.
+TEST_F(Writers, FirstFilePage) {
+    Process child;
+    child.call(
+        +[](double seconds) {
+            constexpr std::size_t kSlots = kPage / sizeof(std::uint64_t);
+            const Fd file = temporary_file({Content::kDistinct, fresh_seed()}, 1);
+            const Device upm;
+            Random random(5);
+            const double end = now() + seconds;
+            for (unsigned round = 0; now() < end || round < kRounds; round++) {
+                const Mapping mapping(kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get());
+                static_cast<void>(*static_cast<volatile std::byte *>(mapping.page(0)));
+                auto *slots = reinterpret_cast<volatile std::uint64_t *>(mapping.page(0));
+                std::atomic<bool> ready{false};
+                std::atomic<bool> stop{false};
+                std::uint64_t lost = 0;
+                // It begins while the advise runs: before, the page would be private.
+                const std::size_t delay = random.below(20'000);
+                std::thread writer([&] {
+                    ready = true;
+                    for (volatile std::size_t spin = 0; spin < delay; spin = spin + 1) {
+                    }
+                    for (std::uint64_t n = 1; !stop; n++) {
+                        slots[n % kSlots] = n;
+                        lost += n > 1 && slots[(n - 1) % kSlots] != n - 1 ? 1 : 0;
+                    }
+                });
+                while (!ready) {
+                }
+                EXPECT_EQ(upm.advise(mapping.base(), mapping.len()).error, 0);
+                stop = true;
+                writer.join();
+                ASSERT_EQ(lost, 0U) << "round " << round;
+            }
+        },
+        test_seconds(3));
+}
+
 // Small batches mean many more moments at which a batch begins and ends.
 TEST_F(Writers, SmallBatches) {
     const Knob knob("batch_pages", 7);
