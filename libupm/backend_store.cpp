@@ -211,10 +211,10 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
     return merger.error();
 }
 
-int StoreBackend::run(const Call &call, upm_counts &result) noexcept {
-    // Here, since `result` may lie in the range: nothing there can be written to
+int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
+    // Here, since `counts` may lie in the range: nothing there can be written to
     // while it is frozen.
-    upm_counts counts{};
+    upm_counts done{};
     const std::uint64_t start = now_ns();
     DomainKey domain;
     int ret = read_domain(call.domain_fd, domain);
@@ -226,15 +226,15 @@ int StoreBackend::run(const Call &call, upm_counts &result) noexcept {
     recount_runs();
     {
         store::Merger merger({.path = path_, .pool = pool_, .budget = budget_, .mode = mode_},
-                             counts);
+                             done);
         ret = merger.begin();
         if (ret == 0 && !call.unmerge)
             ret = merger.connect(domain);
         if (ret == 0)
-            ret = run_parts(call, merger, counts);
+            ret = run_parts(call, merger, done);
     }
-    counts.nanoseconds = now_ns() - start;
-    result = counts;
+    done.nanoseconds = now_ns() - start;
+    counts = done;
     return ret;
 }
 

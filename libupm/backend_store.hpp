@@ -39,7 +39,7 @@ class StoreBackend final : public Backend {
     int describe(std::span<char> text) noexcept override;
 
   private:
-    int run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept;
+    static int run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept;
     void recount_runs() noexcept;
 
     store::FreezeMode mode_ = store::FreezeMode::kProtect;

@@ -252,11 +252,10 @@ int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexce
     int ret = exchange(bytes_of(request), Op::kGet, bytes_of(reply), body, &fd);
     if (ret != 0)
         return ret;
+    // Not sealed, or not as large as it says: never map it.
     if (fd < 0 || body.size() != sizeof(reply) - sizeof(reply.reply) || reply.segment != segment ||
-        reply.pages == 0 || reply.pages > kMaxPages)
+        reply.pages == 0 || reply.pages > kMaxPages || check_segment(fd, reply.pages) != 0)
         ret = -EPROTO;
-    else if (check_segment(fd, reply.pages) != 0)
-        ret = -EPROTO; // not sealed, or not as large as it says: never map it
     if (ret != 0 && fd >= 0) {
         ::close(fd);
         fd = -1;

@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL // NOLINT(readability-identifier-naming): what xxhash.h asks for
 #include <xxhash.h>
 
 namespace upm::store {
@@ -102,7 +102,7 @@ int Merger::window(std::uint64_t start, std::uint32_t pages) noexcept {
 }
 
 int Merger::merge_window() noexcept {
-    const auto begin = scratch_->state;
+    auto *const begin = scratch_->state;
     for (std::uint32_t i = 0; i < pages_; ++i)
         if (begin[i] == PageState::kNew || begin[i] == PageState::kKnown)
             begin[i] = PageState::kTodo;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 8U // since Linux 6.3
+#define MFD_NOEXEC_SEAL 8U // NOLINT(readability-identifier-naming): since Linux 6.3
 #endif
 
 namespace upm::store {

@@ -2,7 +2,7 @@
 //
 // The reading. The pagemap says which pages are there, so that nothing is swapped in or
 // read from disk; a frame that several processes map is read once.
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL // NOLINT(readability-identifier-naming): what xxhash.h asks for
 #include "tools/pss-report/estimate.hpp"
 
 #include <algorithm>
