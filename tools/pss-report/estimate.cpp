@@ -57,8 +57,10 @@ class Counter {
         }
         for (const PageRecord *at = first; at != last; ++at)
             ksm += at->ksm;
-        if (ksm > 1)
-            result_.ksm += weight() * static_cast<double>(ksm - (ksm + sharing_ - 1) / sharing_);
+        if (ksm > 1) {
+            const std::uint64_t kept = (ksm + sharing_ - 1) / sharing_; // rounded up
+            result_.ksm += weight() * static_cast<double>(ksm - kept);
+        }
         add_to(contents_, groups_of(first, last), weight());
         samples_[(first->hash >> 56U) % kSamples] += static_cast<double>(frames - 1);
         for (const PageRecord *at = first; at != last;) {
