@@ -79,10 +79,11 @@ bool excluded(const Vma &vma, unsigned &reason) noexcept {
     constexpr Rule kRules[] = {
         {kVmaHugetlb, UPM_SKIPPED_HUGETLB},
         {kVmaShared, UPM_SKIPPED_SHARED},
-        {kVmaSpecial, UPM_SKIPPED_SPECIAL},
         {kVmaSecret, UPM_SKIPPED_SECRET},
         {kVmaUffd, UPM_SKIPPED_UFFD},
         {kVmaHeap | kVmaStack | kVmaLocked | kVmaDontfork | kVmaKey, UPM_SKIPPED_UNSUPPORTED},
+        // Last, since the module makes special what it merges: a stack stays a stack.
+        {kVmaSpecial, UPM_SKIPPED_SPECIAL},
     };
     for (const Rule &rule : kRules) {
         if ((vma.flags & rule.flags) != 0) {
