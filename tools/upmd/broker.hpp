@@ -108,11 +108,11 @@ class Broker {
 
     bool answer_lookup(Client &client, const store::Header &header, std::uint32_t flags,
                        std::span<const std::uint64_t> hashes, std::uint64_t now);
-    int admit(const Client &client, int fd, std::uint32_t pages) const;
+    [[nodiscard]] int admit(const Client &client, int fd, std::uint32_t pages) const;
     void add_segment(Client &client, std::span<const std::uint64_t> hashes, Descriptor fd,
                      std::uint32_t id);
     std::uint32_t free_id();
-    void use(Client &client, Segment &segment);
+    static void use(Client &client, Segment &segment);
     void drop(std::uint32_t id);
     void drop_domain(Domain &domain);
     void end_lease(Client &client);
