@@ -56,8 +56,8 @@ ps (0 ms)
 """
 
 CTEST = """\
-    Start 1: Counts.Sum
-1/5 Test #1: Counts.Sum .......................   Passed    0.01 sec
+    Start 1: Counts.Sum/0  # 9-byte object <61-61 ...
+1/5 Test #1: Counts.Sum/0  # 9-byte object <61-61 ... ....................   Passed    0.01 sec
     Start 2: Backend.Kmod
 2/5 Test #2: Backend.Kmod .....................***Skipped   0.00 sec
 3/5 Test #3: Backend.Ksm ......................***Failed    0.02 sec
