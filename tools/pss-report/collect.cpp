@@ -119,9 +119,9 @@ Snapshot Collector::collect() {
     using Clock = std::chrono::steady_clock;
     const auto started = Clock::now();
     Snapshot snapshot;
-    const std::time_t now = std::time(nullptr);
-    snapshot.time = iso_time(now);
-    snapshot.unix_time = static_cast<double>(now);
+    const auto now = std::chrono::system_clock::now();
+    snapshot.time = iso_time(std::chrono::system_clock::to_time_t(now));
+    snapshot.unix_time = std::chrono::duration<double>(now.time_since_epoch()).count();
     utsname names{};
     if (::uname(&names) == 0) {
         snapshot.host = names.nodename;
@@ -149,12 +149,12 @@ Snapshot Collector::collect() {
     return snapshot;
 }
 
-bool Collector::wanted(const Process &process) const {
-    const Filter &filter = options_.filter;
+bool wanted(const Filter &filter, const Process &process) {
     const auto any = [](const std::vector<std::string> &list, const auto &test) {
         return list.empty() || std::any_of(list.begin(), list.end(), test);
     };
-    return any(filter.names,
+    return (filter.pids.empty() || filter.pids.contains(process.pid)) &&
+           any(filter.names,
                [&](const std::string &name) { return matches(name, process.command); }) &&
            any(filter.users,
                [&](const std::string &user) {
@@ -198,7 +198,7 @@ void Collector::add(int pid, Snapshot &snapshot) {
     process.user = user_name(process.uid);
     if (error == 0)
         read_cgroup(process);
-    if (!wanted(process)) {
+    if (!wanted(options_.filter, process)) {
         ++skipped.filtered;
         return;
     }

@@ -24,6 +24,9 @@ struct Filter {
     std::set<int> without = {};            // never these
 };
 
+// Whether the filter takes a process; `without` is not looked at.
+bool wanted(const Filter &filter, const Process &process);
+
 struct CollectOptions {
     Filter filter = {};
     // Read smaps in place of smaps_rollup: the split by kind of mapping.
@@ -53,7 +56,6 @@ class Collector {
                     const std::vector<Kind> &kinds, std::vector<Usage> &usages);
     void add_ksm(Process &process);
     bool may_hold_store(int pid, const Status &status);
-    [[nodiscard]] bool wanted(const Process &process) const;
     void read_cgroup(Process &process);
     const std::string &user_name(std::uint32_t uid);
     System read_system();

@@ -7,6 +7,7 @@
 #include "tools/pss-report/diff.hpp"
 #include "tools/pss-report/errors.hpp"
 #include "tools/pss-report/estimate.hpp"
+#include "tools/pss-report/html.hpp"
 #include "tools/pss-report/options.hpp"
 #include "tools/pss-report/output.hpp"
 #include "tools/pss-report/recording.hpp"
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <optional>
 #include <sys/ioctl.h>
 #include <thread>
 #include <unistd.h>
@@ -41,25 +43,37 @@ Style style_of(const Options &options) {
     return style;
 }
 
-std::string estimated(const Options &options, const Snapshot &snapshot, Root &root) {
+SeriesOptions series_options(const Options &options) {
+    SeriesOptions how;
+    how.by = options.by;
+    how.axis = options.axis;
+    how.total = options.total;
+    how.fields = options.fields;
+    how.title = options.title;
+    how.unit = options.unit;
+    return how;
+}
+
+Estimate estimate_of(const Options &options, const Snapshot &snapshot, Root &root) {
     EstimateOptions how;
     how.by = options.by;
     how.max_cpu = options.max_cpu;
     how.max_memory = options.max_memory;
     how.progress = ::isatty(STDERR_FILENO) != 0;
-    const Estimate result = estimate(root, snapshot, how);
-    if (options.format == Format::kTable)
-        return to_table(result, style_of(options)) + notes(snapshot, style_of(options));
-    Json json = to_json(make_report(snapshot, options.by), snapshot, options.limit);
-    json["estimate"] = to_json(result);
-    return dump(json) + "\n";
+    return estimate(root, snapshot, how);
 }
 
-std::string rendered(const Options &options, const Snapshot &snapshot, Root &root) {
-    if (options.estimate)
-        return estimated(options, snapshot, root);
-    Report report = make_report(snapshot, options.by);
-    sort_rows(report.rows, options.sort, options.reverse);
+std::string rendered(const Options &options, const Report &report, const Snapshot &snapshot,
+                     const Estimate *estimate) {
+    const Style style = style_of(options);
+    if (estimate != nullptr && options.format == Format::kTable)
+        return table_of(*estimate, style).text(style) + summary(*estimate, style) +
+               notes(snapshot, style);
+    if (estimate != nullptr) {
+        Json json = to_json(report, snapshot, options.limit);
+        json["estimate"] = to_json(*estimate);
+        return dump(json) + "\n";
+    }
     switch (options.format) {
     case Format::kJson:
         return dump(to_json(report, snapshot, options.limit)) + "\n";
@@ -72,20 +86,54 @@ std::string rendered(const Options &options, const Snapshot &snapshot, Root &roo
     }
     const std::vector<std::string> fields =
         options.fields.empty() ? default_fields(options.by) : options.fields;
-    return to_table(report, snapshot, fields, style_of(options));
+    return to_table(report, snapshot, fields, style);
+}
+
+// Of recordings, or of what --watch saw.
+void write_figures(const Options &options, const std::vector<Series> &series) {
+    const SeriesOptions how = series_options(options);
+    if (!options.plot.empty())
+        write_atomically(options.plot, draw(figure_of(series, how), Ground::kWhite));
+    if (!options.html.empty())
+        write_atomically(options.html, html_report(series, how, options.limit));
+}
+
+void write_figures(const Options &options, const Report &report, const Snapshot &snapshot,
+                   const Estimate *estimate) {
+    const SeriesOptions how = series_options(options);
+    if (!options.plot.empty())
+        write_atomically(options.plot,
+                         draw(estimate != nullptr ? figure_of(*estimate, how)
+                                                  : figure_of(report, options.limit, how),
+                              Ground::kWhite));
+    if (!options.html.empty())
+        write_atomically(options.html, html_report(report, snapshot, estimate, how, options.limit));
 }
 
 int report(const Options &options) {
     CollectOptions collect = options.collect;
     collect.filter.without.insert(::getpid()); // it would measure itself
     Collector collector(Root(options.root), collect);
+    std::vector<Series> series;
     for (std::uint64_t done = 1;; ++done) {
         Snapshot snapshot = collector.collect();
         snapshot.tag = options.tag;
         snapshot.n = options.n;
         if (!options.record.empty())
             record(options.record, snapshot);
-        write_atomically(options.output, rendered(options, snapshot, collector.root()));
+        Report report = make_report(snapshot, options.by);
+        sort_rows(report.rows, options.sort, options.reverse);
+        std::optional<Estimate> estimate;
+        if (options.estimate)
+            estimate = estimate_of(options, snapshot, collector.root());
+        const Estimate *const found = estimate ? &*estimate : nullptr;
+        write_atomically(options.output, rendered(options, report, snapshot, found));
+        if (options.watch == 0 || options.estimate) {
+            write_figures(options, report, snapshot, found);
+        } else if (!options.plot.empty() || !options.html.empty()) {
+            add_snapshot(series, "now", std::move(snapshot), options.by);
+            write_figures(options, series);
+        }
         if (options.watch == 0 || done == options.count)
             return kSuccess;
         if (options.format == Format::kTable)
@@ -104,12 +152,26 @@ int compare(const Options &options) {
     return kSuccess;
 }
 
+int side_by_side(const Options &options) {
+    const std::vector<Series> series =
+        read_series(options.recordings, options.collect.filter, options.by);
+    const SeriesOptions how = series_options(options);
+    const Style style = style_of(options);
+    write_figures(options, series);
+    write_atomically(options.output, options.format == Format::kJson
+                                         ? dump(to_json(series, how)) + "\n"
+                                         : series_table(series, how).text(style));
+    return kSuccess;
+}
+
 int dispatch(const std::vector<std::string> &arguments) {
     const Options options = parse_options(arguments);
     if (options.help || options.version)
         return kSuccess;
     if (!options.diff.empty())
         return compare(options);
+    if (!options.recordings.empty())
+        return side_by_side(options);
     return report(options);
 }
 
@@ -119,10 +181,10 @@ int run_command(const std::vector<std::string> &arguments) {
     try {
         return dispatch(arguments);
     } catch (const UsageError &error) {
-        fmt::print(stderr, "pss-report: {}\nTry 'pss-report --help'.\n", error.what());
+        fmt::print(stderr, "pss-report: {}\nTry 'pss-report --help'.\n", printable(error.what()));
         return kUsage;
     } catch (const std::exception &error) {
-        fmt::print(stderr, "pss-report: {}\n", error.what());
+        fmt::print(stderr, "pss-report: {}\n", printable(error.what()));
         return kFailed;
     }
 }

@@ -66,8 +66,7 @@ Gains gains(const Snapshot &before, const Snapshot &after) {
     return gains;
 }
 
-std::string diff_table(const Snapshot &before, const Snapshot &after, GroupBy by,
-                       const Style &style) {
+Table table_of(const Snapshot &before, const Snapshot &after, GroupBy by, const Style &style) {
     Table table({{"RSS"},
                  {"RSS'"},
                  {"CHANGE"},
@@ -92,12 +91,20 @@ std::string diff_table(const Snapshot &before, const Snapshot &after, GroupBy by
     for (const auto &[key, usages] : pairs)
         add(usages.first, usages.second, key, "");
     add(sum_of(before), sum_of(after), fmt::format("total {}", pairs.size()), "1");
+    return table;
+}
+
+std::string gains_text(const Snapshot &before, const Snapshot &after, const Style &style) {
     const Gains parts = gains(before, after);
     const auto text = [&](std::int64_t bytes) { return format_change(bytes, style.unit); };
-    return table.text(style) + fmt::format("PSS gained {}: merged {}, zero pages {}, trimmed {}, "
-                                           "other sharing {}\n",
-                                           text(parts.pss), text(parts.merge), text(parts.zero),
-                                           text(parts.trim), text(parts.rest));
+    return fmt::format("PSS gained {}: merged {}, zero pages {}, trimmed {}, other sharing {}\n",
+                       text(parts.pss), text(parts.merge), text(parts.zero), text(parts.trim),
+                       text(parts.rest));
+}
+
+std::string diff_table(const Snapshot &before, const Snapshot &after, GroupBy by,
+                       const Style &style) {
+    return table_of(before, after, by, style).text(style) + gains_text(before, after, style);
 }
 
 Json diff_json(const Snapshot &before, const Snapshot &after, GroupBy by) {

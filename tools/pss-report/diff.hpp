@@ -19,6 +19,10 @@ struct Gains {
 Gains gains(const Snapshot &before, const Snapshot &after);
 
 // Groups are matched by their keys; one that is missing counts as 0.
+Table table_of(const Snapshot &before, const Snapshot &after, GroupBy by, const Style &style);
+// "PSS gained ..."
+std::string gains_text(const Snapshot &before, const Snapshot &after, const Style &style);
+// Both.
 std::string diff_table(const Snapshot &before, const Snapshot &after, GroupBy by,
                        const Style &style);
 Json diff_json(const Snapshot &before, const Snapshot &after, GroupBy by);

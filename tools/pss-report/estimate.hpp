@@ -86,7 +86,9 @@ void count(Estimate &result, std::vector<PageRecord> &records, std::uint64_t sca
            std::uint64_t page_size, std::uint64_t max_page_sharing);
 
 Json to_json(const Estimate &estimate);
-std::string to_table(const Estimate &estimate, const Style &style);
+Table table_of(const Estimate &estimate, const Style &style);
+// The lines below that: the sums, and the extrapolation.
+std::string summary(const Estimate &estimate, const Style &style);
 
 } // namespace upm::pss
 

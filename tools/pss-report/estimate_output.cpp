@@ -59,7 +59,7 @@ Json to_json(const Estimate &estimate) {
     return json;
 }
 
-std::string to_table(const Estimate &estimate, const Style &style) {
+Table table_of(const Estimate &estimate, const Style &style) {
     Table table({{"SCANNED"},
                  {"ZERO"},
                  {"SHARED"},
@@ -80,9 +80,12 @@ std::string to_table(const Estimate &estimate, const Style &style) {
     for (std::size_t i = 0; i < kKinds; ++i)
         if (kinds[i].scanned != 0)
             add_row(table, kinds[i], fmt::format("  {}", kKindNames[i]), style, "2");
-    std::string out = table.text(style);
+    return table;
+}
+
+std::string summary(const Estimate &estimate, const Style &style) {
     const auto text = [&](double bytes) { return format_bytes(rounded(bytes), style.unit); };
-    out += fmt::format("perfect merging saves {}", text(estimate.total.saving));
+    std::string out = fmt::format("perfect merging saves {}", text(estimate.total.saving));
     if (estimate.error > 0)
         out += fmt::format(" ± {} (95 %, from {:.2g} % of the contents)", text(estimate.error),
                            100 * estimate.sampled);

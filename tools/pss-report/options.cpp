@@ -58,8 +58,14 @@ constexpr OptionRow kOptions[] = {
     {"Recording", "tag", "a name for this snapshot", Takes::kText, "TEXT"},
     {"Recording", "n", "how many copies of the function run now", Takes::kText, "NUMBER"},
 
-    {"Recording", "diff", "compare the last snapshots of two files: --diff A --diff B",
-     Takes::kList, "FILE"},
+    {"Recording", "diff", "compare the last snapshots of two files: --diff A B", Takes::kList,
+     "FILE"},
+
+    {"Figures", "plot", "draw a figure of that (SVG, by gnuplot)", Takes::kText, "FILE"},
+    {"Figures", "html", "write a page with figures and tables", Takes::kText, "FILE"},
+    {"Figures", "over", "of recordings: label, n or time (auto)", Takes::kText, "AXIS"},
+    {"Figures", "total", "sums, in place of means of the copies"},
+    {"Figures", "title", "of the figure and of the page", Takes::kText, "TEXT"},
 
     {"Other", "root", "read proc, sys and etc below this folder", Takes::kText, "DIR"},
     {"Other", "h,help", "print this help"},
@@ -69,7 +75,7 @@ constexpr OptionRow kOptions[] = {
 cxxopts::Options description() {
     cxxopts::Options options("pss-report",
                              "Where the memory of processes goes, and what merging saves.\n");
-    options.custom_help("[OPTION...]");
+    options.custom_help("[OPTION...] [RECORDING...]");
     for (const OptionRow &row : kOptions) {
         std::shared_ptr<cxxopts::Value> value = cxxopts::value<bool>();
         if (row.takes == Takes::kText)
@@ -78,6 +84,9 @@ cxxopts::Options description() {
             value = cxxopts::value<Strings>();
         options.add_options(row.group)(row.names, row.help, value, row.value);
     }
+    options.add_options()("recordings", "", cxxopts::value<Strings>());
+    options.parse_positional("recordings");
+    options.positional_help("");
     return options;
 }
 
@@ -200,15 +209,40 @@ void take_runs(const Given &given, Options &options) {
     if (options.count != 0 && options.watch == 0)
         throw UsageError("--count needs --watch");
     options.record = given.text("record");
-    options.diff = given.list("diff");
-    if (!options.diff.empty() && options.diff.size() != 2)
-        throw UsageError("--diff: give it twice, before and after");
-    if (!options.diff.empty() && options.format != Format::kTable &&
-        options.format != Format::kJson)
-        throw UsageError("--diff prints a table or --json");
     options.tag = given.text("tag");
     if (given.has("n"))
         options.n = static_cast<std::int64_t>(given.number("n", 0));
+}
+
+void take_recordings(const Given &given, Options &options) {
+    options.diff = given.list("diff");
+    options.recordings = given.list("recordings");
+    // --diff A B: the second is no value of the option.
+    if (options.diff.size() == 1 && options.recordings.size() == 1)
+        options.diff.push_back(options.recordings[0]), options.recordings.clear();
+    const bool diff = !options.diff.empty(), recordings = !options.recordings.empty();
+    if (diff && (options.diff.size() != 2 || recordings))
+        throw UsageError("--diff takes two recordings, before and after");
+    if ((diff || recordings) && options.format != Format::kTable && options.format != Format::kJson)
+        throw UsageError("of recordings there are a table and --json");
+    if ((diff || recordings) && (options.estimate || options.watch != 0 || !options.record.empty()))
+        throw UsageError("--estimate, --watch and --record need processes, and no recordings");
+}
+
+void take_figures(const Given &given, Options &options) {
+    options.plot = given.text("plot");
+    options.html = given.text("html");
+    options.axis = parse_axis(given.text("over", "auto"));
+    options.total = given.has("total");
+    options.title = given.text("title");
+    if (!options.plot.empty() && !options.plot.ends_with(".svg"))
+        throw UsageError(fmt::format("--plot: '{}' does not end in .svg, which is what is drawn",
+                                     printable(options.plot)));
+    const bool any = !options.plot.empty() || !options.html.empty();
+    if (any && !options.diff.empty())
+        throw UsageError("--plot and --html take the recordings as arguments, without --diff");
+    if (given.has("over") && options.recordings.empty() && options.watch == 0)
+        throw UsageError("--over needs recordings, or --watch");
 }
 
 } // namespace
@@ -222,7 +256,8 @@ Options parse_options(const std::vector<std::string> &arguments) {
     try {
         const cxxopts::ParseResult parsed = known.parse(static_cast<int>(argv.size()), argv.data());
         if (parsed.count("help") != 0) {
-            fmt::print("{}", known.help({"Selection", "View", "Output", "Recording", "Other"}));
+            fmt::print(
+                "{}", known.help({"Selection", "View", "Output", "Recording", "Figures", "Other"}));
             options.help = true;
             return options;
         }
@@ -239,6 +274,8 @@ Options parse_options(const std::vector<std::string> &arguments) {
         take_view(given, options);
         take_estimate(given, options);
         take_runs(given, options);
+        take_recordings(given, options);
+        take_figures(given, options);
     } catch (const cxxopts::exceptions::exception &error) {
         throw UsageError(printable(error.what()));
     }

@@ -6,6 +6,7 @@
 
 #include "tools/pss-report/collect.hpp"
 #include "tools/pss-report/report.hpp"
+#include "tools/pss-report/series.hpp"
 #include "tools/pss-report/text.hpp"
 
 #include <cstdint>
@@ -39,8 +40,14 @@ struct Options {
     double watch = 0;        // seconds between reports; 0: one report
     std::uint64_t count = 0; // reports; 0: until interrupted
 
-    std::string record;                 // a file to add to
-    std::vector<std::string> diff = {}; // two recordings
+    std::string record;                       // a file to add to
+    std::vector<std::string> diff = {};       // two recordings
+    std::vector<std::string> recordings = {}; // to report on, in place of /proc
+    std::string plot;                         // a file for the figure
+    std::string html;                         // a file for the page
+    Axis axis = Axis::kAuto;
+    bool total = false; // figures of sums
+    std::string title;
     std::string tag;
     std::int64_t n = -1;
 

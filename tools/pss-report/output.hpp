@@ -34,15 +34,21 @@ class Table {
     void add(std::vector<std::string> cells, std::string tint = {});
     [[nodiscard]] std::string text(const Style &style) const;
 
-  private:
     struct Line {
         std::vector<std::string> cells;
         std::string tint;
     };
+    [[nodiscard]] const std::vector<Column> &columns() const { return columns_; }
+    [[nodiscard]] const std::vector<Line> &lines() const { return lines_; }
+
+  private:
     std::vector<Column> columns_;
     std::vector<Line> lines_;
 };
 
+Table table_of(const Report &report, const Snapshot &snapshot,
+               const std::vector<std::string> &fields, const Style &style);
+// The same as text, and the notes.
 std::string to_table(const Report &report, const Snapshot &snapshot,
                      const std::vector<std::string> &fields, const Style &style);
 // The lines below a table: who is missing, and why. Empty if nobody is.

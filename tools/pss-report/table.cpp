@@ -91,8 +91,8 @@ std::string Table::text(const Style &style) const {
     return out;
 }
 
-std::string to_table(const Report &report, const Snapshot &snapshot,
-                     const std::vector<std::string> &fields, const Style &style) {
+Table table_of(const Report &report, const Snapshot &snapshot,
+               const std::vector<std::string> &fields, const Style &style) {
     std::vector<Table::Column> columns;
     columns.reserve(fields.size() + 1);
     for (const std::string &field : fields) {
@@ -128,7 +128,12 @@ std::string to_table(const Report &report, const Snapshot &snapshot,
     table.add(std::move(cells), kBold);
     if (report.total.kinds)
         add_kinds(table, report.total, all, style, snapshot.page_size);
-    return table.text(style) + notes(snapshot, style);
+    return table;
+}
+
+std::string to_table(const Report &report, const Snapshot &snapshot,
+                     const std::vector<std::string> &fields, const Style &style) {
+    return table_of(report, snapshot, fields, style).text(style) + notes(snapshot, style);
 }
 
 std::string notes(const Snapshot &snapshot, const Style &style) {

@@ -183,10 +183,17 @@ TEST(Command, WritesAFileWhole) {
     EXPECT_THAT(failed.err, HasSubstr("No such file"));
 }
 
+TEST(Command, EscapesNamesInErrors) {
+    const Finished done = command({"x\x1b"});
+    EXPECT_EQ(done.status, 1);
+    EXPECT_EQ(done.err, "pss-report: x\\x1b: No such file or directory\n");
+}
+
 struct BadCase {
     const char *label;
     std::vector<std::string> arguments;
     const char *message;
+    friend void PrintTo(const BadCase &bad, std::ostream *out) { *out << bad.label; }
 };
 class BadCommand : public testing::TestWithParam<BadCase> {};
 TEST_P(BadCommand, IsRefusedWithTheReason) {
@@ -198,7 +205,7 @@ TEST_P(BadCommand, IsRefusedWithTheReason) {
 INSTANTIATE_TEST_SUITE_P(
     Arguments, BadCommand,
     testing::Values(BadCase{"Unknown", {"--bogus"}, "bogus"},
-                    BadCase{"Stray", {"x\x1b"}, "stray argument 'x\\x1b'"},
+                    BadCase{"Stray", {"x", "--csv"}, "of recordings there are a table and --json"},
                     BadCase{"Pid", {"--pid", "1,x"}, "--pid: 'x' is no process id"},
                     BadCase{"NegativePid", {"--pid=-1"}, "no process id"},
                     BadCase{"By", {"--by", "x"}, "process, cgroup, container, user, command"},
