@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/backend_ksm.hpp"
 
+#include "libupm/system.hpp"
 #include "libupm/vma_reader.hpp"
 
 #include <algorithm>
@@ -8,7 +9,6 @@
 #include <charconv>
 #include <climits>
 #include <cstdio>
-#include <ctime>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,17 +20,6 @@ namespace {
 // sizeof(struct ksm_rmap_item), which KSM's own general_profit charges for each
 // page that it keeps track of; mm/ksm.c.
 constexpr std::uint64_t kRmapItemBytes = 64;
-
-std::uint64_t page_size() noexcept {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-std::uint64_t now_ns() noexcept {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
-           static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 class Descriptor {
   public:

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/backend_store.hpp"
 
+#include "libupm/system.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <ctime>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -25,17 +26,6 @@ struct DomainFile {
 };
 constexpr char kDomainMagic[16] = "upm-domain-key1";
 constexpr int kDomainSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-
-std::uint64_t page_size() noexcept {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-std::uint64_t now_ns() noexcept {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
-           static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 int read_domain(int fd, DomainKey &domain) noexcept {
     domain = {};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/engine.hpp"
 
+#include "libupm/system.hpp"
+
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -9,10 +11,6 @@
 namespace upm {
 
 namespace {
-
-std::uint64_t page_size() noexcept {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
 
 // Rounds [addr, addr + len) inward to whole pages. False: it overflows. A range
 // without a whole page gets the length 0.

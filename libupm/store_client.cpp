@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store_client.hpp"
 
+#include "libupm/packet.hpp"
+#include "libupm/store_reply.hpp"
 #include "libupm/store_segment.hpp"
+#include "libupm/system.hpp"
 
 #include <cerrno>
 #include <cstring>
@@ -11,8 +14,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
+#include <utility>
 
 namespace upm::store {
 
@@ -20,12 +23,6 @@ namespace {
 
 // Above the numbers that programs and shells count on.
 constexpr int kLowestFd = 100;
-
-std::int64_t now_ms() noexcept {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::int64_t>(now.tv_sec) * 1000 + now.tv_nsec / 1'000'000;
-}
 
 void sleep_ms(long ms) noexcept {
     timespec time{.tv_sec = 0, .tv_nsec = ms * 1'000'000};
@@ -37,33 +34,20 @@ std::span<std::byte> bytes_of(T &value) noexcept {
     return std::as_writable_bytes(std::span<T, 1>(&value, 1));
 }
 
-// The descriptors of a packet: the first one, and all others closed.
-int take_descriptor(msghdr &message) noexcept {
-    int found = -1;
-    for (cmsghdr *part = CMSG_FIRSTHDR(&message); part != nullptr;
-         part = CMSG_NXTHDR(&message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-            continue;
-        const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (std::size_t i = 0; i < count; ++i) {
-            int fd = -1;
-            std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-            if (found < 0)
-                found = fd;
-            else
-                ::close(fd);
-        }
-    }
-    return found;
-}
+// Room for every reply of fixed size.
+struct SmallReply {
+    std::byte bytes[sizeof(StatsReply)];
+};
+static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= sizeof(GetReply) &&
+              sizeof(SmallReply) >= sizeof(PublishReply));
 
 // Who listens: a broker of this user or of root. Anyone else could have put the
 // socket there to learn what this process holds.
 int check_peer(int fd) noexcept {
     ucred peer{};
-    socklen_t size = sizeof(peer);
-    if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
-        return -errno;
+    const int ret = packet::peer_of(fd, peer);
+    if (ret != 0)
+        return ret;
     return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
 }
 
@@ -73,6 +57,25 @@ std::uint64_t inode_of(int fd) noexcept {
 }
 
 } // namespace
+
+// A reply, and the descriptor that came with it, closed unless released.
+class Connection::Answer {
+  public:
+    Answer() noexcept = default;
+    Answer(const Answer &) = delete;
+    Answer &operator=(const Answer &) = delete;
+    ~Answer() {
+        if (fd_ >= 0)
+            ::close(fd_);
+    }
+    Packet packet;
+    void own(int fd) noexcept { fd_ = fd; }
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+    int release() noexcept { return std::exchange(fd_, -1); }
+
+  private:
+    int fd_ = -1;
+};
 
 int Connection::connect(const SocketPath &path) noexcept {
     int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -86,10 +89,9 @@ int Connection::connect(const SocketPath &path) noexcept {
     const timeval patience{.tv_sec = kReplyMs / 1000, .tv_usec = 0};
     (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.text, sizeof(address.sun_path));
-    int ret = 0;
-    if (::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
+    int ret = packet::fill_address(path.text, address);
+    if (ret == 0 &&
+        ::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
         ret = errno == EAGAIN ? -ETIMEDOUT : -errno;
     if (ret == 0)
         ret = check_peer(fd);
@@ -104,18 +106,13 @@ int Connection::connect(const SocketPath &path) noexcept {
 
 int Connection::hello() noexcept {
     HelloRequest request{};
-    request.page_size = static_cast<std::uint32_t>(::sysconf(_SC_PAGESIZE));
+    request.page_size = static_cast<std::uint32_t>(page_size());
     request.named = domain_.named;
     std::memcpy(request.key, domain_.key, sizeof(request.key));
-    HelloReply reply{};
-    std::span<const std::byte> body;
-    const int ret = exchange(bytes_of(request), Op::kHello, bytes_of(reply), body);
-    if (ret != 0)
-        return ret;
-    if (body.size() != sizeof(reply) - sizeof(reply.reply))
-        return -EPROTO;
-    seed_ = reply.seed;
-    return 0;
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kHello, room.bytes, answer);
+    return ret != 0 ? ret : read_hello(answer.packet, number_, seed_);
 }
 
 int Connection::open(const SocketPath &path, const DomainKey &domain) noexcept {
@@ -145,82 +142,48 @@ int Connection::send(std::span<std::byte> packet, Op op, int fd) noexcept {
     header.number = ++number_;
     std::memcpy(packet.data(), &header, sizeof(header));
 
-    iovec vector{.iov_base = packet.data(), .iov_len = packet.size()};
-    alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-    message.msg_iov = &vector;
-    message.msg_iovlen = 1;
-    if (fd >= 0) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof(control);
-        cmsghdr *const part = CMSG_FIRSTHDR(&message);
-        part->cmsg_level = SOL_SOCKET;
-        part->cmsg_type = SCM_RIGHTS;
-        part->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
-    }
-    for (;;) {
-        if (::sendmsg(fd_, &message, MSG_NOSIGNAL) >= 0)
-            return 0;
-        if (errno == EPIPE)
-            return -ECONNRESET;
-        if (errno != EINTR)
-            return errno == EAGAIN ? -ETIMEDOUT : -errno;
-    }
+    const iovec part{.iov_base = packet.data(), .iov_len = packet.size()};
+    const int ret = packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U});
+    return ret == -EAGAIN ? -ETIMEDOUT : ret;
 }
 
-// Waits for the reply to the last request. Post: `body` is what follows the
-// reply's header, and *fd the descriptor that came along, or -1.
-int Connection::receive(std::span<std::byte> packet, Op op, int patience_ms, int *fd,
-                        std::span<const std::byte> &body) noexcept {
-    const std::int64_t deadline = now_ms() + patience_ms;
+int Connection::wait(int patience_ms) const noexcept {
+    const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
     pollfd event{.fd = fd_, .events = POLLIN, .revents = 0};
     for (;;) {
-        const std::int64_t left = deadline - now_ms();
-        const int ready = left > 0 ? ::poll(&event, 1, static_cast<int>(left)) : 0;
+        const std::uint64_t now = now_ms();
+        const int ready = now < deadline ? ::poll(&event, 1, static_cast<int>(deadline - now)) : 0;
         if (ready > 0)
-            break;
+            return 0;
         if (ready == 0)
             return -ETIMEDOUT;
         if (errno != EINTR)
             return -errno;
     }
-    iovec vector{.iov_base = packet.data(), .iov_len = packet.size()};
-    alignas(cmsghdr) std::byte control[CMSG_SPACE(4 * sizeof(int))];
-    msghdr message{};
-    message.msg_iov = &vector;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    ssize_t got = -1;
-    do
-        got = ::recvmsg(fd_, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    while (got < 0 && errno == EINTR);
-    if (got <= 0)
-        return got == 0 ? -ECONNRESET : -errno;
-    const int received = take_descriptor(message);
-
-    std::span<const std::byte> rest = packet.first(static_cast<std::size_t>(got));
-    ReplyHeader reply{};
-    const bool good = (message.msg_flags & MSG_TRUNC) == 0 && take(rest, reply) &&
-                      reply.header.magic == kMagic && reply.header.version == kVersion &&
-                      reply.header.op == static_cast<std::uint16_t>(op) &&
-                      reply.header.number == number_ &&
-                      reply.header.length == static_cast<std::uint32_t>(got) && reply.error <= 0;
-    if (fd != nullptr && good && reply.error == 0)
-        *fd = received;
-    else if (received >= 0)
-        ::close(received);
-    body = rest;
-    return good ? reply.error : -EPROTO;
 }
 
-int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byte> reply,
-                         std::span<const std::byte> &body, int *fd, int patience_ms) noexcept {
+// Waits for the answer to the last request.
+int Connection::receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept {
+    int ret = wait(patience_ms);
+    if (ret != 0)
+        return ret;
+    const iovec part{.iov_base = room.data(), .iov_len = room.size()};
+    int fd = -1;
+    packet::Received received;
+    ret = packet::receive(fd_, {&part, 1}, {&fd, 1}, received, MSG_DONTWAIT);
+    if (ret != 0)
+        return ret;
+    answer.own(fd);
+    answer.packet = room.first(received.bytes);
+    return received.cut ? -EPROTO : 0;
+}
+
+int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byte> room,
+                         Answer &answer, int fd, int patience_ms) noexcept {
     if (!alive())
         return -ECONNRESET;
-    const int ret = send(request, op, -1);
-    return ret != 0 ? ret : receive(reply, op, patience_ms, fd, body);
+    const int ret = send(request, op, fd);
+    return ret != 0 ? ret : receive(room, patience_ms, answer);
 }
 
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
@@ -231,37 +194,28 @@ int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std:
     const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
     std::memcpy(packet.data(), &request, sizeof(request));
     std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
-    std::span<const std::byte> body;
-    const int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), body, nullptr,
+    Answer answer;
+    const int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
                              reserve ? kPublishMs : kReplyMs);
-    if (ret != 0)
-        return ret;
-    std::uint32_t counts[2] = {}; // count, reserved
-    if (!take(body, counts) || counts[0] != hashes.size() ||
-        !take_all(body, places.data(), counts[0]))
-        return -EPROTO;
-    return 0;
+    return ret != 0 ? ret : read_lookup(answer.packet, number_, places);
 }
 
 int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept {
     GetRequest request{};
     request.segment = segment;
-    GetReply reply{};
-    std::span<const std::byte> body;
+    SmallReply room;
+    Answer answer;
     fd = -1;
-    int ret = exchange(bytes_of(request), Op::kGet, bytes_of(reply), body, &fd);
+    int ret = exchange(bytes_of(request), Op::kGet, room.bytes, answer);
+    if (ret == 0)
+        ret = read_get(answer.packet, number_, segment, pages);
     if (ret != 0)
         return ret;
     // Not sealed, or not as large as it says: never map it.
-    if (fd < 0 || body.size() != sizeof(reply) - sizeof(reply.reply) || reply.segment != segment ||
-        reply.pages == 0 || reply.pages > kMaxPages || check_segment(fd, reply.pages) != 0)
-        ret = -EPROTO;
-    if (ret != 0 && fd >= 0) {
-        ::close(fd);
-        fd = -1;
-    }
-    pages = reply.pages;
-    return ret;
+    if (answer.fd() < 0 || check_segment(answer.fd(), pages) != 0)
+        return -EPROTO;
+    fd = answer.release();
+    return 0;
 }
 
 int Connection::publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
@@ -271,26 +225,18 @@ int Connection::publish(int fd, std::span<const std::uint64_t> hashes, std::uint
     const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
     std::memcpy(packet.data(), &request, sizeof(request));
     std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
-    if (!alive())
-        return -ECONNRESET;
-    int ret = send(packet, Op::kPublish, fd);
-    if (ret != 0)
-        return ret;
-    PublishReply reply{};
-    std::span<const std::byte> body;
-    ret = receive(bytes_of(reply), Op::kPublish, kReplyMs, nullptr, body);
-    if (ret == 0 && (body.size() != sizeof(reply) - sizeof(reply.reply) || reply.segment == 0 ||
-                     reply.segment > kLastSegment))
-        ret = -EPROTO;
-    segment = reply.segment;
-    return ret;
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(packet, Op::kPublish, room.bytes, answer, fd);
+    return ret != 0 ? ret : read_publish(answer.packet, number_, segment);
 }
 
 int Connection::release() noexcept {
     Header request{};
-    ReplyHeader reply{};
-    std::span<const std::byte> body;
-    return exchange(bytes_of(request), Op::kRelease, bytes_of(reply), body);
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kRelease, room.bytes, answer);
+    return ret != 0 ? ret : read_release(answer.packet, number_);
 }
 
 int Connection::report(std::uint32_t segment, std::int64_t pages) noexcept {
@@ -302,19 +248,23 @@ int Connection::report(std::uint32_t segment, std::int64_t pages) noexcept {
 
 int Connection::stats(StatsReply &stats) noexcept {
     Header request{};
-    std::span<const std::byte> body;
-    const int ret = exchange(bytes_of(request), Op::kStats, bytes_of(stats), body);
-    return ret == 0 && body.size() != sizeof(stats) - sizeof(stats.reply) ? -EPROTO : ret;
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kStats, room.bytes, answer);
+    return ret != 0 ? ret : read_stats(answer.packet, number_, stats);
 }
 
 int Connection::metrics(std::span<std::byte> buffer) noexcept {
     Header request{};
-    std::span<const std::byte> body;
-    const int ret = exchange(bytes_of(request), Op::kMetrics, buffer.first(kMaxPacket), body);
+    Answer answer;
+    Packet text;
+    int ret = exchange(bytes_of(request), Op::kMetrics, buffer.first(kMaxPacket), answer);
+    if (ret == 0)
+        ret = read_metrics(answer.packet, number_, text);
     if (ret != 0)
         return ret;
-    std::memmove(buffer.data(), body.data(), body.size());
-    return static_cast<int>(body.size());
+    std::memmove(buffer.data(), text.data(), text.size());
+    return static_cast<int>(text.size());
 }
 
 int open_connection(Connection &connection, const SocketPath &path,
@@ -326,7 +276,7 @@ int open_connection(Connection &connection, const SocketPath &path,
     if (started != 0)
         return started == -ENOENT ? ret : started;
     // It listens after a few ms, on a busy machine after many.
-    const std::int64_t deadline = now_ms() + kReplyMs;
+    const std::uint64_t deadline = now_ms() + kReplyMs;
     for (long pause = 1; now_ms() < deadline; pause = pause < 50 ? pause * 2 : pause) {
         ret = connection.open(path, domain);
         if (ret != -ENOENT && ret != -ECONNREFUSED)

@@ -70,14 +70,15 @@ class Connection {
     [[nodiscard]] const DomainKey &domain() const noexcept { return domain_; }
 
   private:
+    class Answer;
+
     int connect(const SocketPath &path) noexcept;
     int hello() noexcept;
     int send(std::span<std::byte> packet, Op op, int fd) noexcept;
-    int receive(std::span<std::byte> packet, Op op, int patience_ms, int *fd,
-                std::span<const std::byte> &body) noexcept;
-    int exchange(std::span<std::byte> request, Op op, std::span<std::byte> reply,
-                 std::span<const std::byte> &body, int *fd = nullptr,
-                 int patience_ms = kReplyMs) noexcept;
+    [[nodiscard]] int wait(int patience_ms) const noexcept;
+    int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
+    int exchange(std::span<std::byte> request, Op op, std::span<std::byte> room, Answer &answer,
+                 int fd = -1, int patience_ms = kReplyMs) noexcept;
 
     int fd_ = -1;
     std::uint64_t inode_ = 0; // of the socket

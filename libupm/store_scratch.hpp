@@ -7,9 +7,9 @@
 
 #include "libupm/store_merger.hpp"
 #include "libupm/store_segment.hpp"
+#include "libupm/system.hpp"
 
 #include <cstring>
-#include <unistd.h>
 
 namespace upm::store {
 
@@ -18,11 +18,6 @@ inline constexpr std::uint64_t kPresent = 1ULL << 63;
 inline constexpr std::uint64_t kSwapped = 1ULL << 62;
 inline constexpr std::uint64_t kFilePage = 1ULL << 61;
 inline constexpr std::uint64_t kWriteProtected = 1ULL << 57; // by userfaultfd
-
-inline std::uint64_t page_size() noexcept {
-    static const auto size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-    return size;
-}
 
 inline bool is_zero(const std::byte *page) noexcept {
     return page[0] == std::byte{0} && std::memcmp(page, page + 1, page_size() - 1) == 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store_segment.hpp"
 
+#include "libupm/system.hpp"
+
 #include <cerrno>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -19,10 +21,6 @@ namespace upm::store {
 namespace {
 
 constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-
-std::uint64_t page_size() noexcept {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
 
 int create() noexcept {
     int fd = ::memfd_create(kSegmentName, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);

@@ -41,8 +41,9 @@ class Input {
 
 template <class T>
 void append(std::vector<std::byte> &packet, const T &value) {
-    const auto bytes = std::as_bytes(std::span<const T, 1>(&value, 1));
-    packet.insert(packet.end(), bytes.begin(), bytes.end());
+    const std::size_t size = packet.size();
+    packet.resize(size + sizeof(value));
+    std::memcpy(packet.data() + size, &value, sizeof(value));
 }
 
 // Mostly well formed, so that it gets deep; some bytes are bent afterwards.

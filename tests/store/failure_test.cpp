@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // What goes wrong around a program: its bytes stay right, and it is told.
+#include "libupm/packet.hpp"
 #include "libupm/store_segment.hpp"
 #include "tests/store/fixture.hpp"
 
@@ -101,21 +102,8 @@ class FakeBroker {
             return false;
         header.length = static_cast<std::uint32_t>(reply.size());
         std::memcpy(reply.data(), &header, std::min(reply.size(), sizeof(header)));
-        iovec vector{.iov_base = reply.data(), .iov_len = reply.size()};
-        alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int))] = {};
-        msghdr message{};
-        message.msg_iov = &vector;
-        message.msg_iovlen = 1;
-        if (fd >= 0) {
-            message.msg_control = control;
-            message.msg_controllen = sizeof(control);
-            cmsghdr *const part = CMSG_FIRSTHDR(&message);
-            part->cmsg_level = SOL_SOCKET;
-            part->cmsg_type = SCM_RIGHTS;
-            part->cmsg_len = CMSG_LEN(sizeof(int));
-            std::memcpy(CMSG_DATA(part), &fd, sizeof(fd));
-        }
-        const bool sent = ::sendmsg(client_, &message, MSG_NOSIGNAL) >= 0;
+        const iovec part{.iov_base = reply.data(), .iov_len = reply.size()};
+        const bool sent = packet::send(client_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U}) == 0;
         if (fd >= 0)
             (void)::close(fd);
         return sent;

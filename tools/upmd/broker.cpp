@@ -16,11 +16,6 @@ using store::Header;
 using store::Op;
 using store::Place;
 
-Descriptor::~Descriptor() {
-    if (fd_ >= 0)
-        ::close(fd_);
-}
-
 struct Broker::Segment {
     std::uint32_t id;
     Descriptor fd;

@@ -8,6 +8,7 @@
 #define UPM_UPMD_BROKER_HPP
 
 #include "libupm/store_wire.hpp"
+#include "tools/broker/packet_server.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +20,6 @@
 #include <string>
 #include <sys/types.h>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 namespace upm::upmd {
@@ -32,27 +32,8 @@ struct Limits {
     std::uint64_t lease_ms = 10'000;    // of a reservation
 };
 
-// A descriptor that is closed with its owner.
-class Descriptor {
-  public:
-    Descriptor() noexcept = default;
-    explicit Descriptor(int fd) noexcept : fd_(fd) {}
-    Descriptor(Descriptor &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Descriptor &operator=(Descriptor &&other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    Descriptor(const Descriptor &) = delete;
-    Descriptor &operator=(const Descriptor &) = delete;
-    ~Descriptor();
-    [[nodiscard]] int get() const noexcept { return fd_; }
-    [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
-
-  private:
-    int fd_ = -1;
-};
-
-using ClientId = std::uint64_t;
+using broker::ClientId;
+using broker::Descriptor;
 
 // A packet for a client; fd is -1 or stays the broker's.
 using Send = std::function<void(ClientId, std::span<const std::byte> packet, int fd)>;

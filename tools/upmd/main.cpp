@@ -3,16 +3,17 @@
 // upmd: the broker of libupm's backend store; see upmd(8).
 #include "libupm/env.hpp"
 #include "libupm/store_wire.hpp"
-#include "tools/upmd/listener.hpp"
+#include "libupm/system.hpp"
+#include "tools/broker/listener.hpp"
+#include "tools/broker/packet_server.hpp"
 #include "tools/upmd/server.hpp"
 
-#include <csignal>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cxxopts.hpp>
 #include <exception>
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,10 +29,6 @@ struct Options {
     bool on_demand = false;
     Settings settings;
 };
-
-std::uint64_t page_size() {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
 
 std::uint64_t half_of_memory_mib() {
     return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / 2 * page_size() / kMib;
@@ -104,28 +101,6 @@ std::string default_socket() {
     return fmt::format("/tmp/upm-{}/upmd.sock", uid);
 }
 
-// Each segment is one open file.
-void raise_file_limit(Limits &limits) {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    (void)::setrlimit(RLIMIT_NOFILE, &limit);
-    (void)::getrlimit(RLIMIT_NOFILE, &limit);
-    // Half of them, so that clients can still connect.
-    limits.max_segments =
-        static_cast<std::uint32_t>(std::min<rlim_t>(limits.max_segments, limit.rlim_cur / 2));
-}
-
-void block_signals() {
-    sigset_t signals;
-    (void)::sigemptyset(&signals);
-    for (const int signal : {SIGTERM, SIGINT})
-        (void)::sigaddset(&signals, signal);
-    (void)::sigprocmask(SIG_BLOCK, &signals, nullptr);
-    (void)std::signal(SIGPIPE, SIG_IGN);
-}
-
 void tell(bool on_demand, char word) {
     if (!on_demand)
         return;
@@ -148,9 +123,12 @@ int run(int argc, char **argv) {
     if (!given.unmatched().empty())
         throw std::runtime_error("stray argument '" + given.unmatched().front() + "'");
     Options options = parse(given);
-    raise_file_limit(options.settings.limits);
-    block_signals();
-    Listener listener;
+    // Each segment is one open file: half of them, so that clients can connect.
+    Limits &limits = options.settings.limits;
+    limits.max_segments = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(limits.max_segments, broker::raise_file_limit() / 2));
+    broker::block_signals();
+    broker::Listener listener;
     if (!listener.take_from_systemd()) {
         const std::string path = options.socket.empty() ? default_socket() : options.socket;
         if (!listener.make(path, options.mode)) {

@@ -1,62 +1,49 @@
 // SPDX-License-Identifier: MIT
 //
-// The broker's sockets: one epoll loop around tools/upmd/broker.hpp.
+// upmd as a service of tools/broker: the clock, the metrics' file and the end when
+// idle, around tools/upmd/broker.hpp.
 #ifndef UPM_UPMD_SERVER_HPP
 #define UPM_UPMD_SERVER_HPP
 
+#include "tools/broker/packet_server.hpp"
 #include "tools/upmd/broker.hpp"
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 namespace upm::upmd {
 
 struct Settings {
     Limits limits;
-    std::uint32_t max_clients = 4096;      // of all users
-    std::uint32_t max_user_clients = 2048; // of one
-    std::uint64_t idle_exit_ms = 0;        // end after so long without work; 0: never
-    std::string metrics_file;              // for a collector; empty: none
+    std::uint64_t idle_exit_ms = 0; // end after so long without work; 0: never
+    std::string metrics_file;       // for a collector; empty: none
 };
 
-class Server {
+class Server final : public broker::Service {
   public:
     // Takes over a listening socket. Throws std::system_error.
     Server(Descriptor listener, const Settings &settings);
 
     // Until SIGTERM or SIGINT, or until it was idle for long enough. Pre: these
     // signals are blocked. Throws std::system_error.
-    void run();
+    void run() { sockets_.run(); }
+
+    ClientId connect(const ucred &peer) override;
+    void disconnect(ClientId id) override;
+    bool handle(ClientId id, std::span<const std::byte> packet, std::vector<Descriptor> fds,
+                bool fds_lost) override;
+    std::optional<int> tick() override;
 
   private:
-    struct Client {
-        Descriptor socket;
-        ClientId id;
-        uid_t uid;
-    };
-
-    void accept_all();
-    void admit(Descriptor socket);
-    void read_client(int socket);
-    void disconnect(int socket);
-    void send(ClientId id, std::span<const std::byte> packet, int fd);
-    void end_broken();
     void write_metrics() const;
-    [[nodiscard]] int wait_ms(std::uint64_t now, std::uint64_t expiry);
-    void watch(int fd) const;
+    [[nodiscard]] bool idle_for_long(std::uint64_t now);
 
     Settings settings_;
-    Descriptor listener_;
-    Descriptor epoll_;
-    Descriptor signals_;
-    Descriptor spare_; // given up to refuse a client when no descriptor is left
     Broker broker_;
-    std::unordered_map<int, Client> clients_; // by socket
-    std::unordered_map<ClientId, int> sockets_;
-    std::unordered_map<uid_t, std::uint32_t> users_;
-    std::vector<int> broken_; // to be disconnected once nothing refers to them
+    broker::PacketServer sockets_;
     std::uint64_t idle_since_ = 0;
     std::uint64_t metrics_at_ = 0;
 };

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
-// The socket that upmd listens on: from systemd, or made here.
-#ifndef UPM_UPMD_LISTENER_HPP
-#define UPM_UPMD_LISTENER_HPP
+// The socket that a broker listens on: from systemd, or made here.
+#ifndef UPM_TOOLS_BROKER_LISTENER_HPP
+#define UPM_TOOLS_BROKER_LISTENER_HPP
 
-#include "tools/upmd/broker.hpp"
+#include "tools/broker/descriptor.hpp"
 
 #include <string>
 
-namespace upm::upmd {
+namespace upm::broker {
 
 class Listener {
   public:
@@ -35,6 +35,6 @@ class Listener {
     Descriptor socket_;
 };
 
-} // namespace upm::upmd
+} // namespace upm::broker
 
-#endif // UPM_UPMD_LISTENER_HPP
+#endif // UPM_TOOLS_BROKER_LISTENER_HPP

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include "tools/upmd/listener.hpp"
+#include "tools/broker/listener.hpp"
+
+#include "libupm/packet.hpp"
 
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
@@ -13,11 +14,10 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <system_error>
 #include <unistd.h>
 
-namespace upm::upmd {
+namespace upm::broker {
 
 namespace {
 
@@ -60,11 +60,9 @@ Descriptor listen_at(const std::string &path, unsigned mode) {
     if (!socket)
         fail("socket");
     sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof(address.sun_path))
+    if (packet::fill_address(path, address) != 0)
         throw std::runtime_error(
             fmt::format("the socket's path is longer than {} bytes", sizeof(address.sun_path) - 1));
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     if (::unlink(path.c_str()) != 0 && errno != ENOENT)
         fail("cannot remove the old socket " + path);
     const mode_t before = ::umask(0777U & ~mode);
@@ -124,4 +122,4 @@ Listener::~Listener() {
         (void)::unlink(path_.c_str());
 }
 
-} // namespace upm::upmd
+} // namespace upm::broker

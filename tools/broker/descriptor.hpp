@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#ifndef UPM_TOOLS_BROKER_DESCRIPTOR_HPP
+#define UPM_TOOLS_BROKER_DESCRIPTOR_HPP
+
+#include <unistd.h>
+#include <utility>
+
+namespace upm::broker {
+
+// A file descriptor that is closed with its owner.
+class Descriptor {
+  public:
+    Descriptor() noexcept = default;
+    explicit Descriptor(int fd) noexcept : fd_(fd) {}
+    Descriptor(Descriptor &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Descriptor &operator=(Descriptor &&other) noexcept {
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    Descriptor(const Descriptor &) = delete;
+    Descriptor &operator=(const Descriptor &) = delete;
+    ~Descriptor() {
+        if (fd_ >= 0)
+            (void)::close(fd_);
+    }
+    [[nodiscard]] int get() const noexcept { return fd_; }
+    [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
+
+  private:
+    int fd_ = -1;
+};
+
+} // namespace upm::broker
+
+#endif // UPM_TOOLS_BROKER_DESCRIPTOR_HPP

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+//
+// The loop of a broker: one thread, epoll, a Unix socket of type SOCK_SEQPACKET,
+// limits on how many clients there are, descriptors by SCM_RIGHTS. What packets
+// mean is the service's business.
+#ifndef UPM_TOOLS_BROKER_PACKET_SERVER_HPP
+#define UPM_TOOLS_BROKER_PACKET_SERVER_HPP
+
+#include "tools/broker/descriptor.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <sys/socket.h>
+#include <unordered_map>
+#include <vector>
+
+namespace upm::broker {
+
+using ClientId = std::uint64_t;
+
+class Service {
+  public:
+    // A client came, and how it is to be called; each number once.
+    virtual ClientId connect(const ucred &peer) = 0;
+    // It is gone, or was sent away.
+    virtual void disconnect(ClientId id) = 0;
+    // A packet and what came with it; `fds_lost`: some did not, for this process
+    // may hold no more. False: it is none of the protocol; the client has to go.
+    virtual bool handle(ClientId id, std::span<const std::byte> packet, std::vector<Descriptor> fds,
+                        bool fds_lost) = 0;
+    // Does what is due. How many ms may pass until the next call, -1: any number;
+    // nothing: it is time to end.
+    virtual std::optional<int> tick() = 0;
+
+  protected:
+    ~Service() = default;
+};
+
+struct PacketLimits {
+    std::uint32_t clients = 4096;      // of all users
+    std::uint32_t user_clients = 2048; // of one
+    std::size_t bytes = 0;             // of a packet; a longer one is a fault
+    std::size_t fds = 1;               // with a packet; more are a fault
+};
+
+class PacketServer {
+  public:
+    // Takes over a listening socket. Throws std::system_error.
+    PacketServer(Descriptor listener, const PacketLimits &limits, Service &service);
+
+    // Until SIGTERM or SIGINT, or until the service says so. Pre: these signals
+    // are blocked. Throws std::system_error.
+    void run();
+
+    // For the service, at any time. A client that does not take its packets, or is
+    // gone, is disconnected later. The descriptors stay the caller's.
+    void send(ClientId id, std::span<const std::byte> packet, std::span<const int> fds = {});
+    void end(ClientId id);
+
+  private:
+    struct Client {
+        Descriptor socket;
+        ClientId id;
+        uid_t uid;
+    };
+
+    void watch(int fd) const;
+    void accept_all();
+    void admit(Descriptor socket);
+    void read_client(int socket);
+    void disconnect(int socket);
+    bool end_broken();
+
+    PacketLimits limits_;
+    Service &service_;
+    Descriptor listener_;
+    Descriptor epoll_;
+    Descriptor signals_;
+    Descriptor spare_; // given up to refuse a client when no descriptor is left
+    std::vector<std::byte> buffer_;
+    std::unordered_map<int, Client> clients_; // by socket
+    std::unordered_map<ClientId, int> sockets_;
+    std::unordered_map<uid_t, std::uint32_t> users_;
+    std::vector<int> broken_; // to be disconnected once nothing refers to them
+};
+
+// SIGTERM and SIGINT, for the loop, and no death by SIGPIPE. Before any thread.
+void block_signals() noexcept;
+
+// As many open files as the hard limit allows; how many that is.
+std::uint64_t raise_file_limit() noexcept;
+
+} // namespace upm::broker
+
+#endif // UPM_TOOLS_BROKER_PACKET_SERVER_HPP
