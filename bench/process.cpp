@@ -19,6 +19,12 @@ Reply perform(Region &region, Order order, Action action) {
     Reply reply;
     const Stopwatch watch;
     switch (action) {
+    case Action::kConnect: {
+        const Region page(kHugePage, Pages::kSmall);
+        page.fill_one();
+        reply.error = upm::advise(page.data(), kPage).error();
+        break;
+    }
     case Action::kAdvise:
     case Action::kUnmerge: {
         const auto work = action == Action::kAdvise ? &upm::advise : &upm::unmerge;

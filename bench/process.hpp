@@ -16,6 +16,7 @@
 namespace upm::bench {
 
 enum class Action : std::uint8_t {
+    kConnect, // advises a page, so that the library is ready for more
     kAdvise,
     kUnmerge,
     kMarkForKsm, // madvise(MADV_MERGEABLE)

@@ -33,6 +33,8 @@ class Region {
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
     void fill(Order order) noexcept;
+    // Only the first page, with what fill() never writes.
+    void fill_one() const noexcept { *page(0).data() = 1; }
     // Whether it holds what fill() wrote.
     [[nodiscard]] bool intact(Order order) const noexcept;
 

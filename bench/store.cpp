@@ -1,130 +1,296 @@
 // SPDX-License-Identifier: MIT
 //
-// upm-bench-store: what the backend store costs next to memcmp and memcpy of the
-// same bytes in the same run. Starts a broker of its own.
+// upm-bench-store: what the backend store costs next to memcmp and memcpy of as many
+// bytes in the same run, how long writers wait for it, and stock KSM on the same
+// data. Every process is a real one; the broker is one of its own.
 //
 //   build/bin/upm-bench-store --benchmark_out=FILE --benchmark_out_format=json
+//
+// Sizes are in MiB. Counters "wall" and "cpu" are bandwidths as a share of that of
+// the plain function: by the clock, and by the thread's processor time, which other
+// work on the machine disturbs less. Both are of medians.
+#include "bench/error.hpp"
+#include "bench/ksmd.hpp"
+#include "bench/process.hpp"
+#include "bench/region.hpp"
+#include "bench/store_broker.hpp"
+#include "bench/store_pause.hpp"
+#include "bench/timing.hpp"
+
 #include <upm/upm.hpp>
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
+#include <cstdio>
 #include <cstring>
-#include <stdexcept>
+#include <memory>
+#include <optional>
 #include <string>
-#include <sys/mman.h>
+#include <vector>
 
 namespace {
 
-constexpr std::size_t kMib = 1024UL * 1024;
+using namespace upm::bench;
 
-// Private memory that is there, each 8 bytes unlike the others of its salt.
-class Region {
-  public:
-    Region(std::size_t size, std::uint64_t salt) : size_(size) {
-        void *const mapped =
-            ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (mapped == MAP_FAILED)
-            throw std::runtime_error("mmap");
-        data_ = static_cast<std::uint64_t *>(mapped);
-        for (std::size_t i = 0; i < size / sizeof(*data_); ++i)
-            data_[i] = (i + 1 + (salt << 40U)) * 0x9e3779b97f4a7c15U;
-    }
-    Region(const Region &) = delete;
-    Region &operator=(const Region &) = delete;
-    ~Region() { (void)::munmap(data_, size_); }
-    [[nodiscard]] void *data() const { return data_; }
-
-  private:
-    std::size_t size_;
-    std::uint64_t *data_ = nullptr;
-};
-
-template <class Work>
-void timed(benchmark::State &state, const Work &work) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    state.SetIterationTime(taken.count());
-}
+constexpr std::size_t kReference = 256 * kMib; // far more than the caches
+const StoreBroker *running = nullptr;
 
 std::size_t size_of(const benchmark::State &state) {
     return static_cast<std::size_t>(state.range(0)) * kMib;
 }
 
-void finish(benchmark::State &state) {
-    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * state.range(0) *
-                            static_cast<std::int64_t>(kMib));
+std::uint64_t median(std::vector<std::uint64_t> values) {
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
 }
 
-std::uint64_t salt = 1;
+// The plain function on memory of its own, in each round beside what it is compared
+// with; of at most 256 MiB, and then more often than once per round.
+class Plain {
+  public:
+    Plain(std::size_t size, bool compare)
+        : size_(size), compare_(compare), one_(std::min(size, kReference), Pages::kSmall),
+          other_(std::min(size, kReference), Pages::kSmall) {
+        one_.fill(Order::kSame);
+        other_.fill(Order::kSame);
+    }
+    [[nodiscard]] Timing run() const {
+        const Stopwatch watch;
+        for (std::size_t done = 0; done < size_; done += one_.size()) {
+            if (compare_)
+                benchmark::DoNotOptimize(std::memcmp(one_.data(), other_.data(), one_.size()));
+            else
+                std::memcpy(one_.data(), other_.data(), one_.size());
+            benchmark::ClobberMemory();
+        }
+        return watch.elapsed();
+    }
 
-void advise(benchmark::State &state, const Region &region, std::uint64_t upm_counts::*field) {
-    const auto done = upm::advise(region.data(), size_of(state));
-    if (!done || done.value().*field != done->pages)
-        state.SkipWithError("not all pages became what they should");
+  private:
+    std::size_t size_;
+    bool compare_;
+    Region one_;
+    Region other_;
+};
+
+class Rounds {
+  public:
+    void add(const Timing &plain, const Timing &ours) {
+        plain_wall_.push_back(plain.wall_ns);
+        plain_cpu_.push_back(plain.cpu_ns);
+        wall_.push_back(ours.wall_ns);
+        cpu_.push_back(ours.cpu_ns);
+    }
+    void finish(benchmark::State &state) const {
+        const auto share = [](const auto &plain, const auto &ours) {
+            return static_cast<double>(median(plain)) / static_cast<double>(median(ours));
+        };
+        state.counters["wall"] = share(plain_wall_, wall_);
+        state.counters["cpu"] = share(plain_cpu_, cpu_);
+        state.counters["plain_GBps"] =
+            static_cast<double>(size_of(state)) / static_cast<double>(median(plain_wall_));
+        state.counters["GBps"] =
+            static_cast<double>(size_of(state)) / static_cast<double>(median(wall_));
+        state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) *
+                                static_cast<std::int64_t>(size_of(state)));
+    }
+
+  private:
+    std::vector<std::uint64_t> plain_wall_;
+    std::vector<std::uint64_t> plain_cpu_;
+    std::vector<std::uint64_t> wall_;
+    std::vector<std::uint64_t> cpu_;
+};
+
+// One that has its connection to the broker already.
+struct Connected : Process {
+    explicit Connected(std::size_t size) : Process(size, Pages::kSmall, Order::kSame) {
+        (void)ask(Action::kConnect);
+    }
+};
+
+Timing advise(Process &process, std::uint64_t upm_counts::*field, std::size_t size) {
+    const Reply reply = process.ask(Action::kAdvise);
+    if (reply.counts.*field != size / kPage)
+        throw Error("not all pages became what they should");
+    return reply.timing;
 }
 
 // Names and loops are in the style of Google Benchmark.
 // NOLINTBEGIN(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
+
+// The first process of a kind: its content is new.
 void BM_Insert(benchmark::State &state) {
+    const Plain plain(size_of(state), false);
+    Rounds rounds;
     for (auto _ : state) {
-        const Region region(size_of(state), ++salt);
-        timed(state, [&] { advise(state, region, &upm_counts::inserted); });
+        running->wait_until_empty();
+        Connected process(size_of(state));
+        const Timing ours = advise(process, &upm_counts::inserted, size_of(state));
+        rounds.add(plain.run(), ours);
+        state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
     }
-    finish(state);
+    rounds.finish(state);
 }
 
+// Every later one.
 void BM_Merge(benchmark::State &state) {
-    const Region first(size_of(state), ++salt);
-    advise(state, first, &upm_counts::inserted);
+    running->wait_until_empty();
+    const Plain plain(size_of(state), true);
+    Connected first(size_of(state));
+    (void)advise(first, &upm_counts::inserted, size_of(state));
+    Rounds rounds;
     for (auto _ : state) {
-        const Region region(size_of(state), salt);
-        timed(state, [&] { advise(state, region, &upm_counts::merged); });
+        Connected process(size_of(state));
+        const Timing ours = advise(process, &upm_counts::merged, size_of(state));
+        rounds.add(plain.run(), ours);
+        state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
     }
-    finish(state);
+    rounds.finish(state);
 }
 
-void BM_Memcpy(benchmark::State &state) {
-    const Region from(size_of(state), 1);
-    const Region to(size_of(state), 2);
-    for (auto _ : state)
-        timed(state, [&] { std::memcpy(to.data(), from.data(), size_of(state)); });
-    finish(state);
+// The same as the first call of the process: it looks for the broker and connects.
+void BM_MergeFirstCall(benchmark::State &state) {
+    running->wait_until_empty();
+    const Plain plain(size_of(state), true);
+    Connected first(size_of(state));
+    (void)advise(first, &upm_counts::inserted, size_of(state));
+    Rounds rounds;
+    for (auto _ : state) {
+        Process process(size_of(state), Pages::kSmall, Order::kSame);
+        const Timing ours = advise(process, &upm_counts::merged, size_of(state));
+        rounds.add(plain.run(), ours);
+        state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
+    }
+    rounds.finish(state);
 }
 
-void BM_Memcmp(benchmark::State &state) {
-    const Region one(size_of(state), 1);
-    const Region other(size_of(state), 1);
-    for (auto _ : state)
-        timed(state, [&] {
-            benchmark::DoNotOptimize(std::memcmp(one.data(), other.data(), size_of(state)));
-        });
-    finish(state);
+// How long a thread waits that writes to memory while it is merged or inserted:
+// each page in turn, by one store. Only those stores count that had to wait.
+void BM_WriterWaits(benchmark::State &state, bool merge) {
+    std::vector<std::uint64_t> waits;
+    for (auto _ : state) {
+        running->wait_until_empty();
+        std::optional<Process> first;
+        if (merge) {
+            first.emplace(size_of(state), Pages::kSmall, Order::kSame);
+            (void)first->ask(Action::kAdvise);
+        }
+        const Timing taken = advise_under_writer(size_of(state), waits);
+        state.SetIterationTime(static_cast<double>(taken.wall_ns) / 1e9);
+    }
+    std::sort(waits.begin(), waits.end());
+    const auto at = [&](double part) {
+        const auto index = static_cast<std::size_t>(part * static_cast<double>(waits.size()));
+        return waits.empty()
+                   ? 0.0
+                   : static_cast<double>(waits[std::min(index, waits.size() - 1)]) / 1000.0;
+    };
+    state.counters["waits"] = static_cast<double>(waits.size());
+    state.counters["p50_us"] = at(0.5);
+    state.counters["p99_us"] = at(0.99);
+    state.counters["max_us"] = at(1);
+}
+
+// Two processes until 90 % of what they can share is shared. Time by the clock, and
+// the processor seconds of whoever does the work.
+constexpr std::size_t kGoalPart = 90;
+
+void BM_Ksm(benchmark::State &state, std::uint64_t pages_to_scan, std::uint64_t sleep_ms) {
+    try {
+        const Ksmd ksmd(pages_to_scan, sleep_ms);
+        double cpu = 0;
+        for (auto _ : state) {
+            Process one(size_of(state), Pages::kSmall, Order::kSame);
+            Process other(size_of(state), Pages::kSmall, Order::kSame);
+            (void)one.ask(Action::kMarkForKsm);
+            (void)other.ask(Action::kMarkForKsm);
+            const Ksmd::Scan scan = ksmd.scan_until(size_of(state) / kPage * kGoalPart / 100);
+            cpu += static_cast<double>(scan.cpu_ns) / 1e9;
+            state.SetIterationTime(static_cast<double>(scan.wall_ns) / 1e9);
+            Ksmd::forget();
+        }
+        state.counters["cpu_s"] = cpu / static_cast<double>(state.iterations());
+    } catch (const Error &error) {
+        state.SkipWithError(error.what());
+    }
+}
+
+void BM_StoreLikeKsm(benchmark::State &state) {
+    double cpu = 0;
+    for (auto _ : state) {
+        running->wait_until_empty();
+        Process one(size_of(state), Pages::kSmall, Order::kSame);
+        Process other(size_of(state), Pages::kSmall, Order::kSame);
+        const std::uint64_t broker = running->cpu_ns();
+        const Timing first = advise(one, &upm_counts::inserted, size_of(state));
+        const Timing second = advise(other, &upm_counts::merged, size_of(state));
+        cpu += static_cast<double>(first.cpu_ns + second.cpu_ns + running->cpu_ns() - broker) / 1e9;
+        state.SetIterationTime(static_cast<double>(first.wall_ns + second.wall_ns) / 1e9);
+    }
+    state.counters["cpu_s"] = cpu / static_cast<double>(state.iterations());
 }
 
 // NOLINTEND(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
 
+benchmark::internal::Benchmark *in_ms(benchmark::internal::Benchmark *each) {
+    return each->UseManualTime()->Unit(benchmark::kMillisecond);
+}
+
+void add_sizes() {
+    constexpr std::int64_t kSizes[][2] = {{1, 20},  {4, 20},   {16, 10}, {64, 7},
+                                          {256, 5}, {1024, 3}, {4096, 2}};
+    for (const auto &[mib, rounds] : kSizes) {
+        in_ms(benchmark::RegisterBenchmark("BM_Insert", BM_Insert))->Arg(mib)->Iterations(rounds);
+        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge))->Arg(mib)->Iterations(rounds);
+    }
+    in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_MergeFirstCall))
+        ->Arg(1)
+        ->Arg(16)
+        ->Iterations(10);
+}
+
+void add_others() {
+    for (const bool merge : {false, true})
+        in_ms(benchmark::RegisterBenchmark(merge ? "BM_WriterWaits/merge" : "BM_WriterWaits/insert",
+                                           BM_WriterWaits, merge))
+            ->Arg(64)
+            ->Iterations(10);
+    struct Speed {
+        const char *name;
+        std::uint64_t pages;
+        std::uint64_t sleep_ms;
+        int rounds;
+    };
+    constexpr std::int64_t kMibEach = 256;
+    in_ms(benchmark::RegisterBenchmark("BM_To90/store", BM_StoreLikeKsm))
+        ->Arg(kMibEach)
+        ->Iterations(3);
+    for (const Speed &speed :
+         {Speed{"BM_To90/ksm_full_speed", 100'000, 0, 3},
+          Speed{"BM_To90/ksm_5000_20ms", 5'000, 20, 3}, Speed{"BM_To90/ksm_default", 100, 20, 1}})
+        in_ms(benchmark::RegisterBenchmark(speed.name, BM_Ksm, speed.pages, speed.sleep_ms))
+            ->Arg(kMibEach)
+            ->Iterations(speed.rounds);
+}
+
 } // namespace
 
-#define UPM_BENCHMARK(name)                                                                        \
-    BENCHMARK(name)->Arg(1)->Arg(16)->Arg(64)->Arg(256)->UseManualTime()->Iterations(5)->Unit(     \
-        benchmark::kMillisecond)
-UPM_BENCHMARK(BM_Memcpy);
-UPM_BENCHMARK(BM_Insert);
-UPM_BENCHMARK(BM_Memcmp);
-UPM_BENCHMARK(BM_Merge);
-
 int main(int argc, char **argv) {
-    char folder[] = "/tmp/upm-bench-XXXXXX";
-    if (::mkdtemp(folder) == nullptr)
+    try {
+        const StoreBroker broker;
+        running = &broker;
+        benchmark::Initialize(&argc, argv);
+        if (benchmark::ReportUnrecognizedArguments(argc, argv))
+            return 1;
+        add_sizes();
+        add_others();
+        benchmark::RunSpecifiedBenchmarks();
+        return 0;
+    } catch (const std::exception &error) {
+        (void)std::fprintf(stderr, "upm-bench-store: %s\n", error.what());
         return 1;
-    (void)::setenv("UPM_SOCKET", (std::string(folder) + "/upmd.sock").c_str(), 1);
-    (void)::setenv("UPM_BACKEND", "store", 1);
-    benchmark::Initialize(&argc, argv);
-    benchmark::AddCustomContext("upm", std::string(upm::info().reason));
-    benchmark::RunSpecifiedBenchmarks();
-    return 0;
+    }
 }
