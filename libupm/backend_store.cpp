@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/backend_store.hpp"
 
+#include "libupm/layout.hpp"
 #include "libupm/system.hpp"
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <charconv>
 #include <cstring>
 #include <fcntl.h>
+#include <optional>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -122,6 +124,34 @@ void explain(int error, const char *path, Reason &reason) noexcept {
     }
 }
 
+// The mappings of a call's range: those that the caller has looked up before, or anew.
+class Mappings {
+  public:
+    explicit Mappings(const Call &call) noexcept {
+        // What is merged is found by its flags, which the call itself may have changed.
+        if (!call.unmerge)
+            known_ = Layout::covering(call.addr, call.addr + call.len);
+        if (known_.empty())
+            smaps_.emplace("/proc/self/smaps");
+    }
+
+    bool next(Vma &vma) noexcept {
+        if (smaps_)
+            return smaps_->next(vma);
+        if (known_.empty())
+            return false;
+        vma = known_.front();
+        known_ = known_.subspan(1);
+        return true;
+    }
+
+    [[nodiscard]] int error() const noexcept { return smaps_ ? smaps_->error() : 0; }
+
+  private:
+    std::span<const Vma> known_;
+    std::optional<SmapsReader> smaps_;
+};
+
 } // namespace
 
 int StoreBackend::open(Reason &reason) noexcept {
@@ -168,11 +198,11 @@ void StoreBackend::recount_runs() noexcept {
 }
 
 int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept {
-    SmapsReader smaps("/proc/self/smaps");
     const std::uint64_t end = call.addr + call.len;
     std::uint64_t next = call.addr;
+    Mappings mappings(call);
     Vma vma;
-    while (next < end && smaps.next(vma)) {
+    while (next < end && mappings.next(vma)) {
         if (vma.end <= next)
             continue;
         if (vma.start >= end)
@@ -196,8 +226,8 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
         if (ret != 0)
             return ret;
     }
-    if (smaps.error() != 0)
-        return smaps.error();
+    if (mappings.error() != 0)
+        return mappings.error();
     count_skipped(end - next, UPM_SKIPPED_UNMAPPED, counts);
     return merger.error();
 }

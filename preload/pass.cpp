@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pass.hpp"
 
+#include "libupm/layout.hpp"
 #include "preload/adviser.hpp"
 #include "preload/blocks.hpp"
 #include "preload/maps.hpp"
@@ -17,6 +18,7 @@
 #include <ctime>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <optional>
 #include <pthread.h>
 #include <unistd.h>
 #include <upm/upm.hpp>
@@ -235,6 +237,9 @@ void Pass::advise_block(Block &block) noexcept {
 
 void Pass::advise_blocks() noexcept {
     const std::uint32_t count = block_count();
+    std::optional<Layout> layout; // own blocks only are advised where it is used
+    if (remaps)
+        layout.emplace();
     for (std::uint32_t i = 0; i < count; ++i) {
         if (!go_on()) {
             due_ = std::min(due_, now_ns());
