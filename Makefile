@@ -11,8 +11,8 @@
 ##   lint        every static check (tools/dev/lint)
 ##   bench       benchmarks, in a VM
 ##   demo        N containers of a function, without and with UPM (N=16 MODEL=alexnet
-##               or resnet50, BACKEND=auto); with KERNEL=6.1 the demo-vm
-##   demo-vm     N containers of an image-recognition function in a VM (N=4)
+##               or resnet50, BACKEND=auto); with KERNEL=6.1 in a VM with the module (N=4)
+##   demo-vm     the same as demo with KERNEL=6.1, or the first kernel that is tested on
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
 ##   uninstall   remove what install installed
@@ -142,15 +142,17 @@ test-debug: all $(call deps,vm) kmod-debug
 bench: all $(call deps,vm)
 	@bench/run $(if $(KERNEL),--kernel $(KERNEL))
 
+DEMO = @faas-integration/demo --model $(MODEL) --backend $(BACKEND) $(if $(N),-n $(N))
+
 ifeq ($(KERNEL),)
 demo: user $(call deps,faas demo)
-	@faas-integration/demo -n $(or $(N),16) --model $(MODEL) --backend $(BACKEND)
+	$(DEMO)
 else
 demo: demo-vm
 endif
 
-demo-vm: all $(call deps,vm demo)
-	@faas-integration/demo-vm/run -n $(or $(N),4) $(if $(KERNEL),--kernel $(KERNEL))
+demo-vm: all $(call deps,vm faas demo)
+	$(DEMO) --kernel $(or $(KERNEL),$(firstword $(shell tools/dev/deps --kernels)))
 
 lint: all $(call deps,lint docs)
 	@tools/dev/lint

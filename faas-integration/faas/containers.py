@@ -255,6 +255,14 @@ class Host:
         """Ends all containers and removes what they wrote."""
         self._stack.close()
 
+    def make_image(self) -> list[Path]:
+        """The layers of the image, made if not there, the lowest first. Raises ImageError."""
+        name, top = self.function.name, self._weights.stem if self._weights else "function"
+        return [
+            image.base(self._images / f"{name}-base", self.function.packages, self._programs),
+            image.function(self._images / f"{name}-{top}", self.function, self._weights),
+        ]
+
     def create(self, name: str) -> Container:
         """A container, not started. Raises ContainerError."""
         directory = self._directory / name
@@ -317,18 +325,11 @@ class Host:
             return "not root"
         if shutil.which("runc") is None:
             return "no runc"
-        name = self.function.name
         try:
             # On a file system of its own: overlayfs wants one that is not an overlay itself.
             _run(["mount", "-t", "tmpfs", "-o", "mode=700", "upm-demo", str(self._directory)])
             stack.callback(_unmount, self._directory)
-            base = image.base(self._images / f"{name}-base", self.function.packages, self._programs)
-            top = image.function(
-                self._images / f"{name}-{self._weights.stem if self._weights else 'function'}",
-                self.function,
-                self._weights,
-            )
-            self._layers = [base, top]
+            self._layers = self.make_image()
             trial = self._directory / "trial"
             trial.mkdir()
             container = Runc("upm-demo-trial", trial, self._layers, self._directory / "runc")

@@ -10,6 +10,7 @@ and whose socket is mounted into the containers. *agent*: where there is no hook
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import tempfile
 import time
@@ -40,6 +41,14 @@ class Way:
     agent: bool
     environment: dict[str, str] = field(default_factory=dict)
     binds: list[Bind] = field(default_factory=list)
+    prefix: list[str] = field(default_factory=list)
+    """Words before a container's command."""
+
+    def with_fixed_layout(self) -> Way:
+        """The same without address randomisation, as `upm run --deterministic` has it."""
+        more = {"PYTHONHASHSEED": "0", "UPM_SCOPE": "all"}
+        environment = {**self.environment, **more}
+        return dataclasses.replace(self, environment=environment, prefix=FIXED_LAYOUT)
 
     def __str__(self) -> str:
         """For people."""

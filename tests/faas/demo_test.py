@@ -3,14 +3,16 @@
 """The demo: how it reads pss-report, what it refuses, and a short run of all of it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
+import unittest
 from pathlib import Path
 from unittest import mock
 
 import support
-from faas import measure, merging
+from faas import churn, functions, latency, measure, merging, phases
 
 ROW = {"pid": 7, "usage": {"rss": 30, "pss": 20, "uss": 10}}
 SYSTEM = {"mem_total": 1 << 40, "mem_available": 1 << 30}
@@ -96,7 +98,7 @@ class RunTest(support.TemporaryDirectory):
     def test_memory_falls_and_answers_stay(self) -> None:
         """Three containers with the tiny model."""
         command = [str(support.FAAS / "demo"), "-n", "3", "--model", "tiny", "--warm", "1"]
-        command += ["--no-fixed-layout", "--out", str(self.directory)]
+        command += ["--no-fixed-layout", "--pairs", "0", "--out", str(self.directory)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode == 3:
             self.skipTest(done.stderr.strip())
@@ -105,6 +107,69 @@ class RunTest(support.TemporaryDirectory):
         self.assertTrue(found["same_answers"])
         before, after = (sum(u["pss"] for u in phase["usages"]) for phase in found["phases"])
         self.assertLess(after, before)
+        merged = found["phases"][1]
+        self.assertEqual(len(merged["advises"]), 2)  # the killed one says nothing
+        self.assertGreater(merged["saved_of_estimate"], 0)
+        self.assertIn("with UPM", (self.directory / "report.html").read_text())
+        self.assertIn("<svg", (self.directory / "report.svg").read_text())
+
+
+class ResultsTest(unittest.TestCase):
+    """Figures from what was measured."""
+
+    def test_advise_is_read_from_what_the_hook_says(self) -> None:
+        """The last line of it."""
+        line = (
+            "upm[7]: backend store; 9 blocks, 9.5 MiB (now 3, 4.0 MiB); 4 passes in 0.250 s: "
+            "4.4 MiB merged, 3.2 new, 0.9 zero, 0.0 queued, 1.0 skipped; "
+            "0 blocks kept breaking; trimmed 16.4 MiB"
+        )
+        done = phases.parse_advise(["serving", line, "bye"])
+        self.assertEqual(done, phases.Advise(0.25, 4.4, 3.2, 0.9, 16.4))
+        self.assertIsNone(phases.parse_advise(["serving"]))
+
+    def test_latency_is_the_median_of_ratios(self) -> None:
+        """One disturbed pair does not move it."""
+        pairs = [(1.0, 1.01), (2.0, 2.02), (1.0, 9.0)]
+        middle, error = latency.Comparison.change(pairs)
+        self.assertAlmostEqual(middle, 1.0)
+        self.assertAlmostEqual(error, 0.0)
+
+    def test_churn_that_loses_its_sharing_is_noticed(self) -> None:
+        """So is one that saves nothing, and one too short to tell."""
+        found = churn.Churn(without=100.0, answers={"a"})
+        found.turns = [{"pss": 50.0}] * 4 + [{"pss": 90.0}] * 4
+        self.assertEqual(found.faults(4), ["PSS per container grew from 50.0 to 90.0 MiB"])
+        found.turns = [{"pss": 100.0}] * 3
+        self.assertEqual(len(found.faults(4)), 2)
+
+
+# 8 MiB that each container computes for itself, in place of weights that it reads.
+HEAVY = """
+import hashlib, random
+DATA = random.Random(1).randbytes(8 << 20)
+def handler(event):
+    return {"sha256": hashlib.sha256(DATA).hexdigest()}
+"""
+
+
+class ChurnTest(support.TemporaryDirectory):
+    """Containers that come and go, short."""
+
+    def test_sharing_outlives_all_of_the_first(self) -> None:
+        """Two at a time, each replaced once and more."""
+        (self.directory / "function.py").write_text(HEAVY)
+        text = functions.find("text")
+        function = dataclasses.replace(text, name="heavy", directory=self.directory)
+        plan = phases.Plan(2, function, "tiny", self.directory, containers="process")
+        with mock.patch.object(functions.Function, "make_input", lambda _: {}):
+            demo = phases.Demo(plan, print)
+        try:
+            found, _ = churn.run(demo, 0, print)
+        except merging.MergingError as error:
+            self.skipTest(str(error))
+        self.assertEqual(found.faults(2), [])
+        self.assertLess(found.ends()[1], found.without - 3)
 
 
 if __name__ == "__main__":
