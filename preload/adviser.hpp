@@ -30,6 +30,9 @@ bool notice_block(bool may_start) noexcept;
 // Advises now, in the calling thread, blocks numbered `mark` and above. 0 or -errno.
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
 
+// Somebody else is about to advise this range.
+void note_advised(void *addr, std::size_t len) noexcept;
+
 // Waits for the piece that is being advised and starts no new one.
 void stop_adviser() noexcept;
 

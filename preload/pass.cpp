@@ -380,6 +380,13 @@ bool backend_remaps() noexcept {
     return remaps.load(std::memory_order_relaxed);
 }
 
+void note_advised(void *addr, std::size_t len) noexcept {
+    const Guard guard;
+    if (!known_not_to_remap(upm::info().backend))
+        remaps = true;
+    for_each_own(addr, len, [](Block &block) { block.advised = true; });
+}
+
 NoAdvise::NoAdvise() noexcept {
     ::pthread_mutex_lock(&piece_lock);
 }

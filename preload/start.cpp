@@ -100,6 +100,11 @@ UPM_HOOK_API int upm_hook_advise(std::uint64_t mark, upm_counts *counts) {
     return upm::hook::advise_now(mark, counts != nullptr ? *counts : unwanted);
 }
 
+UPM_HOOK_API int upm_hook_note(void *addr, std::size_t len) {
+    upm::hook::note_advised(addr, len);
+    return 0;
+}
+
 UPM_HOOK_API int upm_hook_report(struct upm_hook_stats *report) {
     upm::hook::fill_report(*report);
     return 0;

@@ -31,6 +31,13 @@ uint64_t upm_hook_mark(void);
  */
 int upm_hook_advise(uint64_t mark, struct upm_counts *counts);
 
+/*
+ * upm_hook_note - the program advises [addr, addr + len) by a libupm of its own.
+ * Called before it does, so that the hook does not use blocks in there again, which
+ * may show shared content from then on. Returns 0.
+ */
+int upm_hook_note(void *addr, size_t len);
+
 /* What the hook did so far; the line at exit with UPM_VERBOSE=1 says the same. */
 struct upm_hook_stats {
 	uint64_t blocks;	/* taken on, in all */
