@@ -16,6 +16,7 @@
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
 ##   uninstall   remove what install installed
+##   wheel       the Python package as build/upm-<version>-<tags>.whl
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
 ##   clean       remove build/
 ##   help        this text
@@ -43,7 +44,7 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-debug lint bench \
-	demo demo-vm docs install uninstall dkms clean help
+	demo demo-vm docs install uninstall wheel dkms clean help
 
 all: user kmod
 
@@ -185,6 +186,12 @@ uninstall:
 	$(if $(MANIFESTS),,$(error nothing was installed from here: no manifest in $(BUILD)))
 	@cat $(MANIFESTS) | sed '$$a\' | while read -r file; do \
 		[[ -z $$file ]] || rm -fv "$(DESTDIR)$$file"; done
+
+# For the Python of UPM_PYTHON; the tools of the build are pip's to fetch, nothing else.
+wheel: $(call deps,user wheel)
+	@$(or $(UPM_PYTHON),/usr/bin/python3) -m pip wheel --quiet --disable-pip-version-check \
+		--no-deps --wheel-dir $(BUILD) .
+	@ls $(BUILD)/upm-*.whl
 
 # The folder kmod/ is the DKMS source. With DESTDIR it is only copied.
 dkms:

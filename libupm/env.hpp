@@ -25,6 +25,7 @@
     X(trigger, "UPM_TRIGGER", kChoice, "idle", "hook: advise when: idle, manual or signal")        \
     X(idle_ms, "UPM_IDLE_MS", kNumber, "100", "hook: idle is that long without work, ms")          \
     X(scope, "UPM_SCOPE", kChoice, "blocks", "hook: advise blocks, or all private memory")         \
+    X(enable, "UPM_ENABLE", kFlag, "0", "1: Python programs start with the hook (docs/python.md)") \
     X(profile, "UPM_PROFILE", kFlag, "0", "hook: tell at exit which allocations were merged")
 
 namespace upm::env {
