@@ -124,16 +124,22 @@ void explain(int error, const char *path, Reason &reason) noexcept {
     }
 }
 
-// The mappings of a call's range: those that the caller has looked up before, or anew.
+// The mappings of a call's range: those that the caller has looked up before, or the
+// one that can be recognized without the kernel's walk over every page, or anew.
 class Mappings {
   public:
     explicit Mappings(const Call &call) noexcept {
         // What is merged is found by its flags, which the call itself may have changed.
         if (!call.unmerge)
             known_ = Layout::covering(call.addr, call.addr + call.len);
+        if (known_.empty() && !call.unmerge &&
+            find_plain_vma(call.addr, call.addr + call.len, plain_))
+            known_ = {&plain_, 1};
         if (known_.empty())
             smaps_.emplace("/proc/self/smaps");
     }
+    Mappings(const Mappings &) = delete;
+    Mappings &operator=(const Mappings &) = delete;
 
     bool next(Vma &vma) noexcept {
         if (smaps_)
@@ -148,6 +154,7 @@ class Mappings {
     [[nodiscard]] int error() const noexcept { return smaps_ ? smaps_->error() : 0; }
 
   private:
+    Vma plain_;
     std::span<const Vma> known_;
     std::optional<SmapsReader> smaps_;
 };

@@ -27,10 +27,6 @@ namespace {
 constexpr std::uint32_t kSample = 16;
 constexpr std::uint32_t kWorthSampling = 64;
 
-bool broken(int error) noexcept {
-    return error == -ECONNRESET || error == -EPROTO || error == -ETIMEDOUT || error == -ENOTCONN;
-}
-
 } // namespace
 
 Merger::Merger(const Tools &tools, upm_counts &counts) noexcept
@@ -224,80 +220,6 @@ int Merger::find_rest() noexcept {
     if (reserved)
         ret = insert(hashed);
     return ret != 0 ? ret : settle_hashed(hashed);
-}
-
-// Gives each page that was reserved its number in the segment to be: equal ones
-// the same, as far as the mappings suffice that this will take.
-std::uint32_t Merger::number_unique(std::uint32_t hashed) noexcept {
-    constexpr std::uint32_t kMask = Scratch::kTable - 1;
-    std::memset(scratch_->table, 0, sizeof(scratch_->table));
-    const bool fold = tools_.budget.used.load() < RunBudget::kFree;
-    std::uint32_t unique = 0;
-    for (std::uint32_t i = 0; i < hashed; ++i) {
-        if (scratch_->places[i].segment != kReserved)
-            continue;
-        const std::uint64_t hash = scratch_->hashes[i];
-        auto at = static_cast<std::uint32_t>(hash) & kMask;
-        while (fold && scratch_->table[at] != 0 &&
-               scratch_->unique[scratch_->table[at] - 1U] != hash)
-            at = (at + 1) & kMask;
-        if (fold && scratch_->table[at] != 0) {
-            scratch_->places[i].page = scratch_->table[at] - 1U;
-            scratch_->state[scratch_->index[i]] = PageState::kKnown;
-            continue;
-        }
-        scratch_->unique[unique] = hash;
-        scratch_->places[i].page = unique;
-        scratch_->table[at] = static_cast<std::uint16_t>(++unique);
-    }
-    return unique;
-}
-
-// A segment of the new pages, or -errno.
-int Merger::make_pieces(std::uint32_t hashed) noexcept {
-    std::size_t pieces = 0;
-    std::uint32_t next = pages_; // the page that would continue the last piece
-    for (std::uint32_t i = 0; i < hashed; ++i) {
-        const std::uint32_t index = scratch_->index[i];
-        if (scratch_->state[index] != PageState::kNew)
-            continue;
-        if (index == next)
-            scratch_->pieces[pieces - 1].size += page_size();
-        else
-            scratch_->pieces[pieces++] = {.data = page(index), .size = page_size()};
-        next = index + 1;
-    }
-    return make_segment({scratch_->pieces, pieces});
-}
-
-// Publishes copies of the pages that this client has reserved. They are settled
-// like those of any other segment, so a page that changed meanwhile is left alone.
-int Merger::insert(std::uint32_t hashed) noexcept {
-    const std::uint32_t unique = number_unique(hashed);
-    const int fd = make_pieces(hashed);
-    std::uint32_t segment = kUnknown;
-    int ret = fd;
-    if (fd >= 0)
-        ret = connection().publish(fd, {scratch_->unique, unique}, segment, scratch_->packet);
-    else if (const int released = connection().release(); released != 0)
-        ret = released;
-    if (ret < 0) {
-        if (fd >= 0)
-            ::close(fd);
-        if (broken(ret))
-            return ret;
-        if (error_ == 0)
-            error_ = ret;
-        for (std::uint32_t i = 0; i < hashed; ++i)
-            if (scratch_->places[i].segment == kReserved)
-                skip(scratch_->index[i], fd >= 0 ? UPM_SKIPPED_LIMIT : UPM_SKIPPED_NOMEM);
-        return 0;
-    }
-    (void)adopt(segment, unique, fd);
-    for (std::uint32_t i = 0; i < hashed; ++i)
-        if (scratch_->places[i].segment == kReserved)
-            scratch_->places[i].segment = segment;
-    return 0;
 }
 
 // Maps all pages whose places are known, in groups as large as can be.

@@ -29,11 +29,12 @@ struct RunBudget {
 
 // What is known of one page of a window.
 enum class PageState : std::uint8_t {
-    kTodo,  // present and not shared
-    kNew,   // hashed; to be inserted
-    kKnown, // hashed; its content is in a segment
-    kZero,  // all zero
-    kDone,  // counted
+    kTodo,   // present and not shared
+    kNew,    // hashed; to be inserted
+    kKnown,  // hashed; its content is in a segment
+    kPlaced, // mapped from the segment that is being made
+    kZero,   // all zero
+    kDone,   // counted
 };
 
 class Merger {
@@ -89,13 +90,22 @@ class Merger {
 
     int insert(std::uint32_t hashed) noexcept;
     std::uint32_t number_unique(std::uint32_t hashed) noexcept;
-    int make_pieces(std::uint32_t hashed) noexcept;
+    int make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &segment,
+                         int &fd) noexcept;
+    int place(int fd, std::uint32_t hashed) noexcept;
+    int place_batch(int fd, std::uint32_t first, std::uint32_t count,
+                    std::uint32_t segment_page) noexcept;
+    void place_run(int fd, std::uint32_t first, std::uint32_t count,
+                   std::uint32_t segment_page) noexcept;
+    void take_back() noexcept;
     int settle_hashed(std::uint32_t hashed) noexcept;
 
     int settle(const Group &group, std::uint32_t &stopped) noexcept;
     int settle_batch(Batch &batch) noexcept;
     void compare(Batch &batch) noexcept;
     void flush(Batch &batch) noexcept;
+    bool map_file(std::uint64_t at, std::uint32_t pages, int fd, std::uint32_t page) noexcept;
+    [[nodiscard]] std::uint32_t room_in_batch(std::uint32_t index) const noexcept;
     bool map_over(std::uint64_t at, std::byte *from, std::uint32_t pages, const Batch &batch,
                   std::uint32_t page) noexcept;
     void settle_zeros() noexcept;

@@ -9,6 +9,8 @@
 #include "libupm/store_segment.hpp"
 #include "libupm/system.hpp"
 
+#include <cerrno>
+#include <csignal>
 #include <cstring>
 
 namespace upm::store {
@@ -18,6 +20,35 @@ inline constexpr std::uint64_t kPresent = 1ULL << 63;
 inline constexpr std::uint64_t kSwapped = 1ULL << 62;
 inline constexpr std::uint64_t kFilePage = 1ULL << 61;
 inline constexpr std::uint64_t kWriteProtected = 1ULL << 57; // by userfaultfd
+
+// Pages that are frozen together: a huge page, so that one need not be split that
+// is replaced as a whole. Bounds how long a writer waits.
+inline constexpr std::uint32_t kBatch = 512;
+
+// Errors after which the connection is of no use any more.
+inline bool broken(int error) noexcept {
+    return error == -ECONNRESET || error == -EPROTO || error == -ETIMEDOUT || error == -ENOTCONN;
+}
+
+inline void *pointer(std::uint64_t address) noexcept {
+    return reinterpret_cast<void *>(address);
+}
+
+// While memory is frozen, no handler of the program may run in this thread.
+class NoSignals {
+  public:
+    NoSignals() noexcept {
+        sigset_t everything;
+        (void)::sigfillset(&everything);
+        (void)::pthread_sigmask(SIG_SETMASK, &everything, &before_);
+    }
+    NoSignals(const NoSignals &) = delete;
+    NoSignals &operator=(const NoSignals &) = delete;
+    ~NoSignals() { (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_{};
+};
 
 inline bool is_zero(const std::byte *page) noexcept {
     return page[0] == std::byte{0} && std::memcmp(page, page + 1, page_size() - 1) == 0;
@@ -34,7 +65,6 @@ struct Merger::Scratch {
     Place places[kMaxPages];          // and where they are to be found
     std::uint64_t unique[kMaxPages];  // hashes of the segment that is being made
     std::uint16_t table[kTable];      // over them: 1 + number, 0: free
-    Piece pieces[kMaxPages];
     std::byte packet[kMaxPacket];
 };
 

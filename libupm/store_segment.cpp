@@ -36,13 +36,31 @@ bool file_size_allowed(std::uint64_t size) noexcept {
            limit.rlim_cur >= size;
 }
 
+} // namespace
+
+int create_segment(std::uint64_t size) noexcept {
+    if (!file_size_allowed(size))
+        return -EFBIG;
+    const int fd = create();
+    if (fd < 0)
+        return fd;
+    int ret = 0;
+    do
+        ret = ::fallocate(fd, 0, 0, static_cast<off_t>(size)) == 0 ? 0 : -errno;
+    while (ret == -EINTR);
+    if (ret == 0)
+        return fd;
+    ::close(fd);
+    return ret;
+}
+
 // By write(2), not through a mapping: it copies into pages that need no clearing
 // first, and it fails with an error where a store would raise SIGBUS.
-int write_piece(int fd, const Piece &piece, off_t offset) noexcept {
+int fill_segment(int fd, std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
     std::size_t done = 0;
-    while (done < piece.size) {
-        const ssize_t put =
-            ::pwrite(fd, piece.data + done, piece.size - done, offset + static_cast<off_t>(done));
+    while (done < bytes.size()) {
+        const ssize_t put = ::pwrite(fd, bytes.data() + done, bytes.size() - done,
+                                     static_cast<off_t>(offset + done));
         if (put > 0)
             done += static_cast<std::size_t>(put);
         else if (put == 0)
@@ -53,33 +71,8 @@ int write_piece(int fd, const Piece &piece, off_t offset) noexcept {
     return 0;
 }
 
-int fill(int fd, std::span<const Piece> pieces) noexcept {
-    off_t offset = 0;
-    for (const Piece &piece : pieces) {
-        const int ret = write_piece(fd, piece, offset);
-        if (ret != 0)
-            return ret;
-        offset += static_cast<off_t>(piece.size);
-    }
+int seal_segment(int fd) noexcept {
     return ::fcntl(fd, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;
-}
-
-} // namespace
-
-int make_segment(std::span<const Piece> pieces) noexcept {
-    std::uint64_t size = 0;
-    for (const Piece &piece : pieces)
-        size += piece.size;
-    if (!file_size_allowed(size))
-        return -EFBIG;
-    const int fd = create();
-    if (fd < 0)
-        return fd;
-    const int ret = fill(fd, pieces);
-    if (ret == 0)
-        return fd;
-    ::close(fd);
-    return ret;
 }
 
 int check_segment(int fd, std::uint64_t pages) noexcept {

@@ -14,16 +14,14 @@ namespace upm::store {
 // As /proc/PID/maps shows a mapping of a segment: "/memfd:upm-store (deleted)".
 inline constexpr const char *kSegmentName = "upm-store";
 
-// A part of memory to copy into a segment.
-struct Piece {
-    const std::byte *data;
-    std::size_t size; // bytes
-};
-
-// Makes a segment of these pieces, one behind the other, and seals it. A
-// descriptor (close-on-exec), or -errno: EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG
-// (RLIMIT_FSIZE), EFAULT (unmapped meanwhile).
-int make_segment(std::span<const Piece> pieces) noexcept;
+// Makes a segment in three steps. A descriptor (close-on-exec) of a file of that
+// size with all of its memory, or -errno: EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG
+// (RLIMIT_FSIZE).
+int create_segment(std::uint64_t size) noexcept;
+// Copies memory to an offset in it. 0 or -errno: EFAULT (unmapped meanwhile).
+int fill_segment(int fd, std::uint64_t offset, std::span<const std::byte> bytes) noexcept;
+// Ends every change to it. 0 or -errno: EBUSY (a device reads from it).
+int seal_segment(int fd) noexcept;
 
 // Whether `fd` is a segment of `pages` pages: a memfd of small pages, sealed
 // against writing and any change of size, all of it allocated (a hole would be

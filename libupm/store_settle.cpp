@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,29 +20,14 @@ namespace upm::store {
 
 namespace {
 
-// Pages that are frozen together: a huge page, so that one need not be split that
-// is replaced as a whole. Bounds how long a writer waits.
-constexpr std::uint32_t kBatch = 512;
 // So many pages in a row that differ end a guess.
 constexpr std::uint32_t kPatience = 8;
 
-class NoSignals {
-  public:
-    NoSignals() noexcept {
-        sigset_t everything;
-        (void)::sigfillset(&everything);
-        (void)::pthread_sigmask(SIG_SETMASK, &everything, &before_);
-    }
-    NoSignals(const NoSignals &) = delete;
-    NoSignals &operator=(const NoSignals &) = delete;
-    ~NoSignals() { (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-  private:
-    sigset_t before_{};
-};
-
-void *pointer(std::uint64_t address) noexcept {
-    return reinterpret_cast<void *>(address);
+// Has the kernel map the view, many pages with each fault, before any writer waits.
+void touch(const std::byte *view, std::size_t size) noexcept {
+    constexpr std::size_t kAround = 64UL * 1024; // what it maps around a fault
+    for (std::size_t at = 0; at < size; at += kAround)
+        (void)*static_cast<const volatile std::byte *>(view + at);
 }
 
 // There is a hole now where the program's memory was, and what was there cannot be
@@ -100,20 +84,38 @@ bool Merger::afford(std::uint32_t pages) noexcept {
     return true;
 }
 
-// Moves a part of the view, with its page tables, over the program's memory. The
-// kernel does both under one lock: other threads see the old pages or the new ones.
+// How many pages from this one on may be frozen together.
+std::uint32_t Merger::room_in_batch(std::uint32_t index) const noexcept {
+    return kBatch - static_cast<std::uint32_t>(address(index) / page_size() % kBatch);
+}
+
+// Maps a part of a segment over the program's memory. The kernel does that under one
+// lock: other threads see the old pages or the new ones. If it refuses, it does so
+// before it unmaps, as a rule.
+bool Merger::map_file(std::uint64_t at, std::uint32_t pages, int fd, std::uint32_t page) noexcept {
+    const std::size_t size = pages * page_size();
+    const auto map = [&] {
+        return ::mmap(pointer(at), size, part_.protection, MAP_PRIVATE | MAP_FIXED, fd,
+                      static_cast<off_t>(page * page_size())) != MAP_FAILED;
+    };
+    if (map())
+        return true;
+    if (::msync(pointer(at), size, MS_ASYNC) == 0)
+        return false;
+    if (!map())
+        fail_stop();
+    return true;
+}
+
+// The same with the page tables of a part of the view, by moving it there.
 bool Merger::map_over(std::uint64_t at, std::byte *from, std::uint32_t pages, const Batch &batch,
                       std::uint32_t page) noexcept {
     const std::size_t size = pages * page_size();
     if (::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(at)) != MAP_FAILED)
         return true;
-    // Refused at once as a rule. But it unmaps before it moves.
     if (::msync(pointer(at), size, MS_ASYNC) == 0)
         return false;
-    if (::mmap(pointer(at), size, part_.protection, MAP_PRIVATE | MAP_FIXED, batch.open->fd,
-               static_cast<off_t>((batch.segment_page + page) * page_size())) == MAP_FAILED)
-        fail_stop();
-    return true;
+    return map_file(at, pages, batch.open->fd, batch.segment_page + page);
 }
 
 // Maps the run that ends here, and unmaps the part of the view before it.
@@ -206,6 +208,7 @@ int Merger::settle_batch(Batch &batch) noexcept {
     if (view == MAP_FAILED)
         return -errno;
     batch.view = static_cast<std::byte *>(view);
+    touch(batch.view, size);
     int ret = 0;
     {
         const NoSignals guard;
@@ -251,9 +254,8 @@ int Merger::settle(const Group &group, std::uint32_t &stopped) noexcept {
     std::uint32_t at = group.first;
     std::uint32_t page = group.place.page;
     while (at < end && page < open->pages) {
-        const auto in_huge = static_cast<std::uint32_t>(address(at) / page_size() % kBatch);
         Batch batch{.first = at,
-                    .count = std::min(end - at, kBatch - in_huge),
+                    .count = std::min(end - at, room_in_batch(at)),
                     .guess = group.guess,
                     .open = open,
                     .segment_page = page};

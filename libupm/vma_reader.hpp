@@ -64,6 +64,12 @@ class SmapsReader {
     char buffer_[4096];
 };
 
+// Whether one private anonymous mapping without any of the above flags holds all of
+// [start, end), found out in a few system calls: the kernel walks every page of a
+// process for its smaps. False may also mean that it could not be told (before Linux
+// 6.11, for one). Post: if true, `vma` is that mapping.
+bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept;
+
 } // namespace upm
 
 #endif // UPM_VMA_READER_HPP

@@ -23,9 +23,10 @@
 
 namespace {
 
-// Stands in for a file system without room: the test's own pwrite comes before
-// that of libc.
+// Stand in for a file system without room: the test's own functions come before
+// those of libc.
 int pwrite_error = 0;
+int fallocate_error = 0;
 
 } // namespace
 
@@ -37,6 +38,16 @@ extern "C" ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
         return -1;
     }
     return real(fd, data, size, offset);
+}
+
+extern "C" int fallocate(int fd, int mode, off_t offset, off_t size) {
+    using Allocate = int (*)(int, int, off_t, off_t);
+    static const auto real = reinterpret_cast<Allocate>(::dlsym(RTLD_NEXT, "fallocate"));
+    if (fallocate_error != 0) {
+        errno = fallocate_error;
+        return -1;
+    }
+    return real(fd, mode, offset, size);
 }
 
 namespace upm::test {
@@ -193,9 +204,7 @@ TEST_F(StoreFailure, WrongSegmentsAreNeverMapped) {
             return good ? fd : -1;
         },
         [&] { // a page too short
-            const store::Piece piece{.data = reinterpret_cast<std::byte *>(pages.data()),
-                                     .size = pages.size() - page_size()};
-            return store::make_segment({&piece, 1});
+            return make_segment(pages.data(), pages.size() - page_size());
         },
         [&] { // sealed, but a hole
             const int fd = ::memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -248,9 +257,7 @@ TEST_F(StoreFailure, LyingPublisher) {
             reply = places(8, 1);
             return;
         }
-        const store::Piece piece{.data = reinterpret_cast<std::byte *>(other.data()),
-                                 .size = other.size()};
-        fd = store::make_segment({&piece, 1});
+        fd = make_segment(other.data(), other.size());
         reply = bytes(store::GetReply{.reply = {}, .segment = 1, .pages = 8});
     });
     use(fake.socket());
@@ -269,15 +276,15 @@ TEST_F(StoreFailure, BrokerRefusesBadSegments) {
     std::uint32_t segment = 0;
     const Pages pages(2);
     pages.fill('x');
-    const store::Piece piece{.data = reinterpret_cast<std::byte *>(pages.data()),
-                             .size = pages.size()};
-    const int good = store::make_segment({&piece, 1});
+    const int good = make_segment(pages.data(), pages.size());
     ASSERT_GE(good, 0);
     const int open_one = ::memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     ASSERT_EQ(::ftruncate(open_one, static_cast<off_t>(pages.size())), 0);
     EXPECT_EQ(client.publish(open_one, hashes, segment, buffer), -EPERM);
     EXPECT_EQ(client.publish(good, {hashes, 1}, segment, buffer), -EINVAL) << "truncated";
-    EXPECT_EQ(client.publish(0, hashes, segment, buffer), -EINVAL) << "no memfd";
+    const int file = ::open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    EXPECT_EQ(client.publish(file, hashes, segment, buffer), -EINVAL) << "no memfd";
+    (void)::close(file);
     EXPECT_EQ(client.publish(-1, hashes, segment, buffer), -EMFILE) << "none came along";
     EXPECT_EQ(client.publish(good, hashes, segment, buffer), 0);
     store::Place found[2];
@@ -366,10 +373,10 @@ TEST_F(StoreFailure, NoRoomForASegment) {
     const Pages pages(20);
     fill_pattern(pages, 1);
     ASSERT_EQ(open(), 0) << text;
-    for (const int error : {ENOSPC, ENOMEM}) {
-        pwrite_error = error;
+    for (const int error : {ENOSPC, ENOMEM, EFAULT}) {
+        (error == EFAULT ? pwrite_error : fallocate_error) = error;
         EXPECT_EQ(advise(pages), -error);
-        pwrite_error = 0;
+        pwrite_error = fallocate_error = 0;
         EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM], 20U);
         EXPECT_TRUE(has_pattern(pages, 1));
     }
@@ -434,9 +441,7 @@ TEST_F(StoreFailure, AnotherUserGetsNothing) {
     std::uint32_t segment = 0;
     const Pages page(1);
     page.fill('x');
-    const store::Piece piece{.data = reinterpret_cast<std::byte *>(page.data()),
-                             .size = page.size()};
-    const int fd = store::make_segment({&piece, 1});
+    const int fd = make_segment(page.data(), page.size());
     store::Connection mine;
     ASSERT_EQ(mine.open(path, {}), 0);
     ASSERT_EQ(mine.publish(fd, hashes, segment, buffer), 0);

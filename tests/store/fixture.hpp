@@ -5,6 +5,7 @@
 #define UPM_TESTS_STORE_FIXTURE_HPP
 
 #include "libupm/backend_store.hpp"
+#include "libupm/store_segment.hpp"
 #include "tests/contract/broker_process.hpp"
 #include "tests/unit/support.hpp"
 
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <span>
 #include <string>
 
 namespace upm::test {
@@ -28,6 +30,16 @@ inline bool has_pattern(const Pages &pages, std::uint64_t salt) {
     const Pages expected(pages.size() / page_size());
     fill_pattern(expected, salt);
     return std::memcmp(pages.data(), expected.data(), pages.size()) == 0;
+}
+
+// A sealed segment of a copy of this memory, or -errno.
+inline int make_segment(const void *data, std::size_t size) {
+    const int fd = store::create_segment(size);
+    const std::span bytes(static_cast<const std::byte *>(data), size);
+    EXPECT_GE(fd, 0);
+    EXPECT_EQ(store::fill_segment(fd, 0, bytes), 0);
+    EXPECT_EQ(store::seal_segment(fd), 0);
+    return fd;
 }
 
 class StoreTest : public testing::Test {
