@@ -34,6 +34,13 @@ Region::Region(std::size_t bytes, Pages pages)
     const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
     const std::uintptr_t aligned = (address + kHugePage - 1) / kHugePage * kHugePage;
     data_ = static_cast<std::byte *>(mapping_) + (aligned - address);
+    // What it was aligned with goes again, so that it is one mapping like any other.
+    if (aligned > address)
+        (void)::munmap(mapping_, aligned - address);
+    if (address + kHugePage > aligned)
+        (void)::munmap(data_ + size_, address + kHugePage - aligned);
+    mapping_ = data_;
+    mapped_ = size_;
     const int advice = pages == Pages::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
     if (::madvise(data_, size_, advice) != 0) {
         const int error = errno;

@@ -63,12 +63,12 @@ int protection_of(const Query &found) noexcept {
            ((found.vma_flags & kExecutable) != 0 ? PROT_EXEC : 0);
 }
 
-// Whether a fresh mapping at `beside`, as it is or with the same wish for huge pages,
-// becomes one with that of `address`.
-bool joins(int maps, std::uint64_t address, std::uint64_t beside, int protection) noexcept {
+// Whether a fresh mapping at `beside` becomes one with that of `address`.
+bool joins(int maps, std::uint64_t address, std::uint64_t beside, int protection,
+           int flags) noexcept {
     void *const wanted = reinterpret_cast<void *>(beside);
     void *const made = ::mmap(wanted, page_size(), protection,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | flags, -1, 0);
     if (made == MAP_FAILED)
         return false;
     bool joined = false;
@@ -86,6 +86,15 @@ bool joins(int maps, std::uint64_t address, std::uint64_t beside, int protection
     return joined && made == wanted;
 }
 
+// On either side; wishes for huge pages and for no reservation make no difference.
+bool joins(int maps, std::uint64_t address, const Query &found) noexcept {
+    for (const std::uint64_t beside : {found.vma_end, found.vma_start - page_size()})
+        for (const int flags : {0, MAP_NORESERVE})
+            if (joins(maps, address, beside, protection_of(found), flags))
+                return true;
+    return false;
+}
+
 } // namespace
 
 bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
@@ -94,16 +103,16 @@ bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
         return false;
     Query found;
     bool plain = query(maps, start, found) && found.vma_end >= end;
-    const int protection = protection_of(found);
-    plain = plain && (joins(maps, start, found.vma_end, protection) ||
-                      joins(maps, start, found.vma_start - page_size(), protection));
+    plain = plain && joins(maps, start, found);
     ::close(maps);
     // Fresh mappings may be locked: mlockall(MCL_FUTURE). MS_INVALIDATE refuses those.
     plain = plain &&
             ::msync(reinterpret_cast<void *>(start), end - start, MS_ASYNC | MS_INVALIDATE) == 0;
     if (plain)
-        vma = {
-            .start = found.vma_start, .end = found.vma_end, .flags = 0, .protection = protection};
+        vma = {.start = found.vma_start,
+               .end = found.vma_end,
+               .flags = 0,
+               .protection = protection_of(found)};
     return plain;
 }
 

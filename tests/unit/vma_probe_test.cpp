@@ -89,6 +89,12 @@ TEST_F(VmaProbe, WishesForHugePagesDoNotMatter) {
     }
 }
 
+TEST_F(VmaProbe, NoReservationDoesNotMatter) {
+    map(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+    EXPECT_TRUE(plain());
+    EXPECT_EQ(vm_flags(data_).find("ac"), std::string::npos) << "as it was";
+}
+
 TEST_F(VmaProbe, EveryOtherFlagDoes) {
     const std::size_t size = kPages * page_size();
     for (const int advice : {MADV_DONTFORK, MADV_DONTDUMP, MADV_WIPEONFORK}) {
