@@ -6,14 +6,36 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 namespace upm::cuda::broker {
 
+Client::Client(Settings settings) : settings_(std::move(settings)), pid_(::getpid()) {}
+
 Client::~Client() {
     disconnect();
+}
+
+int Client::check_process() const {
+    if (pid_ == ::getpid())
+        return 0;
+    return fail(ENODEV, "the connection to upm-cudad is process %d's: CUDA does not survive a fork",
+                static_cast<int>(pid_));
+}
+
+bool Client::hung_up() const {
+    pollfd ready{.fd = socket_, .events = 0, .revents = 0};
+    return ::poll(&ready, 1, 0) != 0;
+}
+
+std::uint64_t Client::live_connection() {
+    if (check_process() != 0)
+        return 0;
+    const std::lock_guard<std::mutex> guard(lock_);
+    return socket_ >= 0 && !hung_up() ? connection_ : 0;
 }
 
 void Client::disconnect() {
@@ -23,6 +45,8 @@ void Client::disconnect() {
 }
 
 int Client::connect() {
+    if (socket_ >= 0 && hung_up())
+        disconnect();
     if (socket_ >= 0)
         return 0;
     sockaddr_un address = {};
@@ -86,6 +110,8 @@ int Client::call(const Message &request, Type expected, Message &answer, bool *l
 }
 
 int Client::welcome(Welcome &welcome) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     if (const int error = connect(); error != 0)
         return error;
@@ -105,6 +131,8 @@ void Client::take(Message &answer, std::vector<Found> &found) {
 }
 
 int Client::find(const std::vector<Content> &contents, std::vector<Found> &found) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     found.clear();
     if (const int error = connect(); error != 0)
@@ -127,6 +155,8 @@ int Client::find(const std::vector<Content> &contents, std::vector<Found> &found
 }
 
 int Client::find_or_wait(const Content &content, Found &found) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     if (const int error = connect(); error != 0)
         return error;
@@ -150,6 +180,8 @@ int Client::find_or_wait(const Content &content, Found &found) {
 
 int Client::publish(const std::vector<Lease> &reservations, const std::vector<int> &fds,
                     bool &taken) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     taken = false;
     Message request;
@@ -175,26 +207,37 @@ int Client::send_ids(Type type, const std::vector<Lease> &ids) {
         for (std::size_t i = start; i < std::min(ids.size(), start + kMaxItems); ++i)
             if (socket_ >= 0 && ids[i].connection == connection_)
                 request.append(ids[i].id);
-        Message answer;
         if (request.header.count == 0)
             continue;
-        if (const int error = call(request, Type::kDone, answer); error != 0)
+        Message answer;
+        const int error = type == Type::kRelease ? send_message(socket_, request)
+                                                 : call(request, Type::kDone, answer);
+        if (error != 0) {
+            if (type == Type::kRelease)
+                disconnect(); // half a message is none
             return error;
+        }
     }
     return 0;
 }
 
 int Client::abandon(const std::vector<Lease> &reservations) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     return send_ids(Type::kAbandon, reservations);
 }
 
 void Client::release(const std::vector<Lease> &leases) {
+    if (check_process() != 0)
+        return;
     const std::lock_guard<std::mutex> guard(lock_);
     (void)send_ids(Type::kRelease, leases);
 }
 
 int Client::counters(Counters &counters) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     if (const int error = connect(); error != 0)
         return error;

@@ -10,6 +10,7 @@
 
 #include <mutex>
 #include <string>
+#include <sys/types.h>
 #include <utility>
 #include <vector>
 
@@ -36,7 +37,7 @@ class Client {
         unsigned timeout_ms = 10000;
     };
 
-    explicit Client(Settings settings) : settings_(std::move(settings)) {}
+    explicit Client(Settings settings);
     Client(const Client &) = delete;
     Client &operator=(const Client &) = delete;
     ~Client();
@@ -51,20 +52,27 @@ class Client {
     // `taken`: the broker has them, or may have; others may map them from now on.
     int publish(const std::vector<Lease> &reservations, const std::vector<int> &fds, bool &taken);
     int abandon(const std::vector<Lease> &reservations);
-    // Those of a connection that is gone are left out; tells nobody of an error.
+    // Those of a connection that is gone are left out. No answer is waited for, since
+    // a write may wait for this; nobody is told of an error.
     void release(const std::vector<Lease> &leases);
     int counters(Counters &counters);
+    // The connection whose leases are good now; 0: none.
+    std::uint64_t live_connection();
 
   private:
+    // Error: ENODEV in the child of a fork, whose socket is its parent's.
+    [[nodiscard]] int check_process() const;
     int connect();
     void disconnect();
     // Pre: `lock_` is held. Sends and receives; checks the type of the answer.
     // `lost`: no answer came.
     int call(const Message &request, Type expected, Message &answer, bool *lost = nullptr);
     int send_ids(Type type, const std::vector<Lease> &ids);
+    [[nodiscard]] bool hung_up() const;
     void take(Message &answer, std::vector<Found> &found);
 
     const Settings settings_;
+    const pid_t pid_;
     std::mutex lock_;
     int socket_ = -1;
     std::uint64_t connection_ = 0; // counts up with each

@@ -8,7 +8,7 @@
 //   kFind     -> kFound    items in the same order; descriptors of the kShared ones
 //   kPublish  -> kDone     takes one descriptor for each item; they become leases
 //   kAbandon  -> kDone     gives reservations back
-//   kRelease  -> kDone     gives leases back
+//   kRelease               gives leases back; not answered
 //   kStats    -> kCounters
 //
 // Who finds nothing holds a reservation and is expected to publish or to abandon;
@@ -25,7 +25,7 @@
 namespace upm::cuda::broker {
 
 inline constexpr std::uint32_t kMagic = 0x43504d55; // "UMPC"
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;
 inline constexpr std::size_t kMaxItems = 64; // and descriptors, in one message
 
 enum class Type : std::uint16_t {

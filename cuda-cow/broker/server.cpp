@@ -256,6 +256,8 @@ bool Server::give_back(Member member, Peer &peer, const Message &request) {
                                                               : store_.release(member, id);
         error = error != 0 ? error : one;
     }
+    if (request.header.type == Type::kRelease)
+        return true;
     Message answer;
     return reply(peer.socket, answer, Type::kDone, error);
 }

@@ -68,7 +68,7 @@ Answer Store::find(Member member, const Content &content, int &fd) {
         return {.state = State::kBusy};
     if (found != extents_.end()) {
         if (found->second.leases++ == 0)
-            unused_bytes_ -= key.bytes;
+            take_into_use(found);
         const Id id = next_id_++;
         leases_.emplace(id, Holding{member, found});
         joined.leases.insert(id);
@@ -76,7 +76,7 @@ Answer Store::find(Member member, const Content &content, int &fd) {
         fd = found->second.fd;
         return {.state = State::kShared, .id = id};
     }
-    if (content.bytes == 0 || full(key)) {
+    if (content.bytes == 0 || full(key) || joined.reservations.size() >= limits_.promises) {
         ++counters_.refused;
         return {.state = State::kRefused};
     }
@@ -153,20 +153,21 @@ void Store::drop_lease(std::map<Key, Extent>::iterator extent) {
     if (--extent->second.leases != 0)
         return;
     extent->second.unused_since = ++clock_;
+    unused_.emplace(clock_, extent);
     unused_bytes_ += extent->first.bytes;
     trim();
 }
 
+void Store::take_into_use(std::map<Key, Extent>::iterator extent) {
+    unused_.erase(extent->second.unused_since);
+    extent->second.unused_since = 0;
+    unused_bytes_ -= extent->first.bytes;
+}
+
 void Store::trim() {
     while (unused_bytes_ > limits_.keep_bytes) {
-        auto oldest = extents_.end();
-        for (auto at = extents_.begin(); at != extents_.end(); ++at)
-            if (at->second.fd >= 0 && at->second.leases == 0 &&
-                (oldest == extents_.end() || at->second.unused_since < oldest->second.unused_since))
-                oldest = at;
-        if (oldest == extents_.end())
-            return;
-        unused_bytes_ -= oldest->first.bytes;
+        const auto oldest = unused_.begin()->second;
+        take_into_use(oldest);
         forget(oldest);
     }
 }

@@ -20,6 +20,7 @@ struct Limits {
     std::size_t extents = 65536;    // each costs the broker a descriptor
     std::uint64_t domain_bytes = 0; // device memory for each domain, 0: no limit
     std::uint64_t keep_bytes = 0;   // of extents that nobody leases, oldest go first
+    std::size_t promises = 256;     // reservations of one member at once
 };
 
 using Member = std::uint64_t; // a connection
@@ -61,7 +62,7 @@ class Store {
     struct Extent {
         int fd = -1; // -1: only promised
         std::uint64_t leases = 0;
-        std::uint64_t unused_since = 0; // a counter, not a time
+        std::uint64_t unused_since = 0; // a counter, not a time; 0: in use, or promised
     };
     struct Holding {
         Member member = 0;
@@ -82,6 +83,7 @@ class Store {
 
     void forget(std::map<Key, Extent>::iterator extent);
     void drop_lease(std::map<Key, Extent>::iterator extent);
+    void take_into_use(std::map<Key, Extent>::iterator extent);
     void trim();
     void forget_domain_if_unused(const std::string &name);
     [[nodiscard]] bool full(const Key &key) const;
@@ -90,6 +92,7 @@ class Store {
     std::map<std::string, Domain> domains_;
     std::map<Member, Joined> members_;
     std::map<Key, Extent> extents_;
+    std::map<std::uint64_t, std::map<Key, Extent>::iterator> unused_; // by unused_since
     std::map<Id, Holding> leases_;
     std::map<Id, Holding> reservations_;
     Id next_id_ = 1;

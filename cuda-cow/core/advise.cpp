@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <unistd.h>
+#include <utility>
 
 namespace upm::cuda {
 
@@ -19,38 +20,37 @@ broker::Content content_of(std::size_t bytes, const Tag &tag) {
 } // namespace
 
 int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &counts) {
-    const std::unique_lock<std::shared_mutex> gate(launch_gate());
+    if (const int error = check_process(); error != 0)
+        return error;
+    const std::unique_lock<Gate> gate(launch_gate());
     const std::lock_guard<std::mutex> guard(lock_);
     if (length == SIZE_MAX && offset <= bytes_)
         length = bytes_ - offset;
     if (const int error = check_range(offset, length); error != 0)
         return error;
     const CurrentContext current(*runtime_);
+    const Indices range = inside(offset, length);
     Indices todo;
-    for (const std::size_t index : inside(offset, length)) {
-        ++counts.extents;
-        if (extents_[index].shared) {
-            ++counts.already;
-            counts.bytes += extents_[index].bytes;
-        } else {
+    const std::uint64_t live = runtime_->broker->live_connection();
+    for (const std::size_t index : range)
+        // What a lost broker knew is offered to the next one.
+        if (!extents_[index].shared || live == 0 || extents_[index].lease.connection != live)
             todo.push_back(index);
-        }
-    }
-    if (todo.empty())
-        return 0;
+    counts.extents = range.size();
+    counts.already = range.size() - todo.size();
+    int error = 0;
     // Whatever still writes, of any stream, ends before the memory is frozen.
-    if (const int error =
-            runtime_->check(runtime_->api.ctx_synchronize(), "waiting for the device");
-        error != 0)
-        return error;
-    for (std::size_t start = 0; start < todo.size(); start += broker::kMaxItems) {
+    if (!todo.empty())
+        error = runtime_->check(runtime_->api.ctx_synchronize(), "waiting for the device");
+    for (std::size_t start = 0; start < todo.size() && error == 0; start += broker::kMaxItems) {
         const std::size_t end = std::min(todo.size(), start + broker::kMaxItems);
-        const Indices batch(todo.begin() + static_cast<std::ptrdiff_t>(start),
-                            todo.begin() + static_cast<std::ptrdiff_t>(end));
-        if (const int error = advise_batch(batch, counts); error != 0)
-            return error;
+        error = advise_batch(Indices(todo.begin() + static_cast<std::ptrdiff_t>(start),
+                                     todo.begin() + static_cast<std::ptrdiff_t>(end)),
+                             counts);
     }
-    return 0;
+    for (const std::size_t index : range)
+        counts.bytes += extents_[index].shared ? extents_[index].bytes : 0;
+    return error;
 }
 
 int BufferImpl::hash_batch(const Indices &batch, std::vector<Tag> &tags) {
@@ -66,7 +66,7 @@ int BufferImpl::hash_batch(const Indices &batch, std::vector<Tag> &tags) {
 int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
     std::vector<Tag> tags;
     std::vector<broker::Found> found;
-    int error = set_access(batch, abi::kAccessRead);
+    int error = freeze(batch);
     if (error == 0)
         error = hash_batch(batch, tags);
     if (error == 0) {
@@ -82,7 +82,7 @@ int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
     for (const std::size_t index : batch)
         if (!extents_[index].shared)
             rest.push_back(index);
-    const int thawed = set_access(rest, abi::kAccessReadWrite);
+    const int thawed = thaw(rest);
     return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
 }
 
@@ -101,57 +101,104 @@ int BufferImpl::settle(const Indices &batch, const std::vector<Tag> &tags,
     return wait_for_busy(batch, tags, found, counts);
 }
 
-int BufferImpl::publish(const Indices &batch, const std::vector<broker::Found> &found,
-                        AdviseCounts &counts) {
+// Extents that are new, and their exported memory.
+struct BufferImpl::Publication {
+    Indices extents;
     std::vector<broker::Lease> reservations;
     std::vector<int> fds;
-    Indices published;
+    std::vector<broker::Lease> unused;
+};
+
+int BufferImpl::export_reserved(const Indices &batch, const std::vector<broker::Found> &found,
+                                Publication &made, AdviseCounts &counts) {
     int error = 0;
     for (std::size_t i = 0; i < batch.size(); ++i) {
+        const Extent &extent = extents_[batch[i]];
         if (found[i].state != broker::State::kReserved)
             continue;
-        reservations.push_back(found[i].lease);
-        published.push_back(batch[i]);
         int fd = -1;
-        if (error == 0)
-            error = runtime_->check(
-                runtime_->api.mem_export(&fd, extents_[batch[i]].handle, abi::kHandlePosixFd, 0),
-                "cuMemExportToShareableHandle");
-        if (error == 0)
-            fds.push_back(fd);
+        const int one = error != 0
+                            ? error
+                            : runtime_->check(runtime_->api.mem_export(&fd, extent.handle,
+                                                                       abi::kHandlePosixFd, 0),
+                                              "cuMemExportToShareableHandle");
+        if (one == 0) {
+            made.extents.push_back(batch[i]);
+            made.reservations.push_back(found[i].lease);
+            made.fds.push_back(fd);
+            continue;
+        }
+        made.unused.push_back(found[i].lease);
+        // Memory that was imported may not be exported again; it stays as it was.
+        if (extent.shared)
+            ++counts.refused;
+        else
+            error = one;
     }
-    if (published.empty())
-        return 0;
+    return error;
+}
+
+int BufferImpl::publish(const Indices &batch, const std::vector<broker::Found> &found,
+                        AdviseCounts &counts) {
+    Publication made;
+    int error = export_reserved(batch, found, made, counts);
+    const std::string reason = error != 0 ? last_error() : "";
     bool taken = false;
-    if (error == 0)
-        error = runtime_->broker->publish(reservations, fds, taken);
-    else
-        (void)runtime_->broker->abandon(reservations);
-    for (const int fd : fds)
+    if (error != 0)
+        made.unused.insert(made.unused.end(), made.reservations.begin(), made.reservations.end());
+    else if (!made.extents.empty())
+        error = runtime_->broker->publish(made.reservations, made.fds, taken);
+    for (const int fd : made.fds)
         ::close(fd);
-    for (std::size_t i = 0; taken && i < published.size(); ++i) {
+    for (std::size_t i = 0; taken && i < made.extents.size(); ++i) {
         // Without an answer others may map it all the same: it stays read-only.
-        Extent &extent = extents_[published[i]];
+        Extent &extent = extents_[made.extents[i]];
         extent.shared = true;
-        extent.lease = error == 0 ? reservations[i] : broker::Lease{};
+        extent.frozen = false;
+        extent.lease = error == 0 ? made.reservations[i] : broker::Lease{};
         ++counts.published;
-        counts.bytes += extent.bytes;
     }
+    (void)runtime_->broker->abandon(made.unused);
+    if (!reason.empty())
+        return fail(error, "%s", reason.c_str());
     if (!taken && (error == ENOSPC || error == EMFILE)) {
-        counts.refused += published.size();
+        counts.refused += made.extents.size();
         error = 0;
     }
     return error;
 }
 
-int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
-                      AdviseCounts &counts) {
-    std::vector<abi::Handle> handles;
-    std::vector<std::size_t> sizes;
-    std::vector<abi::DevicePtr> own;
+// What the broker knows already, and may replace extents of this buffer.
+struct BufferImpl::Candidates {
+    Indices extents;
+    std::vector<abi::Handle> handles; // 0: taken over, or given back
     std::vector<broker::Lease> leases;
     std::vector<broker::Lease> unwanted;
-    Indices merging;
+    std::vector<bool> different;
+};
+
+int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
+                      AdviseCounts &counts) {
+    Candidates candidates;
+    int error = import(batch, found, candidates, counts);
+    if (error == 0)
+        error = compare(candidates, counts);
+    if (error == 0)
+        error = remap(candidates, counts);
+    const std::string reason = error != 0 ? last_error() : "";
+    for (std::size_t i = 0; i < candidates.handles.size(); ++i) {
+        if (candidates.handles[i] == 0)
+            continue;
+        (void)runtime_->api.mem_release(candidates.handles[i]);
+        candidates.unwanted.push_back(candidates.leases[i]);
+    }
+    runtime_->broker->release(candidates.unwanted);
+    return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
+}
+
+// Closes the descriptors.
+int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
+                       Candidates &candidates, AdviseCounts &counts) {
     int error = 0;
     for (std::size_t i = 0; i < batch.size(); ++i) {
         broker::Found &one = found[i];
@@ -165,49 +212,68 @@ int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
                 "cuMemImportFromShareableHandle");
         if (one.fd >= 0)
             ::close(one.fd);
+        one.fd = -1;
         if (handle == 0) {
             counts.refused += error == 0 ? 1 : 0;
-            unwanted.push_back(one.lease);
+            candidates.unwanted.push_back(one.lease);
             continue;
         }
-        const Extent &extent = extents_[batch[i]];
-        handles.push_back(handle);
-        sizes.push_back(extent.bytes);
-        own.push_back(extent.address);
-        leases.push_back(one.lease);
-        merging.push_back(batch[i]);
+        candidates.extents.push_back(batch[i]);
+        candidates.handles.push_back(handle);
+        candidates.leases.push_back(one.lease);
     }
-    std::vector<bool> different(merging.size(), true);
-    if (error == 0 && !merging.empty()) {
-        Window window(*runtime_);
-        error = window.open(handles, sizes, abi::kAccessRead);
-        if (error == 0)
-            error = runtime_->hasher->compare(window.pieces(), own, different);
-        const int closed = window.close();
-        error = error != 0 ? error : closed;
+    return error;
+}
+
+int BufferImpl::compare(Candidates &candidates, AdviseCounts &counts) {
+    if (candidates.extents.empty())
+        return 0;
+    std::vector<std::size_t> sizes;
+    std::vector<abi::DevicePtr> own;
+    for (const std::size_t index : candidates.extents) {
+        sizes.push_back(extents_[index].bytes);
+        own.push_back(extents_[index].address);
     }
-    for (std::size_t i = 0; i < merging.size(); ++i) {
-        Extent &extent = extents_[merging[i]];
-        const abi::Handle before = extent.handle;
-        if (error == 0 && different[i])
-            ++counts.different;
-        else if (error == 0)
-            error = swap(extent, handles[i], abi::kAccessRead);
-        if (error != 0 || different[i]) {
-            (void)runtime_->api.mem_release(handles[i]);
-            unwanted.push_back(leases[i]);
+    Window window(*runtime_);
+    int error = window.open(candidates.handles, sizes, abi::kAccessRead);
+    if (error == 0)
+        error = runtime_->hasher->compare(window.pieces(), own, candidates.different);
+    const int closed = window.close();
+    if (error == 0)
+        for (const bool one : candidates.different)
+            counts.different += one ? 1 : 0;
+    return error != 0 ? error : closed;
+}
+
+// Runs of neighbours that are equal, each at once.
+int BufferImpl::remap(Candidates &candidates, AdviseCounts &counts) {
+    std::vector<broker::Lease> &unwanted = candidates.unwanted;
+    for (std::size_t i = 0; i < candidates.extents.size();) {
+        if (candidates.different[i]) {
+            ++i;
             continue;
         }
-        (void)runtime_->api.mem_release(before);
-        extent.handle = handles[i];
-        extent.shared = true;
-        extent.lease = leases[i];
-        ++counts.merged;
-        counts.bytes += extent.bytes;
+        std::size_t count = 1;
+        while (count < run_length(candidates.extents, i) && !candidates.different[i + count])
+            ++count;
+        if (const int error =
+                swap(std::span(candidates.extents).subspan(i, count),
+                     std::span(candidates.handles).subspan(i, count), abi::kAccessRead);
+            error != 0)
+            return error;
+        for (const std::size_t end = i + count; i < end; ++i) {
+            Extent &extent = extents_[candidates.extents[i]];
+            (void)runtime_->api.mem_release(extent.handle);
+            if (extent.lease.connection != 0)
+                unwanted.push_back(extent.lease);
+            extent.handle = std::exchange(candidates.handles[i], 0);
+            extent.shared = true;
+            extent.frozen = false;
+            extent.lease = candidates.leases[i];
+            ++counts.merged;
+        }
     }
-    const std::string reason = error != 0 ? last_error() : "";
-    runtime_->broker->release(unwanted);
-    return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
+    return 0;
 }
 
 // One after the other, since who waits may hold no reservation.
@@ -232,6 +298,8 @@ int BufferImpl::wait_for_busy(const Indices &batch, const std::vector<Tag> &tags
 }
 
 int BufferImpl::hash(std::size_t offset, std::size_t length, std::vector<Tag> &tags) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::lock_guard<std::mutex> guard(lock_);
     const CurrentContext current(*runtime_);
     tags.clear();
@@ -250,6 +318,8 @@ int BufferImpl::hash(std::size_t offset, std::size_t length, std::vector<Tag> &t
 }
 
 int BufferImpl::attach(const Manifest &manifest) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const CurrentContext current(*runtime_);
     std::vector<std::size_t> sizes;
     std::size_t total = 0;

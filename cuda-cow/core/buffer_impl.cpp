@@ -15,23 +15,45 @@ constexpr std::size_t kDefaultExtent = 16UL << 20;
 
 } // namespace
 
-std::shared_mutex &launch_gate() {
-    static auto *const gate = new std::shared_mutex; // NOLINT(cppcoreguidelines-owning-memory)
+Gate::Gate() noexcept : lock_() {
+    pthread_rwlockattr_t attributes;
+    (void)::pthread_rwlockattr_init(&attributes);
+    (void)::pthread_rwlockattr_setkind_np(&attributes,
+                                          PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    (void)::pthread_rwlock_init(&lock_, &attributes);
+    (void)::pthread_rwlockattr_destroy(&attributes);
+}
+
+Gate &launch_gate() {
+    static auto *const gate = new Gate; // NOLINT(cppcoreguidelines-owning-memory)
     return *gate;
 }
 
+std::size_t run_length(std::span<const std::size_t> indices, std::size_t start) {
+    std::size_t end = start + 1;
+    while (end < indices.size() && indices[end] == indices[end - 1] + 1)
+        ++end;
+    return end - start;
+}
+
+// In the child of a fork nothing here is the child's: neither the GPU nor the broker.
 BufferImpl::~BufferImpl() {
-    if (reserved_ == 0)
+    if (reserved_ == 0 || runtime_->forked())
         return;
-    const std::unique_lock<std::shared_mutex> gate(launch_gate());
+    const std::unique_lock<Gate> gate(launch_gate());
     const CurrentContext current(*runtime_);
     const DriverApi &api = runtime_->api;
     (void)api.ctx_synchronize();
     std::vector<broker::Lease> leases;
+    std::vector<Piece> mapped;
+    for (const Extent &extent : extents_)
+        if (extent.handle != 0)
+            mapped.push_back({extent.address, extent.bytes});
+    std::size_t done = 0;
+    (void)runtime_->unmap(mapped, done);
     for (const Extent &extent : extents_) {
         if (extent.handle == 0)
             continue;
-        (void)api.mem_unmap(extent.address, extent.bytes);
         (void)api.mem_release(extent.handle);
         if (extent.lease.connection != 0)
             leases.push_back(extent.lease);
@@ -73,6 +95,8 @@ int BufferImpl::map_new(Extent &extent) {
 }
 
 int BufferImpl::allocate(std::size_t bytes, std::size_t extent_bytes) {
+    if (const int error = check_process(); error != 0)
+        return error;
     const std::size_t unit = runtime_->granularity;
     if (extent_bytes == 0)
         extent_bytes = std::max(kDefaultExtent, unit);
@@ -136,15 +160,35 @@ BufferImpl::Indices BufferImpl::inside(std::size_t offset, std::size_t length) c
     return found;
 }
 
+Piece BufferImpl::whole(std::span<const std::size_t> neighbours) const {
+    const Extent &first = extents_[neighbours.front()];
+    const Extent &last = extents_[neighbours.back()];
+    return {first.address, last.address + last.bytes - first.address};
+}
+
 // One call for each run of neighbours: the driver takes a range of many mappings.
-int BufferImpl::set_access(const Indices &indices, int access) {
+int BufferImpl::freeze(const Indices &indices) {
+    int error = 0;
+    for (std::size_t i = 0; i < indices.size() && error == 0;) {
+        const std::span run = std::span(indices).subspan(i, run_length(indices, i));
+        for (const std::size_t index : run)
+            extents_[index].frozen = !extents_[index].shared;
+        error = runtime_->set_access(whole(run), abi::kAccessRead);
+        i += run.size();
+    }
+    return error;
+}
+
+// Leaves nothing out because of an error.
+int BufferImpl::thaw(const Indices &indices) {
     int error = 0;
     for (std::size_t i = 0; i < indices.size();) {
-        Piece run{extents_[indices[i]].address, extents_[indices[i]].bytes};
-        for (++i; i < indices.size() && indices[i] == indices[i - 1] + 1; ++i)
-            run.bytes += extents_[indices[i]].bytes;
-        const int one = runtime_->set_access(run, access);
+        const std::span run = std::span(indices).subspan(i, run_length(indices, i));
+        const int one = runtime_->set_access(whole(run), abi::kAccessReadWrite);
+        for (const std::size_t index : run)
+            extents_[index].frozen = one != 0;
         error = error != 0 ? error : one;
+        i += run.size();
     }
     return error;
 }
@@ -158,44 +202,77 @@ void BufferImpl::fail_stop(const Extent &extent, const char *what) const {
     std::abort();
 }
 
-int BufferImpl::swap(Extent &extent, abi::Handle handle, int access) {
-    const DriverApi &api = runtime_->api;
-    int error = runtime_->check(api.mem_unmap(extent.address, extent.bytes), "cuMemUnmap");
-    if (error != 0)
+int BufferImpl::swap(std::span<const std::size_t> neighbours, std::span<const abi::Handle> handles,
+                     int access) {
+    std::vector<Piece> pieces;
+    for (const std::size_t index : neighbours)
+        pieces.push_back({extents_[index].address, extents_[index].bytes});
+    std::size_t unmapped = 0;
+    std::size_t mapped = 0;
+    int error = runtime_->unmap(pieces, unmapped);
+    while (error == 0 && mapped < pieces.size()) {
+        error = runtime_->check(runtime_->api.mem_map(pieces[mapped].address, pieces[mapped].bytes,
+                                                      0, handles[mapped], 0),
+                                "cuMemMap");
+        mapped += error == 0 ? 1 : 0;
+    }
+    if (error == 0)
+        error = runtime_->set_access(whole(neighbours), access);
+    if (error == 0 || unmapped == 0)
         return error;
-    error = runtime_->check(api.mem_map(extent.address, extent.bytes, 0, handle, 0), "cuMemMap");
-    const bool mapped = error == 0;
-    if (error == 0)
-        error = runtime_->set_access({extent.address, extent.bytes}, access);
-    if (error == 0)
-        return 0;
-    // What was there before goes back, as it was before: read-only.
-    ++rolled_back_;
     const std::string reason = last_error();
-    if (mapped && api.mem_unmap(extent.address, extent.bytes) != abi::kSuccess)
-        fail_stop(extent, "cuMemUnmap");
-    if (runtime_->check(api.mem_map(extent.address, extent.bytes, 0, extent.handle, 0),
-                        "cuMemMap") != 0)
-        fail_stop(extent, "cuMemMap");
-    if (runtime_->set_access({extent.address, extent.bytes}, abi::kAccessRead) != 0)
-        fail_stop(extent, "cuMemSetAccess");
+    ++rolled_back_;
+    put_back(neighbours.first(unmapped), mapped);
     return fail(error, "%s", reason.c_str());
+}
+
+// What was there before goes back, as it was before: read-only. The first `mapped`
+// extents have their new memory already.
+void BufferImpl::put_back(std::span<const std::size_t> unmapped, std::size_t mapped) {
+    const DriverApi &api = runtime_->api;
+    for (std::size_t i = 0; i < unmapped.size(); ++i) {
+        const Extent &extent = extents_[unmapped[i]];
+        if (i < mapped &&
+            runtime_->check(api.mem_unmap(extent.address, extent.bytes), "cuMemUnmap") != 0)
+            fail_stop(extent, "cuMemUnmap");
+        if (runtime_->check(api.mem_map(extent.address, extent.bytes, 0, extent.handle, 0),
+                            "cuMemMap") != 0)
+            fail_stop(extent, "cuMemMap");
+    }
+    if (runtime_->set_access(whole(unmapped), abi::kAccessRead) != 0)
+        fail_stop(extents_[unmapped.front()], "cuMemSetAccess");
 }
 
 int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t &copied) {
     copied = 0;
-    const std::unique_lock<std::shared_mutex> gate(launch_gate());
+    if (const int error = check_process(); error != 0)
+        return error;
+    const std::unique_lock<Gate> gate(launch_gate());
     const std::lock_guard<std::mutex> guard(lock_);
     if (const int error = check_range(offset, length); error != 0)
         return error;
+    Indices shared;
+    Indices frozen;
+    for (const std::size_t index : touched(offset, length)) {
+        if (extents_[index].shared)
+            shared.push_back(index);
+        else if (extents_[index].frozen)
+            frozen.push_back(index);
+    }
+    if (shared.empty() && frozen.empty())
+        return 0;
     const CurrentContext current(*runtime_);
+    if (const int error = thaw(frozen); error != 0)
+        return error;
+    return copy(shared, copied);
+}
+
+int BufferImpl::copy(const Indices &shared, std::uint64_t &copied) {
     bool waited = false;
     Indices batch;
     std::size_t batch_bytes = 0;
-    for (const std::size_t index : touched(offset, length)) {
+    for (const std::size_t index : shared) {
         const Extent &extent = extents_[index];
-        if (!extent.shared)
-            continue;
         if (!batch.empty() &&
             (batch_bytes + extent.bytes > kBatchBytes || batch.size() == broker::kMaxItems)) {
             if (const int error = copy_batch(batch, waited, copied); error != 0)
@@ -209,8 +286,10 @@ int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t
     return batch.empty() ? 0 : copy_batch(batch, waited, copied);
 }
 
-// Post: the handles hold the bytes of the extents.
-int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles) {
+// Post: the handles hold the bytes of the extents, and nobody reads the old memory any
+// more, which is about to go away.
+int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
+                            bool &waited) {
     std::vector<std::size_t> sizes;
     for (const std::size_t index : batch)
         sizes.push_back(extents_[index].bytes);
@@ -224,11 +303,13 @@ int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle>
                                                                 sizes[i], runtime_->stream),
                                 "cuMemcpyDtoDAsync");
     // Also after an error: the window must not be closed under a copy.
-    const int waited = runtime_->drain("copying");
+    const int done =
+        waited ? runtime_->drain("copying") : runtime_->drain_all("waiting for the device");
+    waited = waited || done == 0;
     const int closed = window.close();
     if (error != 0)
         return error;
-    return waited != 0 ? waited : closed;
+    return done != 0 ? done : closed;
 }
 
 int BufferImpl::copy_batch(const Indices &batch, bool &waited, std::uint64_t &copied) {
@@ -242,27 +323,26 @@ int BufferImpl::copy_batch(const Indices &batch, bool &waited, std::uint64_t &co
             handles.push_back(handle);
     }
     if (error == 0)
-        error = fill_copies(batch, handles);
-    // Readers of the old memory must be done before it goes away.
-    if (error == 0 && !waited)
-        error = runtime_->check(api.ctx_synchronize(), "waiting for the device");
-    waited = true;
+        error = fill_copies(batch, handles, waited);
     std::vector<broker::Lease> leases;
     std::size_t done = 0;
-    for (; done < batch.size() && error == 0; ++done) {
-        Extent &extent = extents_[batch[done]];
-        error = swap(extent, handles[done], abi::kAccessReadWrite);
+    while (done < batch.size() && error == 0) {
+        const std::span run = std::span(batch).subspan(done, run_length(batch, done));
+        error = swap(run, std::span(handles).subspan(done, run.size()), abi::kAccessReadWrite);
         if (error != 0)
             break;
-        (void)api.mem_release(extent.handle);
-        if (extent.lease.connection != 0)
-            leases.push_back(extent.lease);
-        extent.handle = handles[done];
-        extent.shared = false;
-        extent.lease = {};
-        ++copies_;
-        copied_bytes_ += extent.bytes;
-        copied += extent.bytes;
+        for (const std::size_t index : run) {
+            Extent &extent = extents_[index];
+            (void)api.mem_release(extent.handle);
+            if (extent.lease.connection != 0)
+                leases.push_back(extent.lease);
+            extent.handle = handles[done++];
+            extent.shared = false;
+            extent.lease = {};
+            ++copies_;
+            copied_bytes_ += extent.bytes;
+            copied += extent.bytes;
+        }
     }
     const std::string reason = error != 0 ? last_error() : "";
     for (std::size_t i = done; i < handles.size(); ++i)
@@ -274,8 +354,9 @@ int BufferImpl::copy_batch(const Indices &batch, bool &waited, std::uint64_t &co
 bool BufferImpl::writable(std::size_t offset, std::size_t length) {
     const std::lock_guard<std::mutex> guard(lock_);
     const Indices range = touched(offset, length);
-    return std::none_of(range.begin(), range.end(),
-                        [&](std::size_t index) { return extents_[index].shared; });
+    return std::none_of(range.begin(), range.end(), [&](std::size_t index) {
+        return extents_[index].shared || extents_[index].frozen;
+    });
 }
 
 int BufferImpl::manifest(Manifest &manifest) {
@@ -305,10 +386,13 @@ BufferStats BufferImpl::stats() {
 std::string BufferImpl::describe(std::size_t offset) {
     const std::lock_guard<std::mutex> guard(lock_);
     const Indices at = touched(offset, 1);
-    const bool shared = !at.empty() && extents_[at.front()].shared;
-    char text[64];
-    (void)std::snprintf(text, sizeof text, "+0x%zx (%s)", offset,
-                        shared ? "shared, read-only" : "private");
+    const char *state = "private";
+    if (!at.empty() && extents_[at.front()].shared)
+        state = "shared, read-only";
+    else if (!at.empty() && extents_[at.front()].frozen)
+        state = "private, read-only since an advise that failed";
+    char text[96];
+    (void)std::snprintf(text, sizeof text, "+0x%zx (%s)", offset, state);
     return name_ + text;
 }
 

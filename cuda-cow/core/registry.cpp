@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/core/registry.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <map>
+#include <pthread.h>
+#include <shared_mutex>
 
 namespace upm::cuda::registry {
 
 std::atomic<abi::DevicePtr> lowest{std::numeric_limits<abi::DevicePtr>::max()};
 std::atomic<abi::DevicePtr> highest{0};
+std::atomic<std::uint64_t> generation{1};
+std::atomic<bool> forked{false};
 
 namespace {
 
 struct Registry {
     std::shared_mutex lock;
-    std::map<abi::DevicePtr, std::weak_ptr<BufferImpl>> buffers;
+    std::map<abi::DevicePtr, Entry> buffers;
+    std::shared_ptr<const Table> table; // made when asked for
 };
 
 Registry &all() {
@@ -21,29 +27,59 @@ Registry &all() {
     return *only;
 }
 
+// Pre: the lock is held exclusively.
+void changed() {
+    all().table.reset();
+    ++generation;
+}
+
 } // namespace
 
 void add(const std::shared_ptr<BufferImpl> &buffer) {
+    static const int watching = ::pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    (void)watching;
     const std::unique_lock<std::shared_mutex> guard(all().lock);
-    all().buffers[buffer->address()] = buffer;
+    const abi::DevicePtr end = buffer->address() + buffer->mapped_bytes();
+    all().buffers[buffer->address()] = {buffer->address(), end, buffer};
     lowest = std::min(lowest.load(), buffer->address());
-    highest = std::max(highest.load(), buffer->address() + buffer->mapped_bytes());
+    highest = std::max(highest.load(), end);
+    changed();
 }
 
 void remove(const BufferImpl &buffer) {
     const std::unique_lock<std::shared_mutex> guard(all().lock);
     all().buffers.erase(buffer.address());
+    changed();
 }
 
 std::shared_ptr<BufferImpl> find(abi::DevicePtr address) {
     const std::shared_lock<std::shared_mutex> guard(all().lock);
-    auto at = all().buffers.upper_bound(address);
+    const auto at = all().buffers.upper_bound(address);
     if (at == all().buffers.begin())
         return nullptr;
-    std::shared_ptr<BufferImpl> buffer = std::prev(at)->second.lock();
-    if (buffer == nullptr || address - buffer->address() >= buffer->mapped_bytes())
+    const Entry &entry = std::prev(at)->second;
+    return address < entry.end ? entry.buffer.lock() : nullptr;
+}
+
+std::shared_ptr<const Table> table() {
+    const std::unique_lock<std::shared_mutex> guard(all().lock);
+    if (all().table == nullptr) {
+        auto made = std::make_shared<Table>();
+        for (const auto &[address, entry] : all().buffers)
+            made->push_back(entry);
+        all().table = std::move(made);
+    }
+    return all().table;
+}
+
+const Entry *find(const Table &table, abi::DevicePtr address) noexcept {
+    const auto above =
+        std::upper_bound(table.begin(), table.end(), address,
+                         [](abi::DevicePtr at, const Entry &entry) { return at < entry.start; });
+    if (above == table.begin())
         return nullptr;
-    return buffer;
+    const Entry &entry = *std::prev(above);
+    return address < entry.end ? &entry : nullptr;
 }
 
 } // namespace upm::cuda::registry

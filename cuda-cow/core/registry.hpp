@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Which addresses belong to buffers. Asked by the hook at every launch, so there
-// is a way to say "none of ours" without a lock.
+// is a way to say "none of ours" without a lock, and a table that threads keep.
 #ifndef UPM_CUDA_CORE_REGISTRY_HPP
 #define UPM_CUDA_CORE_REGISTRY_HPP
 
@@ -11,11 +11,32 @@
 
 namespace upm::cuda::registry {
 
+struct Entry {
+    abi::DevicePtr start = 0;
+    abi::DevicePtr end = 0;
+    std::weak_ptr<BufferImpl> buffer;
+};
+using Table = std::vector<Entry>; // by address
+
 void add(const std::shared_ptr<BufferImpl> &buffer);
 void remove(const BufferImpl &buffer);
 
 // The buffer that holds the address, or nullptr.
 std::shared_ptr<BufferImpl> find(abi::DevicePtr address);
+
+// All buffers as they are now; good as long as `generation` stays what it was before.
+std::shared_ptr<const Table> table();
+extern std::atomic<std::uint64_t> generation;
+extern std::atomic<bool> forked;
+
+// Whether this is a child that was forked off when buffers existed already. The gate
+// may be locked for good there, and CUDA does not work: the driver shall say so itself.
+inline bool in_forked_child() noexcept {
+    return forked.load(std::memory_order_relaxed);
+}
+
+// The entry that holds the address, or nullptr.
+const Entry *find(const Table &table, abi::DevicePtr address) noexcept;
 
 // All addresses of all buffers lie in between.
 extern std::atomic<abi::DevicePtr> lowest;

@@ -7,18 +7,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <unistd.h>
 
 namespace upm::cuda {
 
 namespace {
-
-abi::MemAllocationProp properties(abi::Device device) {
-    abi::MemAllocationProp prop = {};
-    prop.type = abi::kAllocationPinned;
-    prop.requested_handle_types = abi::kHandlePosixFd;
-    prop.location = {.type = abi::kLocationDevice, .id = device};
-    return prop;
-}
 
 int choose_domain(const RuntimeOptions &options, std::uint8_t (&key)[16]) {
     std::memcpy(key, options.domain.data(), sizeof key);
@@ -32,7 +25,7 @@ int choose_domain(const RuntimeOptions &options, std::uint8_t (&key)[16]) {
 } // namespace
 
 RuntimeImpl::~RuntimeImpl() {
-    if (context == nullptr)
+    if (context == nullptr || forked())
         return;
     {
         const CurrentContext current(*this);
@@ -60,7 +53,7 @@ int RuntimeImpl::open_device(int ordinal) {
         return fail(EOPNOTSUPP, "device %d cannot %s", ordinal,
                     vmm == 0 ? "map memory (virtual memory management)"
                              : "export memory as a file descriptor");
-    const abi::MemAllocationProp prop = properties(device);
+    const abi::MemAllocationProp prop = properties();
     if (const int error = check(api.granularity(&granularity, &prop, abi::kGranularityMinimum),
                                 "cuMemGetAllocationGranularity");
         error != 0)
@@ -70,6 +63,7 @@ int RuntimeImpl::open_device(int ordinal) {
 
 int RuntimeImpl::open(const RuntimeOptions &options) {
     const InsideLibrary inside;
+    pid_ = ::getpid();
     Result<DriverApi> loaded = load_driver(options.driver.c_str());
     if (!loaded)
         return loaded.error();
@@ -97,8 +91,16 @@ int RuntimeImpl::open(const RuntimeOptions &options) {
     return 0;
 }
 
+abi::MemAllocationProp RuntimeImpl::properties() const noexcept {
+    abi::MemAllocationProp prop = {};
+    prop.type = abi::kAllocationPinned;
+    prop.requested_handle_types = abi::kHandlePosixFd;
+    prop.location = {.type = abi::kLocationDevice, .id = device};
+    return prop;
+}
+
 int RuntimeImpl::create(std::size_t bytes, abi::Handle &handle) const {
-    const abi::MemAllocationProp prop = properties(device);
+    const abi::MemAllocationProp prop = properties();
     return check(api.mem_create(&handle, bytes, &prop, 0), "cuMemCreate");
 }
 
@@ -108,10 +110,48 @@ int RuntimeImpl::set_access(const Piece &piece, int access) const {
     return check(api.mem_set_access(piece.address, piece.bytes, &description, 1), "cuMemSetAccess");
 }
 
+int RuntimeImpl::unmap(std::span<const Piece> neighbours, std::size_t &done) const {
+    done = 0;
+    if (neighbours.empty())
+        return 0;
+    const Piece &last = neighbours.back();
+    const abi::DevicePtr start = neighbours.front().address;
+    if (api.mem_unmap(start, last.address + last.bytes - start) == abi::kSuccess) {
+        done = neighbours.size();
+        return 0;
+    }
+    for (const Piece &piece : neighbours) {
+        if (const int error = check(api.mem_unmap(piece.address, piece.bytes), "cuMemUnmap");
+            error != 0)
+            return error;
+        ++done;
+    }
+    return 0;
+}
+
+bool RuntimeImpl::forked() const noexcept {
+    return pid_ != ::getpid();
+}
+
+int RuntimeImpl::check_process() const {
+    if (!forked())
+        return 0;
+    return fail(ENODEV,
+                "process %d is a child of %d, which opened the GPU: CUDA does not survive a fork",
+                static_cast<int>(::getpid()), static_cast<int>(pid_));
+}
+
 int RuntimeImpl::drain(const char *what) const {
     const abi::Status status = api.stream_synchronize(stream);
     if (status != abi::kSuccess)
         (void)api.ctx_synchronize();
+    return check(status, what);
+}
+
+int RuntimeImpl::drain_all(const char *what) const {
+    const abi::Status status = api.ctx_synchronize();
+    if (status != abi::kSuccess)
+        (void)api.stream_synchronize(stream);
     return check(status, what);
 }
 
@@ -153,12 +193,8 @@ int Window::open(const std::vector<abi::Handle> &handles, const std::vector<std:
 int Window::close() {
     if (bytes_ == 0)
         return 0;
-    int error = 0;
-    for (const Piece &piece : pieces_) {
-        const int one =
-            runtime_.check(runtime_.api.mem_unmap(piece.address, piece.bytes), "cuMemUnmap");
-        error = error != 0 ? error : one;
-    }
+    std::size_t done = 0;
+    int error = runtime_.unmap(pieces_, done);
     if (error == 0)
         error = runtime_.check(runtime_.api.mem_unreserve(address_, bytes_), "cuMemAddressFree");
     pieces_.clear();

@@ -11,6 +11,8 @@
 
 #include <memory>
 #include <mutex>
+#include <span>
+#include <sys/types.h>
 #include <upm/cuda.hpp>
 #include <vector>
 
@@ -49,12 +51,23 @@ class RuntimeImpl {
     // 0, or the errno of `status` with the text "WHAT: CUDA_ERROR_… (n)".
     int check(abi::Status status, const char *what) const;
 
+    // Of the memory that is created: exportable, on the device.
+    [[nodiscard]] abi::MemAllocationProp properties() const noexcept;
     // New physical memory; a multiple of the granularity.
     int create(std::size_t bytes, abi::Handle &handle) const;
     [[nodiscard]] int set_access(const Piece &piece, int access) const;
+    // Unmaps neighbours: in one call, or, should the driver not take many mappings at
+    // once, one by one. `done`: how many are unmapped, from the first on.
+    int unmap(std::span<const Piece> neighbours, std::size_t &done) const;
+    // Error: ENODEV (this process is a child of the one that opened the runtime).
+    // Asked before any lock is taken, which the fork may have left locked.
+    [[nodiscard]] int check_process() const;
+    [[nodiscard]] bool forked() const noexcept;
     // Waits for the library's own stream; tries harder before it gives up, since the
-    // callers then unmap what the stream's work uses.
+    // callers then unmap what the stream's work uses. drain_all: for all work of the
+    // context.
     int drain(const char *what) const;
+    int drain_all(const char *what) const;
 
     DriverApi api;
     abi::Device device = 0;
@@ -66,6 +79,7 @@ class RuntimeImpl {
 
   private:
     int open_device(int ordinal);
+    pid_t pid_ = 0; // of the process that opened it
 };
 
 // Makes the runtime's context current on this thread, and puts back what was.

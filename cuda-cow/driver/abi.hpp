@@ -23,6 +23,10 @@ using Module = struct ModuleObject *;
 using Function = struct FunctionObject *;
 using Library = struct LibraryObject *;
 using Kernel = struct KernelObject *;
+using Graph = struct GraphObject *;
+using GraphNode = struct GraphNodeObject *;
+using GraphExec = struct GraphExecObject *;
+using Array = struct ArrayObject *;
 
 inline constexpr Status kSuccess = 0;
 inline constexpr Status kInvalidValue = 1;
@@ -40,6 +44,10 @@ inline constexpr Status kIllegalAddress = 700; // sticky: the context is lost
 inline constexpr Status kLaunchFailed = 719;   // sticky as well
 inline constexpr Status kNotPermitted = 800;
 inline constexpr Status kNotSupported = 801;
+inline constexpr Status kStreamCaptureUnsupported = 900;
+inline constexpr Status kStreamCaptureInvalidated = 901;
+inline constexpr Status kStreamCaptureImplicit = 906;
+inline constexpr Status kStreamCaptureWrongThread = 908;
 inline constexpr Status kUnknown = 999;
 
 inline constexpr int kAllocationPinned = 1;
@@ -56,6 +64,16 @@ inline constexpr int kAttributePosixFd = 103;
 inline constexpr unsigned kStreamNonBlocking = 1;
 inline constexpr std::uintptr_t kStreamLegacy = 1;    // CU_STREAM_LEGACY
 inline constexpr std::uintptr_t kStreamPerThread = 2; // CU_STREAM_PER_THREAD
+
+inline constexpr unsigned kMemoryHost = 1; // CUmemorytype
+inline constexpr unsigned kMemoryDevice = 2;
+inline constexpr unsigned kMemoryUnified = 4;
+inline constexpr int kNodeKernel = 0; // CUgraphNodeType
+inline constexpr int kNodeMemcpy = 1;
+inline constexpr int kNodeMemset = 2;
+inline constexpr int kNodeGraph = 4;
+inline constexpr int kCaptureNone = 0; // CUstreamCaptureStatus
+inline constexpr int kCaptureActive = 1;
 
 struct MemLocation {
     int type;
@@ -91,6 +109,57 @@ struct LaunchConfig {
     Stream stream;
     void *attributes;
     unsigned attribute_count;
+};
+
+// One end of a copy in two dimensions, CUDA_MEMCPY2D.
+struct Copy2DEnd {
+    std::size_t x_bytes, y;
+    unsigned memory_type;
+    void *host;
+    DevicePtr device;
+    Array array;
+    std::size_t pitch;
+};
+
+struct Copy2D {
+    Copy2DEnd from, to;
+    std::size_t width_bytes, height;
+};
+
+// One end of CUDA_MEMCPY3D, and of CUDA_MEMCPY3D_PEER.
+struct Copy3DEnd {
+    std::size_t x_bytes, y, z, level;
+    unsigned memory_type;
+    void *host;
+    DevicePtr device;
+    Array array;
+    void *context; // reserved, or the context of a peer
+    std::size_t pitch, height;
+};
+
+struct Copy3D {
+    Copy3DEnd from, to;
+    std::size_t width_bytes, height, depth;
+};
+
+struct KernelNodeParams {
+    Function function;
+    unsigned grid_x, grid_y, grid_z;
+    unsigned block_x, block_y, block_z;
+    unsigned shared_bytes;
+    void **parameters;
+    void **extra;
+    Kernel kernel; // where `function` is null
+    Context context;
+};
+
+struct MemsetNodeParams {
+    DevicePtr to;
+    std::size_t pitch;
+    unsigned value;
+    unsigned element_bytes;
+    std::size_t width; // in elements
+    std::size_t height;
 };
 
 } // namespace upm::cuda::abi

@@ -50,7 +50,8 @@ int fail(int error, const char *format, ...) noexcept {
 }
 
 bool &inside_library() noexcept {
-    thread_local bool inside = false;
+    // Asked at each launch; a byte of the static TLS that glibc keeps for libraries.
+    [[gnu::tls_model("initial-exec")]] thread_local bool inside = false;
     return inside;
 }
 
@@ -90,6 +91,11 @@ int error_of(abi::Status status) noexcept {
         return EFAULT;
     case abi::kNotPermitted:
         return EPERM;
+    case abi::kStreamCaptureUnsupported:
+    case abi::kStreamCaptureInvalidated:
+    case abi::kStreamCaptureImplicit:
+    case abi::kStreamCaptureWrongThread:
+        return EBUSY;
     case abi::kNotSupported:
         return EOPNOTSUPP;
     case abi::kNotFound:

@@ -78,7 +78,8 @@
     X(function_name, cuFuncGetName, (const char **name, abi::Function function))                   \
     X(function_param, cuFuncGetParamInfo,                                                          \
       (abi::Function function, std::size_t index, std::size_t * offset, std::size_t * size))       \
-    X(kernel_function, cuKernelGetFunction, (abi::Function * function, abi::Kernel kernel))
+    X(kernel_function, cuKernelGetFunction, (abi::Function * function, abi::Kernel kernel))        \
+    X(stream_query, cuStreamQuery, (abi::Stream stream))
 
 namespace upm::cuda {
 

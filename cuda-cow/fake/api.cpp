@@ -14,14 +14,6 @@
 
 namespace upm::cuda::abi {
 
-struct FunctionObject {
-    const fake::ImageFunction *description;
-};
-
-struct ModuleObject {
-    std::deque<FunctionObject> functions;
-};
-
 struct ContextObject {};
 
 } // namespace upm::cuda::abi
@@ -33,66 +25,6 @@ thread_local bool context_is_current = false;
 namespace {
 
 abi::ContextObject primary;
-
-// What a copy or memset may be told: device memory, all of it mapped.
-bool bad_range(abi::DevicePtr address, std::size_t bytes) {
-    return bytes != 0 && !is_mapped(address, bytes);
-}
-
-void *at(abi::DevicePtr address) {
-    return reinterpret_cast<void *>(address);
-}
-
-// From pageable memory: the driver has taken the bytes when the call returns.
-abi::Status copy_from_host(const char *call, abi::DevicePtr to, const void *from, std::size_t bytes,
-                           abi::Stream stream, bool wait) {
-    if (const abi::Status status = enter(call, true); status != abi::kSuccess)
-        return status;
-    if (from == nullptr || bad_range(to, bytes))
-        return abi::kInvalidValue;
-    auto staged = std::make_shared<std::vector<char>>(static_cast<const char *>(from),
-                                                      static_cast<const char *>(from) + bytes);
-    return enqueue(
-        stream, [staged, to] { std::memcpy(at(to), staged->data(), staged->size()); }, wait);
-}
-
-// To pageable memory: returns when it is done, asynchronous or not.
-abi::Status copy_to_host(const char *call, void *to, abi::DevicePtr from, std::size_t bytes,
-                         abi::Stream stream) {
-    if (const abi::Status status = enter(call, true); status != abi::kSuccess)
-        return status;
-    if (to == nullptr || bad_range(from, bytes))
-        return abi::kInvalidValue;
-    return enqueue(
-        stream, [=] { std::memcpy(to, at(from), bytes); }, true);
-}
-
-abi::Status copy(const char *call, abi::DevicePtr to, abi::DevicePtr from, std::size_t bytes,
-                 abi::Stream stream) {
-    if (const abi::Status status = enter(call, true); status != abi::kSuccess)
-        return status;
-    if (bad_range(to, bytes) || bad_range(from, bytes))
-        return abi::kInvalidValue;
-    return enqueue(
-        stream, [=] { std::memmove(at(to), at(from), bytes); }, false);
-}
-
-template <class Value>
-abi::Status set(const char *call, abi::DevicePtr to, Value value, std::size_t count,
-                abi::Stream stream) {
-    if (const abi::Status status = enter(call, true); status != abi::kSuccess)
-        return status;
-    if (to % sizeof(Value) != 0 || bad_range(to, count * sizeof(Value)))
-        return abi::kInvalidValue;
-    return enqueue(
-        stream,
-        [=] {
-            auto *const values = static_cast<volatile Value *>(at(to));
-            for (std::size_t i = 0; i < count; ++i)
-                values[i] = value;
-        },
-        false);
-}
 
 } // namespace
 
@@ -258,52 +190,6 @@ abi::Status cuMemGetInfo_v2(std::size_t *available, std::size_t *total) {
     return abi::kSuccess;
 }
 
-abi::Status cuMemcpyHtoD_v2(abi::DevicePtr to, const void *from, std::size_t bytes) {
-    return fake::copy_from_host("cuMemcpyHtoD", to, from, bytes, nullptr, true);
-}
-
-abi::Status cuMemcpyHtoDAsync_v2(abi::DevicePtr to, const void *from, std::size_t bytes,
-                                 abi::Stream stream) {
-    return fake::copy_from_host("cuMemcpyHtoDAsync", to, from, bytes, stream, false);
-}
-
-abi::Status cuMemcpyDtoH_v2(void *to, abi::DevicePtr from, std::size_t bytes) {
-    return fake::copy_to_host("cuMemcpyDtoH", to, from, bytes, nullptr);
-}
-
-abi::Status cuMemcpyDtoHAsync_v2(void *to, abi::DevicePtr from, std::size_t bytes,
-                                 abi::Stream stream) {
-    return fake::copy_to_host("cuMemcpyDtoHAsync", to, from, bytes, stream);
-}
-
-// Does not wait: neither does the real one, for two device addresses.
-abi::Status cuMemcpyDtoD_v2(abi::DevicePtr to, abi::DevicePtr from, std::size_t bytes) {
-    return fake::copy("cuMemcpyDtoD", to, from, bytes, nullptr);
-}
-
-abi::Status cuMemcpyDtoDAsync_v2(abi::DevicePtr to, abi::DevicePtr from, std::size_t bytes,
-                                 abi::Stream stream) {
-    return fake::copy("cuMemcpyDtoDAsync", to, from, bytes, stream);
-}
-
-abi::Status cuMemsetD8_v2(abi::DevicePtr to, unsigned char value, std::size_t bytes) {
-    return fake::set("cuMemsetD8", to, value, bytes, nullptr);
-}
-
-abi::Status cuMemsetD8Async(abi::DevicePtr to, unsigned char value, std::size_t bytes,
-                            abi::Stream stream) {
-    return fake::set("cuMemsetD8Async", to, value, bytes, stream);
-}
-
-abi::Status cuMemsetD32_v2(abi::DevicePtr to, unsigned value, std::size_t count) {
-    return fake::set("cuMemsetD32", to, value, count, nullptr);
-}
-
-abi::Status cuMemsetD32Async(abi::DevicePtr to, unsigned value, std::size_t count,
-                             abi::Stream stream) {
-    return fake::set("cuMemsetD32Async", to, value, count, stream);
-}
-
 abi::Status cuModuleLoadData(abi::Module *module, const void *image) {
     if (const abi::Status status = enter("cuModuleLoadData", true); status != abi::kSuccess)
         return status;
@@ -314,15 +200,8 @@ abi::Status cuModuleLoadData(abi::Module *module, const void *image) {
         return abi::kInvalidImage;
     auto made = std::make_unique<abi::ModuleObject>();
     for (std::size_t i = 0; i < header.count; ++i)
-        made->functions.push_back({&header.functions[i]});
+        made->functions.push_back({&header.functions[i], false});
     *module = made.release();
-    return abi::kSuccess;
-}
-
-abi::Status cuModuleUnload(abi::Module module) {
-    if (const abi::Status status = enter("cuModuleUnload", true); status != abi::kSuccess)
-        return status;
-    delete module;
     return abi::kSuccess;
 }
 
@@ -338,7 +217,43 @@ abi::Status cuModuleGetFunction(abi::Function *function, abi::Module module, con
     return abi::kNotFound;
 }
 
+// A library is a module whose functions are kernels.
+abi::Status cuLibraryLoadData(abi::Library *library, const void *image, int * /*jit*/,
+                              void ** /*values*/, unsigned /*count*/, int * /*options*/,
+                              void ** /*option_values*/, unsigned /*option_count*/) {
+    abi::Module module = nullptr;
+    const abi::Status status = cuModuleLoadData(&module, image);
+    if (status != abi::kSuccess)
+        return status;
+    for (abi::FunctionObject &function : module->functions)
+        function.is_kernel = true;
+    *library = reinterpret_cast<abi::Library>(module);
+    return abi::kSuccess;
+}
+
+abi::Status cuLibraryGetKernel(abi::Kernel *kernel, abi::Library library, const char *name) {
+    return cuModuleGetFunction(reinterpret_cast<abi::Function *>(kernel),
+                               reinterpret_cast<abi::Module>(library), name);
+}
+
+abi::Status cuKernelGetFunction(abi::Function *function, abi::Kernel kernel) {
+    const auto *const of = reinterpret_cast<abi::FunctionObject *>(kernel);
+    static std::deque<abi::FunctionObject> made;
+    const std::lock_guard<std::mutex> guard(device().lock);
+    *function = &made.emplace_back(abi::FunctionObject{of->description, false});
+    return abi::kSuccess;
+}
+
+abi::Status cuModuleUnload(abi::Module module) {
+    if (const abi::Status status = enter("cuModuleUnload", true); status != abi::kSuccess)
+        return status;
+    delete module;
+    return abi::kSuccess;
+}
+
 abi::Status cuFuncGetName(const char **name, abi::Function function) {
+    if (function->is_kernel)
+        return abi::kInvalidHandle;
     *name = function->description->name;
     return abi::kSuccess;
 }
@@ -346,6 +261,8 @@ abi::Status cuFuncGetName(const char **name, abi::Function function) {
 // In the device's layout each parameter is aligned to its size, up to 8 here.
 abi::Status cuFuncGetParamInfo(abi::Function function, std::size_t index, std::size_t *offset,
                                std::size_t *size) {
+    if (function->is_kernel)
+        return abi::kInvalidHandle;
     const fake::ImageFunction &description = *function->description;
     if (index >= description.parameters)
         return abi::kInvalidValue;
@@ -363,49 +280,18 @@ abi::Status cuFuncGetParamInfo(abi::Function function, std::size_t index, std::s
     return abi::kSuccess;
 }
 
-abi::Status cuLaunchKernel(abi::Function function, unsigned grid_x, unsigned grid_y,
-                           unsigned grid_z, unsigned block_x, unsigned block_y, unsigned block_z,
-                           unsigned /*shared_bytes*/, abi::Stream stream, void **parameters,
-                           void **extra) {
-    if (const abi::Status status = enter("cuLaunchKernel", true); status != abi::kSuccess)
-        return status;
-    if (function == nullptr || grid_x * grid_y * grid_z == 0 || block_x * block_y * block_z == 0 ||
-        block_x * block_y * block_z > 1024 || extra != nullptr)
-        return abi::kInvalidValue;
-    const fake::ImageFunction &description = *function->description;
-    auto values = std::make_shared<std::vector<std::vector<char>>>();
-    for (std::size_t i = 0; i < description.parameters; ++i) {
-        const auto *const from = static_cast<const char *>(parameters[i]);
-        values->emplace_back(from, from + description.sizes[i]);
-    }
-    const fake::Launch launch{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}};
-    return fake::enqueue(
-        stream,
-        [values, launch, run = description.run] {
-            void *pointers[fake::kMaxParameters] = {};
-            for (std::size_t i = 0; i < values->size(); ++i)
-                pointers[i] = (*values)[i].data();
-            run(launch, pointers);
-        },
-        false);
-}
-
-abi::Status cuLaunchKernelEx(const abi::LaunchConfig *config, abi::Function function,
-                             void **parameters, void **extra) {
-    return cuLaunchKernel(function, config->grid_x, config->grid_y, config->grid_z, config->block_x,
-                          config->block_y, config->block_z, config->shared_bytes, config->stream,
-                          parameters, extra);
-}
-
-// Finds what this library exports, newest version first, as the real one does.
+// Finds what this library exports, newest version first, as the real one does; with
+// CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM (2), the function for that stream.
 abi::Status cuGetProcAddress_v2(const char *symbol, void **found, int /*version*/,
-                                std::uint64_t /*flags*/, int *status) {
+                                std::uint64_t flags, int *status) {
     Dl_info self = {};
     (void)::dladdr(reinterpret_cast<void *>(&cuInit), &self);
     void *const library = ::dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD);
-    *found = library == nullptr ? nullptr : ::dlsym(library, (std::string(symbol) + "_v2").c_str());
-    if (*found == nullptr && library != nullptr)
-        *found = ::dlsym(library, symbol);
+    *found = nullptr;
+    for (const char *version : {"_v2", "WithFlags", ""})
+        for (const char *stream : {"_ptsz", "_ptds", ""})
+            if (*found == nullptr && library != nullptr && ((flags & 2) != 0 || *stream == '\0'))
+                *found = ::dlsym(library, (std::string(symbol) + version + stream).c_str());
     if (status != nullptr)
         *status = *found != nullptr ? 0 : 1;
     return *found != nullptr ? abi::kSuccess : abi::kNotFound;

@@ -56,7 +56,37 @@ struct Settings {
 
 } // namespace upm::cuda::fake
 
+namespace upm::cuda::fake {
+struct ImageFunction;
+}
+
 namespace upm::cuda::abi {
+
+// What cuModuleGetFunction and cuLibraryGetKernel give out.
+struct FunctionObject {
+    const fake::ImageFunction *description;
+    bool is_kernel; // of a library: for launches, not for cuFunc… calls
+};
+
+struct ModuleObject {
+    std::deque<FunctionObject> functions;
+};
+
+// One piece of captured work, and what the program may ask about it.
+struct GraphNodeObject {
+    int type = -1;
+    KernelNodeParams kernel = {};
+    Copy3D copy = {};
+    MemsetNodeParams set = {};
+    std::shared_ptr<std::vector<std::vector<char>>> values; // of the kernel's parameters
+    std::vector<void *> pointers;                           // to them
+    std::function<void()> work;
+};
+
+struct GraphObject {
+    std::deque<GraphNodeObject> nodes;
+    bool invalidated = false;
+};
 
 // One thread, which does what was queued in order.
 struct StreamObject {
@@ -69,8 +99,11 @@ struct StreamObject {
     void push(std::function<void()> work,
               std::vector<std::pair<std::shared_ptr<StreamObject>, std::uint64_t>> after);
     void wait(std::uint64_t count);
+    bool idle();
     void start();
 
+    // While it is captured, work goes in here instead; under the device's stream lock.
+    std::shared_ptr<GraphObject> capture;
     const bool blocking; // waits for the legacy stream, and the other way round
     std::atomic<std::uint64_t> queued{0};
 
@@ -120,12 +153,23 @@ Device &device();
 abi::Status enter(const char *call, bool needs_context);
 
 // Queues work on a stream (nullptr and the special values: the legacy stream).
-abi::Status enqueue(abi::Stream stream, std::function<void()> work, bool wait);
+// `node` describes it, should the stream be captured.
+abi::Status enqueue(abi::Stream stream, std::function<void()> work, bool wait,
+                    abi::GraphNodeObject node = {});
 abi::Status wait_for_all();
 
 // Runs `work`; a memory fault in it ends it and makes the context's error sticky.
 void run_guarded(const std::function<void()> &work);
 void install_fault_handler();
+
+// Pre: the stream lock is held. nullptr: no such stream.
+std::shared_ptr<abi::StreamObject> find_stream(abi::Stream stream);
+// Pre: the stream lock is held. What waiting for everything says during a capture,
+// which it spoils.
+abi::Status refuse_in_capture();
+
+// The work of a launch, and its description; a bad one has no work.
+abi::GraphNodeObject make_launch(const abi::KernelNodeParams &params);
 
 // Whether all of [address, address + size) is mapped (with any access).
 bool is_mapped(abi::DevicePtr address, std::size_t size);

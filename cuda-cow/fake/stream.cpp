@@ -40,6 +40,11 @@ void StreamObject::wait(std::uint64_t count) {
     changed_.wait(guard, [&] { return done_ >= count; });
 }
 
+bool StreamObject::idle() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return done_ == queued;
+}
+
 void StreamObject::loop() {
     for (;;) {
         Task task;
@@ -118,9 +123,7 @@ void run_guarded(const std::function<void()> &work) {
     guard_of_thread = nullptr;
 }
 
-namespace {
-
-std::shared_ptr<abi::StreamObject> find(abi::Stream stream) {
+std::shared_ptr<abi::StreamObject> find_stream(abi::Stream stream) {
     Device &all = device();
     const auto value = reinterpret_cast<std::uintptr_t>(stream);
     if (value <= abi::kStreamPerThread)
@@ -130,17 +133,31 @@ std::shared_ptr<abi::StreamObject> find(abi::Stream stream) {
     return found == all.streams.end() ? nullptr : *found;
 }
 
-} // namespace
+abi::Status refuse_in_capture() {
+    bool capturing = false;
+    for (const auto &stream : device().streams)
+        if (stream->capture != nullptr)
+            capturing = stream->capture->invalidated = true;
+    return capturing ? abi::kStreamCaptureUnsupported : abi::kSuccess;
+}
 
-abi::Status enqueue(abi::Stream stream, std::function<void()> work, bool wait) {
+abi::Status enqueue(abi::Stream stream, std::function<void()> work, bool wait,
+                    abi::GraphNodeObject node) {
     Device &all = device();
     std::shared_ptr<abi::StreamObject> to;
     std::uint64_t count = 0;
     {
         const std::lock_guard<std::mutex> guard(all.stream_lock);
-        to = find(stream);
+        to = find_stream(stream);
         if (to == nullptr)
             return abi::kInvalidHandle;
+        if (to->capture != nullptr && wait)
+            return refuse_in_capture();
+        if (to->capture != nullptr) {
+            node.work = std::move(work);
+            to->capture->nodes.push_back(std::move(node));
+            return abi::kSuccess;
+        }
         std::vector<std::pair<std::shared_ptr<abi::StreamObject>, std::uint64_t>> after;
         if (to == all.legacy) {
             for (const auto &other : all.streams)
@@ -162,6 +179,8 @@ abi::Status wait_for_all() {
     std::vector<std::pair<std::shared_ptr<abi::StreamObject>, std::uint64_t>> pending;
     {
         const std::lock_guard<std::mutex> guard(all.stream_lock);
+        if (const abi::Status status = refuse_in_capture(); status != abi::kSuccess)
+            return status;
         pending.emplace_back(all.legacy, all.legacy->queued.load());
         for (const auto &stream : all.streams)
             pending.emplace_back(stream, stream->queued.load());
@@ -219,12 +238,24 @@ abi::Status cuStreamSynchronize(abi::Stream stream) {
     std::shared_ptr<abi::StreamObject> waited;
     {
         const std::lock_guard<std::mutex> guard(all.stream_lock);
-        waited = fake::find(stream);
+        waited = fake::find_stream(stream);
+        if (waited != nullptr && waited->capture != nullptr)
+            return fake::refuse_in_capture();
     }
     if (waited == nullptr)
         return abi::kInvalidHandle;
     waited->wait(waited->queued);
     return all.sticky;
+}
+
+abi::Status cuStreamQuery(abi::Stream stream) {
+    if (const abi::Status status = fake::enter("cuStreamQuery", true); status != abi::kSuccess)
+        return status;
+    const std::lock_guard<std::mutex> guard(fake::device().stream_lock);
+    const auto found = fake::find_stream(stream);
+    if (found == nullptr)
+        return abi::kInvalidHandle;
+    return found->idle() ? abi::kSuccess : abi::kNotReady;
 }
 
 abi::Status cuCtxSynchronize() {

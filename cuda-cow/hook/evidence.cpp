@@ -250,6 +250,19 @@ std::vector<Use> uses_from_name(const char *mangled) {
     return uses;
 }
 
+std::vector<Use> common(const std::vector<Use> &one, const std::vector<Use> &other) {
+    std::vector<Use> both(std::max(one.size(), other.size()), Use::kUnproven);
+    for (std::size_t i = 0; i < both.size(); ++i) {
+        const Use first = i < one.size() ? one[i] : Use::kUnproven;
+        const Use second = i < other.size() ? other[i] : Use::kUnproven;
+        if (first == Use::kWritten || second == Use::kWritten)
+            both[i] = Use::kWritten;
+        else if (first == second)
+            both[i] = first;
+    }
+    return both;
+}
+
 std::map<std::string, std::vector<Use>> uses_from_ptx(std::string_view ptx) {
     std::map<std::string, std::vector<Use>> kernels;
     for (std::size_t at = ptx.find(".entry"); at != std::string_view::npos;

@@ -29,6 +29,9 @@ std::vector<Use> uses_from_name(const char *mangled);
 // the rest stays kUnproven.
 std::map<std::string, std::vector<Use>> uses_from_ptx(std::string_view ptx);
 
+// What is known of two kernels that cannot be told apart.
+std::vector<Use> common(const std::vector<Use> &one, const std::vector<Use> &other);
+
 } // namespace upm::cuda::hook
 
 #endif // UPM_CUDA_HOOK_EVIDENCE_HPP

@@ -2,9 +2,9 @@
 //
 // libupm-cuda-preload.so: comes between a program and the driver, whichever way the
 // program finds it: by linking, by dlsym, or by cuGetProcAddress (as the CUDA runtime
-// does). One list says what is hooked. Not hooked: copies of two and three
-// dimensions, arrays, graphs; for them there is read-only protection.
-#include "cuda-cow/hook/guard.hpp"
+// does). calls.hpp lists what is hooked. Not hooked is dlvsym: the driver's symbols
+// have no versions.
+#include "cuda-cow/hook/calls.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -18,7 +18,9 @@ using namespace upm::cuda;
 using abi::DevicePtr;
 using abi::Status;
 using abi::Stream;
-using hook::Guard;
+using namespace hook; // NOLINT(google-build-using-namespace): for the list of calls
+
+auto *const kPerThread = reinterpret_cast<Stream>(abi::kStreamPerThread);
 
 using Lookup = void *(*)(void *, const char *);
 
@@ -43,72 +45,34 @@ void *find_real(const char *name) {
     return driver == nullptr ? nullptr : real_dlsym()(driver, name);
 }
 
-hook::Inspector inspector() {
-    static const hook::Inspector found = [] {
-        hook::Inspector made;
-        made.name = reinterpret_cast<decltype(made.name)>(find_real("cuFuncGetName"));
-        made.param = reinterpret_cast<decltype(made.param)>(find_real("cuFuncGetParamInfo"));
+template <class Call>
+void find_real(const char *name, Call &call) {
+    call = reinterpret_cast<Call>(find_real(name));
+}
+
+const hook::GraphInspector &graph_inspector() {
+    static const hook::GraphInspector found = [] {
+        hook::GraphInspector made;
+        find_real("cuFuncGetName", made.functions.name);
+        find_real("cuFuncGetParamInfo", made.functions.param);
+        find_real("cuKernelGetFunction", made.functions.function);
+        find_real("cuStreamIsCapturing", made.functions.capturing);
+        find_real("cuGraphGetNodes", made.nodes);
+        find_real("cuGraphNodeGetType", made.type);
+        find_real("cuGraphKernelNodeGetParams_v2", made.kernel);
+        find_real("cuGraphMemcpyNodeGetParams", made.copy);
+        find_real("cuGraphMemsetNodeGetParams", made.set);
+        find_real("cuGraphChildGraphNodeGetGraph", made.child);
         return made;
     }();
     return found;
 }
 
-} // namespace
+const hook::Inspector &inspector() {
+    return graph_inspector().functions;
+}
 
-// X(name, (parameters), (arguments), guard, synchronizes)
-#define UPM_COPIES(X, suffix)                                                                      \
-    X(cuMemcpyHtoD_v2##suffix, (DevicePtr to, const void *from, std::size_t n), (to, from, n), to, \
-      n)                                                                                           \
-    X(cuMemcpyDtoD_v2##suffix, (DevicePtr to, DevicePtr from, std::size_t n), (to, from, n), to,   \
-      n)                                                                                           \
-    X(cuMemcpy##suffix, (DevicePtr to, DevicePtr from, std::size_t n), (to, from, n), to, n)       \
-    X(cuMemsetD8_v2##suffix, (DevicePtr to, unsigned char v, std::size_t n), (to, v, n), to, n)    \
-    X(cuMemsetD16_v2##suffix, (DevicePtr to, unsigned short v, std::size_t n), (to, v, n), to,     \
-      2 * n)                                                                                       \
-    X(cuMemsetD32_v2##suffix, (DevicePtr to, unsigned v, std::size_t n), (to, v, n), to, 4 * n)
-#define UPM_ASYNC_COPIES(X, suffix)                                                                \
-    X(cuMemcpyHtoDAsync_v2##suffix, (DevicePtr to, const void *from, std::size_t n, Stream s),     \
-      (to, from, n, s), to, n)                                                                     \
-    X(cuMemcpyDtoDAsync_v2##suffix, (DevicePtr to, DevicePtr from, std::size_t n, Stream s),       \
-      (to, from, n, s), to, n)                                                                     \
-    X(cuMemcpyAsync##suffix, (DevicePtr to, DevicePtr from, std::size_t n, Stream s),              \
-      (to, from, n, s), to, n)                                                                     \
-    X(cuMemsetD8Async##suffix, (DevicePtr to, unsigned char v, std::size_t n, Stream s),           \
-      (to, v, n, s), to, n)                                                                        \
-    X(cuMemsetD16Async##suffix, (DevicePtr to, unsigned short v, std::size_t n, Stream s),         \
-      (to, v, n, s), to, 2 * n)                                                                    \
-    X(cuMemsetD32Async##suffix, (DevicePtr to, unsigned v, std::size_t n, Stream s),               \
-      (to, v, n, s), to, 4 * n)
-#define UPM_LAUNCHES(X, suffix)                                                                    \
-    X(cuLaunchKernel##suffix,                                                                      \
-      (abi::Function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,           \
-       unsigned bz, unsigned shared, Stream s, void **parameters, void **extra),                   \
-      (f, gx, gy, gz, bx, by, bz, shared, s, parameters, extra), parameters, extra)                \
-    X(cuLaunchCooperativeKernel##suffix,                                                           \
-      (abi::Function f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,           \
-       unsigned bz, unsigned shared, Stream s, void **parameters),                                 \
-      (f, gx, gy, gz, bx, by, bz, shared, s, parameters), parameters, nullptr)                     \
-    X(cuLaunchKernelEx##suffix,                                                                    \
-      (const abi::LaunchConfig *config, abi::Function f, void **parameters, void **extra),         \
-      (config, f, parameters, extra), parameters, extra)
-#define UPM_WAITS(X)                                                                               \
-    X(cuCtxSynchronize, (), (), true)                                                              \
-    X(cuStreamSynchronize, (Stream s), (s), false)                                                 \
-    X(cuStreamSynchronize_ptsz, (Stream s), (s), false)                                            \
-    X(cuStreamQuery, (Stream s), (s), false)                                                       \
-    X(cuMemcpyDtoH_v2, (void *to, DevicePtr from, std::size_t n), (to, from, n), false)            \
-    X(cuMemcpyDtoH_v2_ptds, (void *to, DevicePtr from, std::size_t n), (to, from, n), false)       \
-    X(cuMemcpyDtoHAsync_v2, (void *to, DevicePtr from, std::size_t n, Stream s), (to, from, n, s), \
-      false)
-#define UPM_MODULES(X)                                                                             \
-    X(cuModuleLoadData, (abi::Module * to, const void *image), (to, image))                        \
-    X(cuModuleLoadDataEx,                                                                          \
-      (abi::Module * to, const void *image, unsigned n, int *options, void **values),              \
-      (to, image, n, options, values))                                                             \
-    X(cuLibraryLoadData,                                                                           \
-      (abi::Library * to, const void *image, int *jit, void **jit_values, unsigned jit_count,      \
-       int *options, void **values, unsigned count),                                               \
-      (to, image, jit, jit_values, jit_count, options, values, count))
+} // namespace
 
 // NOLINTBEGIN(readability-identifier-naming,bugprone-macro-parentheses)
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
@@ -125,18 +89,22 @@ hook::Inspector inspector() {
         return found;                                                                              \
     }                                                                                              \
     }
-#define UPM_DEFINE_COPY(name, parameters, arguments, to, bytes)                                    \
+#define UPM_DEFINE_COPY(name, parameters, arguments, uses, stream)                                 \
     UPM_REAL(name, parameters)                                                                     \
     extern "C" [[gnu::visibility("default")]] Status name parameters {                             \
-        const Guard guard(to, bytes);                                                              \
+        const Guard guard(inspector(), uses, stream);                                              \
         if (guard.status() != abi::kSuccess)                                                       \
             return guard.status();                                                                 \
         return hook::watch(get_##name() arguments, false);                                         \
     }
-#define UPM_DEFINE_LAUNCH(name, parameters, arguments, values, packed)                             \
+#define UPM_DEFINE_LEGACY_COPY(name, parameters, arguments, uses)                                  \
+    UPM_DEFINE_COPY(name, parameters, arguments, uses, nullptr)
+#define UPM_DEFINE_THREAD_COPY(name, parameters, arguments, uses)                                  \
+    UPM_DEFINE_COPY(name, parameters, arguments, uses, kPerThread)
+#define UPM_DEFINE_LAUNCH(name, parameters, arguments, values, packed, stream)                     \
     UPM_REAL(name, parameters)                                                                     \
     extern "C" [[gnu::visibility("default")]] Status name parameters {                             \
-        const Guard guard(inspector(), f, values, packed);                                         \
+        const Guard guard(inspector(), f, values, packed, stream);                                 \
         if (guard.status() != abi::kSuccess)                                                       \
             return guard.status();                                                                 \
         return hook::watch(get_##name() arguments, false);                                         \
@@ -146,27 +114,24 @@ hook::Inspector inspector() {
     extern "C" [[gnu::visibility("default")]] Status name parameters {                             \
         return hook::watch(get_##name() arguments, all);                                           \
     }
-#define UPM_DEFINE_MODULE(name, parameters, arguments)                                             \
+#define UPM_DEFINE_NOTE(name, parameters, arguments, before, after)                                \
     UPM_REAL(name, parameters)                                                                     \
     extern "C" [[gnu::visibility("default")]] Status name parameters {                             \
-        hook::note_image(image);                                                                   \
-        return get_##name() arguments;                                                             \
+        before;                                                                                    \
+        const Status status = get_##name() arguments;                                              \
+        if (status == abi::kSuccess)                                                               \
+            after;                                                                                 \
+        return status;                                                                             \
     }
 
-UPM_COPIES(UPM_DEFINE_COPY, )
-UPM_COPIES(UPM_DEFINE_COPY, _ptds)
+UPM_COPIES(UPM_DEFINE_LEGACY_COPY, )
+UPM_COPIES(UPM_DEFINE_THREAD_COPY, _ptds)
 UPM_ASYNC_COPIES(UPM_DEFINE_COPY, )
 UPM_ASYNC_COPIES(UPM_DEFINE_COPY, _ptsz)
 UPM_LAUNCHES(UPM_DEFINE_LAUNCH, )
 UPM_LAUNCHES(UPM_DEFINE_LAUNCH, _ptsz)
 UPM_WAITS(UPM_DEFINE_WAIT)
-UPM_MODULES(UPM_DEFINE_MODULE)
-
-UPM_REAL(cuModuleUnload, (abi::Module module))
-extern "C" [[gnu::visibility("default")]] Status cuModuleUnload(abi::Module module) {
-    hook::forget_functions();
-    return get_cuModuleUnload()(module);
-}
+UPM_NOTES(UPM_DEFINE_NOTE)
 
 namespace {
 
@@ -185,24 +150,57 @@ void *wrap(const char *name, void *found) {
     UPM_LAUNCHES(UPM_WRAP, )
     UPM_LAUNCHES(UPM_WRAP, _ptsz)
     UPM_WAITS(UPM_WRAP)
-    UPM_MODULES(UPM_WRAP)
-    UPM_WRAP(cuModuleUnload, (abi::Module))
+    UPM_NOTES(UPM_WRAP)
 #undef UPM_WRAP
     return nullptr;
 }
 
-// cuGetProcAddress is asked for names without version and stream suffixes.
-void *wrap_unversioned(const char *name, void *found, std::uint64_t flags) {
+// Names whose meaning depends on the version that is asked for; before that they are
+// not wrapped, or under the old name.
+struct Renamed {
+    const char *name;
+    int version;
+    const char *since;
+    const char *before;
+};
+constexpr Renamed kRenamed[] = {
+    {"cuGraphInstantiate", 12000, "cuGraphInstantiateWithFlags", "cuGraphInstantiate_v2"},
+    {"cuGraphExecUpdate", 12000, "cuGraphExecUpdate_v2", ""},
+    {"cuGraphExecKernelNodeSetParams", 12000, "cuGraphExecKernelNodeSetParams_v2", ""},
+    {"cuMemcpyBatchAsync", 13000, "cuMemcpyBatchAsync_v2", "cuMemcpyBatchAsync"},
+};
+
+void *wrap_in_stream(const std::string &name, void *found, std::uint64_t flags) {
     constexpr std::uint64_t kPerThreadStream = 2;
-    const std::string plain = name;
-    for (const char *version : {"_v2", ""}) {
-        if ((flags & kPerThreadStream) != 0)
-            for (const char *suffix : {"_ptsz", "_ptds"})
-                if (void *const own = wrap((plain + version + suffix).c_str(), found))
-                    return own;
-        if (void *const own = wrap((plain + version).c_str(), found))
+    if ((flags & kPerThreadStream) != 0)
+        for (const char *suffix : {"_ptsz", "_ptds"})
+            if (void *const own = wrap((name + suffix).c_str(), found))
+                return own;
+    return wrap(name.c_str(), found);
+}
+
+bool is_wrapper(const void *function) {
+    Dl_info theirs = {};
+    Dl_info ours = {};
+    return ::dladdr(function, &theirs) != 0 &&
+           ::dladdr(reinterpret_cast<void *>(&is_wrapper), &ours) != 0 &&
+           theirs.dli_fbase == ours.dli_fbase;
+}
+
+// cuGetProcAddress is asked for names without version and stream suffixes.
+void *wrap_unversioned(const char *name, void *found, int version, std::uint64_t flags) {
+    if (is_wrapper(found))
+        return found;
+    void *own = nullptr;
+    for (const Renamed &renamed : kRenamed)
+        if (std::strcmp(name, renamed.name) == 0) {
+            own = wrap_in_stream(version >= renamed.version ? renamed.since : renamed.before, found,
+                                 flags);
+            return own != nullptr ? own : found;
+        }
+    for (const char *suffix : {"_v2", ""})
+        if (own = wrap_in_stream(std::string(name) + suffix, found, flags); own != nullptr)
             return own;
-    }
     return found;
 }
 
@@ -220,7 +218,7 @@ cuGetProcAddress_v2(const char *name, void **found, int version, std::uint64_t f
             reinterpret_cast<decltype(get_cuGetProcAddress_v2())>(*found));
         *found = reinterpret_cast<void *>(&cuGetProcAddress_v2);
     } else {
-        *found = wrap_unversioned(name, *found, flags);
+        *found = wrap_unversioned(name, *found, version, flags);
     }
     return answer;
 }
@@ -230,7 +228,7 @@ extern "C" [[gnu::visibility("default")]] Status
 cuGetProcAddress(const char *name, void **found, int version, std::uint64_t flags) {
     const Status answer = get_cuGetProcAddress()(name, found, version, flags);
     if (answer == abi::kSuccess && found != nullptr && *found != nullptr && !inside_library())
-        *found = wrap_unversioned(name, *found, flags);
+        *found = wrap_unversioned(name, *found, version, flags);
     return answer;
 }
 

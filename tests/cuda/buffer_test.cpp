@@ -4,7 +4,12 @@
 // leaves a hole or loses a byte.
 #include "tests/cuda/support.hpp"
 
+#include <atomic>
 #include <cerrno>
+#include <memory>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
 
 namespace upm::cuda::test {
 
@@ -206,6 +211,124 @@ TEST_F(BufferTest, SharedMemoryOutlivesTheBroker) {
     ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
     broker.start();
     EXPECT_EQ(one.advise()->published, kExtents) << "connects anew by itself";
+}
+
+// The next broker hears of what the last one knew, and is told by advise.
+TEST_F(BufferTest, WhatALostBrokerKnewIsOfferedAgain) {
+    Buffer one = filled(1);
+    Buffer two = filled(1);
+    ASSERT_TRUE(one.advise());
+    ASSERT_EQ(two.advise()->merged, kExtents);
+    const std::size_t before = fake_stats().bytes;
+    broker.kill();
+    broker.start();
+    EXPECT_EQ(one.advise()->published, kExtents) << "shared all the time, and known again";
+    EXPECT_EQ(two.advise()->merged, kExtents);
+    EXPECT_EQ(two.advise()->already, kExtents);
+    EXPECT_EQ(fake_stats().bytes, before);
+    Buffer three = filled(1);
+    EXPECT_EQ(three.advise()->merged, kExtents) << "newcomers find it";
+    EXPECT_TRUE(Buffer::attach(runtime, *one.manifest())) << last_error();
+    for (const Buffer *buffer : {&one, &two, &three})
+        EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
+}
+
+// Should even the way back fail, will_write finds the way out.
+TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
+    Buffer one = filled(1);
+    broker.kill();
+    configure("fail=cuMemSetAccess:2:999"); // the first freezes
+    EXPECT_EQ(one.advise().error(), ECONNREFUSED);
+    EXPECT_NE(describe(one.address()).find("advise that failed"), std::string::npos);
+    EXPECT_EQ(*one.will_write(0, kBytes), 0U) << "nothing to copy";
+    store(runtime, one.address(), pattern(kBytes, 2));
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
+    EXPECT_EQ(describe(one.address()), "buffer+0x0 (private)");
+}
+
+// A driver that does not unmap several mappings at once costs time, not bytes.
+TEST_F(BufferTest, UnmapsOneByOneIfItMust) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    configure("fail=cuMemUnmap:1:1 fail=cuMemUnmap:6:1");
+    EXPECT_EQ(*one.will_write(0, kBytes), kBytes) << last_error();
+    EXPECT_EQ(one.stats().rolled_back, 0U);
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+}
+
+// Runs of neighbours are remapped together: few calls, and all or nothing.
+TEST_F(BufferTest, NeighboursCostOneUnmapAndOneSetAccess) {
+    Buffer one = filled(1);
+    Buffer two = filled(1);
+    ASSERT_TRUE(one.advise());
+    const std::size_t calls = fake_stats().calls;
+    ASSERT_EQ(two.advise()->merged, kExtents);
+    const std::size_t all = fake_stats().calls - calls;
+    // For each extent: import, two mappings, release. The rest is for all of them.
+    EXPECT_LE(all, 4 * kExtents + 18);
+}
+
+// CUDA does not survive a fork; the child's end must not cost the parent anything.
+TEST_F(BufferTest, ChildOfAForkIsRefusedAndHarmless) {
+    auto one = std::make_unique<Buffer>(filled(1));
+    ASSERT_TRUE(one->advise());
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        const bool refused = one->advise().error() == ENODEV &&
+                             one->will_write(0, 1).error() == ENODEV &&
+                             std::string(last_error()).find("fork") != std::string::npos &&
+                             Buffer::allocate(runtime, kUnit).error() == ENODEV;
+        one.reset();
+        runtime = Runtime();
+        ::_exit(refused ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    EXPECT_EQ(one->advise()->already, kExtents) << "its leases are still its own";
+    Buffer two = filled(1);
+    EXPECT_EQ(two.advise()->merged, kExtents);
+}
+
+TEST_F(BufferTest, TwoRuntimesOfOneProcess) {
+    Runtime other = open_fake(broker.socket());
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    {
+        Result<Buffer> two = Buffer::allocate(other, kBytes, {.extent_bytes = kUnit});
+        ASSERT_TRUE(two);
+        store(other, two->address(), pattern(kBytes, 1));
+        EXPECT_EQ(two->advise()->merged, kExtents);
+        EXPECT_EQ(*will_write(two->address(), 1), kUnit) << "found by its address";
+        EXPECT_EQ(one.stats().shared, kExtents);
+    }
+    other = Runtime();
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+    EXPECT_EQ(one.advise()->already, kExtents);
+}
+
+// Threads that write, advise and free buffers of one content, all at once.
+TEST_F(BufferTest, ManyThreads) {
+    configure("task_us=0");
+    std::vector<std::thread> threads;
+    std::atomic<unsigned> wrong{0};
+    for (unsigned thread = 0; thread < 4; ++thread)
+        threads.emplace_back([&, thread] {
+            for (unsigned round = 0; round < 12; ++round) {
+                Buffer mine = filled(round % 2);
+                wrong += mine.advise() ? 0 : 1;
+                std::vector<unsigned char> wanted = pattern(kBytes, round % 2);
+                const std::size_t at = (thread + round) % kExtents * kUnit;
+                wrong += mine.write_ptr(at, 16) ? 0 : 1;
+                store(runtime, mine.address() + at, std::vector<unsigned char>(16, 0xab));
+                std::fill_n(wanted.begin() + static_cast<std::ptrdiff_t>(at), 16, 0xab);
+                wrong += load(runtime, mine.address(), kBytes) == wanted ? 0 : 1;
+            }
+        });
+    for (std::thread &thread : threads)
+        thread.join();
+    EXPECT_EQ(wrong, 0U);
 }
 
 // A mapping budget that is used up: nothing changes, and there is an error.

@@ -38,6 +38,61 @@ class Hook : public testing::TestWithParam<const char *> {
     Broker broker;
 };
 
+// How the driver is found makes no difference to these.
+class HookOnce : public Hook {};
+
+// Each other way to write: only the extents that are touched become private.
+TEST_P(HookOnce, OtherCopies) {
+    const std::pair<const char *, int> actions[] = {
+        {"plane", 2}, {"volume", 3}, {"batch", 2}, {"unified", 3}, {"peer", 3}, {"rectangle", 1}};
+    for (const auto &[action, shared] : actions)
+        EXPECT_EQ(run({"advise", action}), "advise: shared=4,4 bytes=same\n" + std::string(action) +
+                                               ": shared=4," + std::to_string(shared) +
+                                               " bytes=different\n");
+}
+
+// A kernel of a library is another kind of handle, with no name of its own.
+TEST_P(HookOnce, KernelHandlesAndLaunchKernelEx) {
+    const std::string path = broker.socket() + ".writes";
+    std::ofstream(path) << "_Z6writesPKhPhi 1\n";
+    for (const std::string action : {"kernel", "ex"})
+        EXPECT_EQ(run({"advise", action}, {"UPM_CUDA_WRITES=" + path}),
+                  "advise: shared=4,4 bytes=same\n" + action + ": shared=4,0 bytes=different\n");
+}
+
+// Nothing is copied during the capture, which that would spoil, but before each launch.
+TEST_P(HookOnce, GraphsAreMadeWritableWhenLaunched) {
+    EXPECT_EQ(run({"advise", "capture-set", "graph", "advise", "graph"}),
+              "advise: shared=4,4 bytes=same\n"
+              "capture-set: shared=4,4 bytes=same\n"
+              "graph: shared=4,3 bytes=different\n"
+              "advise: shared=4,4 bytes=same\n"
+              "graph: shared=4,3 bytes=same\n");
+}
+
+TEST_P(HookOnce, GraphKernelsFollowTheirPlan) {
+    const std::string path = broker.socket() + ".writes";
+    std::ofstream(path) << "_Z6writesPKhPhi 1\n";
+    EXPECT_EQ(run({"advise", "capture", "graph"}, {"UPM_CUDA_WRITES=" + path}),
+              "advise: shared=4,4 bytes=same\n"
+              "capture: shared=4,4 bytes=same\n"
+              "graph: shared=4,0 bytes=different\n");
+    EXPECT_EQ(run({"advise", "capture-set", "change", "graph"}, {"UPM_CUDA_WRITES=" + path}),
+              "advise: shared=4,4 bytes=same\n"
+              "capture-set: shared=4,4 bytes=same\n"
+              "change: shared=4,4 bytes=same\n"
+              "graph: shared=4,0 bytes=different\n");
+}
+
+TEST_P(HookOnce, MissedWriteOfAGraphIsNamed) {
+    const std::string text = run({"advise", "capture", "graph"});
+    EXPECT_THAT(text, HasSubstr("graph: error=700"));
+    EXPECT_THAT(text, HasSubstr("_Z6writesPKhPhi, parameter 1: weights+0x10010 (shared"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Found, HookOnce, testing::Values("direct"),
+                         [](const auto &way) { return std::string(way.param); });
+
 // Without the hook the same program loses its context: so these tests can fail.
 TEST_P(Hook, IsNeeded) {
     EXPECT_EQ(run({"advise", "memset"}, {}, false),
@@ -97,7 +152,7 @@ TEST_P(Hook, LearnsWhatIsWritten) {
               "read: shared=4,4 bytes=same\n");
 }
 
-INSTANTIATE_TEST_SUITE_P(Found, Hook, testing::Values("direct", "dlsym", "procaddress"),
+INSTANTIATE_TEST_SUITE_P(Found, Hook, testing::Values("direct", "dlsym", "procaddress", "thread"),
                          [](const auto &way) { return std::string(way.param); });
 
 } // namespace

@@ -3,7 +3,9 @@
 // A program that knows nothing of the hook: shares a buffer, then does what its
 // arguments say to it by ordinary driver calls. It is linked to the fake driver.
 //
-//   hooked direct|dlsym|procaddress ACTION…
+//   hooked direct|dlsym|procaddress|thread ACTION…
+//
+// `thread` is cuGetProcAddress for the default stream of each thread.
 //
 // Prints "shared=N bytes=same|different" after each action, and the error if any.
 #include "cuda-cow/driver/abi.hpp"
@@ -32,12 +34,33 @@ abi::Status cuModuleGetFunction(abi::Function *, abi::Module, const char *);
 abi::Status cuDevicePrimaryCtxRetain(abi::Context *, abi::Device);
 abi::Status cuCtxSetCurrent(abi::Context);
 abi::Status cuGetProcAddress_v2(const char *, void **, int, std::uint64_t, int *);
+abi::Status cuLibraryLoadData(abi::Library *, const void *, int *, void **, unsigned, int *,
+                              void **, unsigned);
+abi::Status cuLibraryGetKernel(abi::Kernel *, abi::Library, const char *);
+abi::Status cuLaunchKernelEx(const abi::LaunchConfig *, abi::Function, void **, void **);
+abi::Status cuMemcpy(Address, Address, std::size_t);
+abi::Status cuMemcpy2D_v2(const abi::Copy2D *);
+abi::Status cuMemcpy3D_v2(const abi::Copy3D *);
+abi::Status cuMemcpyPeer(Address, abi::Context, Address, abi::Context, std::size_t);
+abi::Status cuMemsetD2D8_v2(Address, std::size_t, unsigned char, std::size_t, std::size_t);
+abi::Status cuMemcpyBatchAsync_v2(Address *, Address *, std::size_t *, std::size_t, void *,
+                                  std::size_t *, std::size_t, abi::Stream);
+abi::Status cuMemsetD8Async(Address, unsigned char, std::size_t, abi::Stream);
+abi::Status cuStreamCreate(abi::Stream *, unsigned);
+abi::Status cuStreamBeginCapture_v2(abi::Stream, int);
+abi::Status cuStreamEndCapture(abi::Stream, abi::Graph *);
+abi::Status cuGraphInstantiateWithFlags(abi::GraphExec *, abi::Graph, unsigned long long);
+abi::Status cuGraphLaunch(abi::GraphExec, abi::Stream);
+abi::Status cuGraphGetNodes(abi::Graph, abi::GraphNode *, std::size_t *);
+abi::Status cuGraphExecKernelNodeSetParams_v2(abi::GraphExec, abi::GraphNode,
+                                              const abi::KernelNodeParams *);
 }
 
 namespace {
 
 constexpr std::size_t kUnit = 65536;
 constexpr std::size_t kBytes = 4 * kUnit;
+constexpr std::size_t kPitch = 1024;
 
 // Writes 0x11 through its second parameter if the third is not zero.
 void copy_kernel(const fake::Launch &, void **parameters) {
@@ -67,10 +90,11 @@ Calls find_calls(const std::string &way) {
         calls.launch = reinterpret_cast<decltype(calls.launch)>(::dlsym(driver, "cuLaunchKernel"));
         calls.memset = reinterpret_cast<decltype(calls.memset)>(::dlsym(driver, "cuMemsetD8_v2"));
         calls.copy = reinterpret_cast<decltype(calls.copy)>(::dlsym(driver, "cuMemcpyDtoD_v2"));
-    } else if (way == "procaddress") {
-        const auto find = [](const char *name) {
+    } else if (way == "procaddress" || way == "thread") {
+        const std::uint64_t flags = way == "thread" ? 2 : 0;
+        const auto find = [flags](const char *name) {
             void *found = nullptr;
-            (void)cuGetProcAddress_v2(name, &found, 13000, 0, nullptr);
+            (void)cuGetProcAddress_v2(name, &found, 13000, flags, nullptr);
             return found;
         };
         calls.launch = reinterpret_cast<decltype(calls.launch)>(find("cuLaunchKernel"));
@@ -136,7 +160,121 @@ class Program {
         return calls_.launch(function, 1, 1, 1, 1, 1, 1, 0, nullptr, parameters, nullptr);
     }
 
+    // Four rows of 16 bytes, the first in the second extent, the last in the third.
+    abi::Copy2D plane() {
+        abi::Copy2D copy = {};
+        copy.from.memory_type = copy.to.memory_type = abi::kMemoryDevice;
+        copy.from.device = from_.address();
+        copy.to.device = to_.address();
+        copy.to.y = 2 * kUnit / kPitch - 2;
+        copy.to.x_bytes = 32;
+        copy.from.pitch = copy.to.pitch = kPitch;
+        copy.width_bytes = 16;
+        copy.height = 4;
+        return copy;
+    }
+
+    abi::Status copy_volume() {
+        const abi::Copy2D flat = plane();
+        abi::Copy3D copy = {};
+        copy.from.memory_type = copy.to.memory_type = abi::kMemoryDevice;
+        copy.from.device = flat.from.device;
+        copy.to.device = flat.to.device;
+        copy.from.pitch = copy.to.pitch = kPitch;
+        copy.from.height = copy.to.height = kUnit / kPitch;
+        copy.to.z = 3; // slices of one extent
+        copy.width_bytes = 16;
+        copy.height = copy.depth = 1;
+        return cuMemcpy3D_v2(&copy);
+    }
+
+    abi::Status copy_batch() {
+        Address to[] = {to_.address(), to_.address() + 3 * kUnit};
+        Address from[] = {from_.address(), from_.address()};
+        std::size_t bytes[] = {8, 8};
+        return cuMemcpyBatchAsync_v2(to, from, bytes, 2, nullptr, nullptr, 0, nullptr);
+    }
+
+    abi::Status launch_kernel() {
+        abi::Library library = nullptr;
+        abi::Kernel kernel = nullptr;
+        if (cuLibraryLoadData(&library, &kImage, nullptr, nullptr, 0, nullptr, nullptr, 0) != 0 ||
+            cuLibraryGetKernel(&kernel, library, "_Z6writesPKhPhi") != 0)
+            return abi::kNotFound;
+        return launch(reinterpret_cast<abi::Function>(kernel), 1);
+    }
+
+    abi::Status launch_ex() {
+        Address from = from_.address();
+        Address to = to_.address() + kUnit + 16;
+        int write = 1;
+        void *parameters[] = {&from, &to, &write};
+        const abi::LaunchConfig config{1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, 0};
+        return cuLaunchKernelEx(&config, writes_, parameters, nullptr);
+    }
+
+    // A launch that reads, and with `set` a memset.
+    abi::Status capture(bool set) {
+        Address from = from_.address();
+        Address to = to_.address() + kUnit + 16;
+        int write = set ? 0 : 1;
+        void *parameters[] = {&from, &to, &write};
+        abi::Graph graph = nullptr;
+        abi::Status status = stream_ != nullptr ? abi::kSuccess : cuStreamCreate(&stream_, 1);
+        if (status == abi::kSuccess)
+            status = cuStreamBeginCapture_v2(stream_, 0);
+        if (status == abi::kSuccess)
+            status = calls_.launch(set ? all_const_ : writes_, 1, 1, 1, 1, 1, 1, 0, stream_,
+                                   parameters, nullptr);
+        if (status == abi::kSuccess && set)
+            status = cuMemsetD8Async(to_.address() + 2 * kUnit, 9, 8, stream_);
+        const abi::Status ended = cuStreamEndCapture(stream_, &graph);
+        if (status == abi::kSuccess)
+            status = ended;
+        if (status == abi::kSuccess)
+            status = cuGraphInstantiateWithFlags(&exec_, graph, 0);
+        std::size_t count = 1;
+        if (status == abi::kSuccess)
+            status = cuGraphGetNodes(graph, &node_, &count);
+        return status;
+    }
+
+    // The graph's kernel writes to the first extent from now on.
+    abi::Status change_graph() {
+        Address from = from_.address();
+        Address to = to_.address();
+        int write = 1;
+        void *parameters[] = {&from, &to, &write};
+        const abi::KernelNodeParams changed{writes_, 1, 1,          1,       1,       1,
+                                            1,       0, parameters, nullptr, nullptr, nullptr};
+        return cuGraphExecKernelNodeSetParams_v2(exec_, node_, &changed);
+    }
+
     abi::Status act(const std::string &action) {
+        if (action == "plane") {
+            const abi::Copy2D copy = plane();
+            return cuMemcpy2D_v2(&copy);
+        }
+        if (action == "volume")
+            return copy_volume();
+        if (action == "batch")
+            return copy_batch();
+        if (action == "unified")
+            return cuMemcpy(to_.address(), from_.address(), 8);
+        if (action == "peer")
+            return cuMemcpyPeer(to_.address(), nullptr, from_.address(), nullptr, 8);
+        if (action == "rectangle")
+            return cuMemsetD2D8_v2(to_.address() + kUnit, 2 * kUnit, 5, 4, 2);
+        if (action == "kernel")
+            return launch_kernel();
+        if (action == "ex")
+            return launch_ex();
+        if (action == "capture" || action == "capture-set")
+            return capture(action == "capture-set");
+        if (action == "change")
+            return change_graph();
+        if (action == "graph")
+            return cuGraphLaunch(exec_, stream_);
         if (action == "advise")
             return from_.advise() && to_.advise() ? abi::kSuccess : abi::kUnknown;
         if (action == "memset")
@@ -160,6 +298,9 @@ class Program {
     Buffer to_;
     abi::Function all_const_ = nullptr;
     abi::Function writes_ = nullptr;
+    abi::Stream stream_ = nullptr;
+    abi::GraphExec exec_ = nullptr;
+    abi::GraphNode node_ = nullptr;
     std::vector<unsigned char> model_;
 };
 

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Runs the conformance suite on the GPU of this machine, then measures what sharing
-# costs there, and writes both with the machine's description to
-# bench/results/cuda-HOST-DATE.json.
+# costs there, writes both with the machine's description to
+# bench/results/cuda-HOST-DATE.json, and prints them beside the targets. Takes some
+# minutes, and 32 GiB of GPU memory unless --bytes says otherwise.
 #
 #   tests/gpu/measure.sh [--fake] [--out FILE] [OPTION of upm-cuda-measure]...
 #
@@ -21,6 +22,10 @@ while [[ $# -gt 0 ]]; do
     case $1 in
     --fake) fake=1 ;;
     --out) out=$2 && shift ;;
+    -h | --help)
+        sed -n 's/^# \{0,1\}//; 3,16p' "$0"
+        exit
+        ;;
     *) options+=("$1") ;;
     esac
     shift
@@ -76,7 +81,8 @@ done
 "$bin/upm-cuda-measure" "${options[@]}" >"$scratch/measured.json"
 
 mkdir -p "$(dirname "$out")"
-/usr/bin/python3 - "$scratch" "$out" <<'PYTHON'
+status=0
+/usr/bin/python3 - "$scratch" "$out" <<'PYTHON' || status=$?
 import json
 import sys
 from datetime import datetime, timezone
@@ -95,3 +101,5 @@ failed = [name for name, verdict in result["conformance"].items() if verdict == 
 print(f"wrote {out}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
 sys.exit(1 if failed else 0)
 PYTHON
+tests/gpu/targets.py "$out"
+((status == 0))

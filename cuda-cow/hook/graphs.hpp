@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+//
+// CUDA graphs: what a graph writes is found out when it is instantiated, from its
+// nodes, and made writable before each launch.
+#ifndef UPM_CUDA_HOOK_GRAPHS_HPP
+#define UPM_CUDA_HOOK_GRAPHS_HPP
+
+#include "cuda-cow/hook/guard.hpp"
+
+namespace upm::cuda::hook {
+
+// How to ask the driver about a graph; any may be missing, and is then not asked.
+struct GraphInspector {
+    Inspector functions;
+    abi::Status (*nodes)(abi::Graph, abi::GraphNode *, std::size_t *) = nullptr;
+    abi::Status (*type)(abi::GraphNode, int *) = nullptr;
+    abi::Status (*kernel)(abi::GraphNode, abi::KernelNodeParams *) = nullptr;
+    abi::Status (*copy)(abi::GraphNode, abi::Copy3D *) = nullptr;
+    abi::Status (*set)(abi::GraphNode, abi::MemsetNodeParams *) = nullptr;
+    abi::Status (*child)(abi::GraphNode, abi::Graph *) = nullptr;
+};
+
+// Adds what `graph` uses to what is known of `exec`; for instantiation and updates.
+UPM_API void note_graph(const GraphInspector &inspector, abi::GraphExec exec,
+                        abi::Graph graph) noexcept;
+// One node of `exec` is changed to this.
+UPM_API void note_node(const GraphInspector &inspector, abi::GraphExec exec,
+                       const abi::KernelNodeParams &params) noexcept;
+UPM_API void note_node(const GraphInspector &inspector, abi::GraphExec exec,
+                       const abi::Copy3D &params) noexcept;
+UPM_API void note_node(const GraphInspector &inspector, abi::GraphExec exec,
+                       const abi::MemsetNodeParams &params) noexcept;
+UPM_API void forget_graph(abi::GraphExec exec) noexcept;
+
+// What a launch of `exec` uses; its read-only arguments are remembered as suspects.
+UPM_API Accesses accesses_of(abi::GraphExec exec) noexcept;
+
+// The device memory that a copy in two or three dimensions, or a memset in two, uses:
+// from the first byte of its first row to the last of its last.
+UPM_API Accesses accesses_of(const abi::Copy2D &copy) noexcept;
+UPM_API Accesses accesses_of(const abi::Copy3D &copy) noexcept;
+UPM_API Access rows(abi::DevicePtr to, std::size_t pitch, std::size_t width_bytes,
+                    std::size_t height) noexcept;
+
+} // namespace upm::cuda::hook
+
+#endif // UPM_CUDA_HOOK_GRAPHS_HPP

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+//
+// Launches of probe.cu, and the same kernels for the fake driver.
+#include "cuda-cow/fake/image.hpp"
+#include "cuda-cow/measure/measure.hpp"
+
+#include <thread>
+
+#ifdef UPM_CUDA_PROBE_FATBIN
+asm(".section .rodata\n"
+    ".balign 16\n"
+    "upm_cuda_probe_fatbin:\n"
+    ".incbin \"" UPM_CUDA_PROBE_FATBIN "\"\n"
+    ".previous\n");
+// NOLINTNEXTLINE(readability-identifier-naming): a symbol of C
+extern "C" const unsigned char upm_cuda_probe_fatbin[];
+#endif
+
+namespace upm::cuda::measure {
+
+namespace {
+
+volatile unsigned *place(void **parameters) {
+    return *static_cast<volatile unsigned **>(parameters[0]);
+}
+
+void store(const fake::Launch & /*launch*/, void **parameters) {
+    *place(parameters) = 1;
+}
+
+void load(const fake::Launch & /*launch*/, void **parameters) {
+    (void)*place(parameters);
+}
+
+void spin(const fake::Launch & /*launch*/, void **parameters) {
+    const auto since = Clock::now();
+    const auto nanoseconds = *static_cast<unsigned long long *>(parameters[1]);
+    while (Clock::now() - since < std::chrono::nanoseconds(nanoseconds)) {
+        (void)*place(parameters);
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+}
+
+constexpr std::size_t kSizes[] = {8, 8};
+constexpr fake::ImageFunction kFunctions[] = {
+    {"upm_probe_store", 2, kSizes, store},
+    {"upm_probe_atomic", 2, kSizes, store},
+    {"upm_probe_load", 2, kSizes, load},
+    {"upm_probe_spin", 2, kSizes, spin},
+};
+constexpr fake::Image kFakeImage{.count = 4, .functions = kFunctions};
+
+const void *image(const RuntimeImpl &gpu) {
+    if (gpu.api.fake())
+        return &kFakeImage;
+#ifdef UPM_CUDA_PROBE_FATBIN
+    return upm_cuda_probe_fatbin;
+#else
+    return nullptr;
+#endif
+}
+
+} // namespace
+
+Probes::Probes(const RuntimeImpl &gpu) : gpu_(gpu) {
+    const void *const from = image(gpu);
+    if (from == nullptr || gpu.api.module_load(&module_, from) != abi::kSuccess)
+        module_ = nullptr;
+}
+
+Probes::~Probes() {
+    if (module_ != nullptr)
+        (void)gpu_.api.module_unload(module_);
+}
+
+abi::Status Probes::launch(const char *name, abi::DevicePtr at,
+                           unsigned long long nanoseconds) const {
+    abi::Function function = nullptr;
+    if (const abi::Status status = gpu_.api.module_function(&function, module_, name);
+        status != abi::kSuccess)
+        return status;
+    void *parameters[] = {&at, &nanoseconds};
+    return gpu_.api.launch(function, 1, 1, 1, 1, 1, 1, 0, gpu_.stream, parameters, nullptr);
+}
+
+} // namespace upm::cuda::measure
