@@ -2,13 +2,13 @@
 #include "cuda-cow/broker/client.hpp"
 
 #include "cuda-cow/driver/driver.hpp"
+#include "libupm/packet.hpp"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 namespace upm::cuda::broker {
@@ -50,10 +50,8 @@ int Client::connect() {
     if (socket_ >= 0)
         return 0;
     sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (settings_.socket.size() >= sizeof address.sun_path)
+    if (packet::fill_address(settings_.socket, address) != 0)
         return fail(ENAMETOOLONG, "upm-cudad's socket: %s is too long", settings_.socket.c_str());
-    settings_.socket.copy(address.sun_path, settings_.socket.size());
     socket_ = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (socket_ < 0)
         return fail(errno, "no socket: %s", std::strerror(errno));

@@ -4,45 +4,39 @@
 // processes of the same domain. Needs no GPU and no CUDA itself.
 #include "cuda-cow/broker/server.hpp"
 #include "cuda-cow/env.hpp"
+#include "tools/broker/listener.hpp"
 
-#include <csignal>
+#include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <cxxopts.hpp>
-#include <sys/signalfd.h>
-#include <unistd.h>
+#include <exception>
 
 namespace {
 
-int stop_signals() {
-    sigset_t signals;
-    (void)::sigemptyset(&signals);
-    (void)::sigaddset(&signals, SIGTERM);
-    (void)::sigaddset(&signals, SIGINT);
-    (void)::sigprocmask(SIG_BLOCK, &signals, nullptr);
-    return ::signalfd(-1, &signals, SFD_CLOEXEC);
-}
+using namespace upm::cuda;
 
 int serve(const cxxopts::ParseResult &options) {
-    using namespace upm::cuda;
-    broker::Server server({.extents = options["max-extents"].as<std::size_t>(),
-                           .domain_bytes = options["max-domain-bytes"].as<std::uint64_t>(),
-                           .keep_bytes = options["keep-bytes"].as<std::uint64_t>()});
-    const std::string path =
-        options.count("socket") != 0 ? options["socket"].as<std::string>() : env::socket_path();
-    const int stop = stop_signals();
-    if (const int error = server.listen(path, options.count("any-user") != 0 ? 0666 : 0600);
-        error != 0) {
-        (void)std::fprintf(stderr, "upm-cudad: cannot listen on %s: %s\n", path.c_str(),
-                           std::strerror(error));
-        return 1;
+    // Each extent is an open file: half of them, so that members can connect.
+    broker::Limits limits{.extents = options["max-extents"].as<std::size_t>(),
+                          .domain_bytes = options["max-domain-bytes"].as<std::uint64_t>(),
+                          .keep_bytes = options["keep-bytes"].as<std::uint64_t>()};
+    limits.extents = std::min<std::size_t>(limits.extents, upm::broker::raise_file_limit() / 2);
+    upm::broker::block_signals();
+    upm::broker::Listener listener;
+    std::string place = "the socket that systemd passed on";
+    if (!listener.take_from_systemd()) {
+        place =
+            options.count("socket") != 0 ? options["socket"].as<std::string>() : env::socket_path();
+        if (!listener.make(place, options.count("any-user") != 0 ? 0666 : 0600)) {
+            (void)std::fprintf(stderr, "upm-cudad: a broker runs at %s already\n", place.c_str());
+            return 1;
+        }
     }
-    (void)std::printf("upm-cudad: listening on %s\n", path.c_str());
+    broker::Server server(listener.take(), limits);
+    (void)std::printf("upm-cudad: listening on %s, for %zu extents at most\n", place.c_str(),
+                      limits.extents);
     (void)std::fflush(stdout);
-    if (const int error = server.run(stop); error != 0) {
-        (void)std::fprintf(stderr, "upm-cudad: poll: %s\n", std::strerror(error));
-        return 1;
-    }
+    server.run();
     return 0;
 }
 
@@ -75,8 +69,11 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape): of cxxop
             return 2;
         }
         return serve(parsed);
-    } catch (const std::exception &error) {
+    } catch (const cxxopts::exceptions::exception &error) {
         (void)std::fprintf(stderr, "upm-cudad: %s\n", error.what());
         return 2;
+    } catch (const std::exception &error) {
+        (void)std::fprintf(stderr, "upm-cudad: %s\n", error.what());
+        return 1;
     }
 }

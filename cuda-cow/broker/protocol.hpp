@@ -20,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <sys/types.h>
 
 namespace upm::cuda::broker {
@@ -122,6 +123,12 @@ struct Message {
         ++header.count;
     }
 };
+
+// A message as the bytes of a packet, of which there must be room for kMaxPacket; how
+// many they are. And back: false for what is no message.
+inline constexpr std::size_t kMaxPacket = sizeof(Header) + kMaxBytes;
+std::size_t pack(const Message &message, std::span<std::byte> packet) noexcept;
+bool unpack(std::span<const std::byte> packet, Message &message) noexcept;
 
 // 0 or an errno. A peer that is gone: EPIPE. Descriptors stay the sender's.
 int send_message(int socket, const Message &message) noexcept;

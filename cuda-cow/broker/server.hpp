@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// The broker's loop: one thread, poll(2), every member's requests one at a time.
+// What upm-cudad makes of its members' packets; the loop around it is the one of
+// tools/broker.
 #ifndef UPM_CUDA_BROKER_SERVER_HPP
 #define UPM_CUDA_BROKER_SERVER_HPP
 
 #include "cuda-cow/broker/store.hpp"
+#include "tools/broker/packet_server.hpp"
 
 #include <map>
 #include <optional>
@@ -12,44 +14,40 @@
 
 namespace upm::cuda::broker {
 
-class Server {
+class Server final : public upm::broker::Service {
   public:
-    explicit Server(Limits limits) : store_(limits) {}
-    Server(const Server &) = delete;
-    Server &operator=(const Server &) = delete;
-    ~Server();
+    // Takes over a listening socket. Throws std::system_error.
+    Server(upm::broker::Descriptor listener, const Limits &limits);
+    // Until SIGTERM or SIGINT. Throws std::system_error.
+    void run() { loop_.run(); }
 
-    // Takes the path even if a broker that died left its socket there. Errors:
-    // EADDRINUSE (a broker answers there), ENAMETOOLONG, and those of bind(2).
-    int listen(const std::string &path, unsigned mode);
-    // Serves until `stop_fd` can be read. 0 or an errno.
-    int run(int stop_fd);
+    upm::broker::ClientId connect(const ucred &peer) override;
+    void disconnect(upm::broker::ClientId id) override;
+    bool handle(upm::broker::ClientId id, std::span<const std::byte> packet,
+                std::vector<upm::broker::Descriptor> fds, bool fds_lost) override;
+    std::optional<int> tick() override;
 
   private:
     struct Peer {
-        int socket = -1;
+        uid_t uid = 0;
         std::string domain; // empty before kHello
         std::optional<Content> waiting;
     };
 
-    void accept_peer();
-    // False: the peer is gone, or does not keep to the protocol.
-    bool serve(Member member, Peer &peer);
+    void reply(Member member, Message &message, Type type, int error = 0);
+    // False: the peer does not keep to the protocol.
     bool hello(Member member, Peer &peer, const Message &request);
     bool find(Member member, Peer &peer, const Message &request);
-    bool publish(Member member, Peer &peer, Message &request);
-    bool give_back(Member member, Peer &peer, const Message &request);
-    bool counters(Peer &peer);
-    bool answer_waiting(Member member, Peer &peer);
-    void drop(Member member);
-    // Answers those whose content is now decided.
-    void wake();
+    bool publish(Member member, const Message &request, std::vector<upm::broker::Descriptor> fds,
+                 bool fds_lost);
+    bool give_back(Member member, const Message &request);
+    void counters(Member member);
+    void answer_waiting(Member member, Peer &peer);
 
     Store store_;
-    int listener_ = -1;
-    std::string path_;
     std::map<Member, Peer> peers_;
     Member next_member_ = 1;
+    upm::broker::PacketServer loop_;
 };
 
 } // namespace upm::cuda::broker

@@ -185,6 +185,43 @@ TEST(Sharing, FewDescriptors) {
     EXPECT_EQ(all[0]->ask("check 1"), "ok same");
 }
 
+// The broker needs one for each extent, and keeps half of what it may have for members.
+TEST(Sharing, BrokerWithFewDescriptors) {
+    const Broker other; // for the name of a folder
+    const std::string path = other.socket() + ".poor";
+    Program poor({UPM_CUDAD, "--socket", path}, {}, 24);
+    ASSERT_NE(poor.line().find("for 12 extents at most"), std::string::npos);
+    const std::string bytes = std::to_string(32 * kUnit) + " " + std::to_string(kUnit);
+    for (unsigned round = 0; round < 2; ++round) {
+        const auto actor = start_actor(path);
+        ASSERT_EQ(actor->ask("allocate " + bytes), "ok");
+        ASSERT_EQ(actor->ask("fill 1"), "ok");
+        const std::string answer = actor->ask("advise");
+        ASSERT_TRUE(answer.starts_with("ok")) << answer;
+        EXPECT_LE(number(answer, 1), 12U);
+        EXPECT_EQ(number(answer, 1) + number(answer, 3), 32U) << answer;
+        EXPECT_EQ(actor->ask("check 1"), "ok same");
+        EXPECT_EQ(actor->ask("write 0 100 1"), "ok");
+    }
+}
+
+// As many as 8 GiB in the smallest extents: many messages, many descriptors.
+TEST(Sharing, FourThousandExtents) {
+    const Broker broker;
+    const std::string bytes = std::to_string(4096UL * 4096) + " 4096";
+    std::vector<std::unique_ptr<Program>> all;
+    for (unsigned i = 0; i < 2; ++i) {
+        all.push_back(start_actor(broker.socket(), "granularity=4096 task_us=0", {}, 20000));
+        ASSERT_EQ(all[i]->ask("allocate " + bytes), "ok");
+        ASSERT_EQ(all[i]->ask("fill 1"), "ok");
+    }
+    EXPECT_EQ(all[0]->ask("advise"), "ok 0 4096 0 0 0");
+    EXPECT_EQ(all[1]->ask("advise"), "ok 4096 0 0 0 0");
+    EXPECT_EQ(all[1]->ask("write 0 " + std::to_string(4096UL * 4096) + " 7"), "ok");
+    EXPECT_EQ(all[1]->ask("stats"), "ok 0 4096 0");
+    EXPECT_EQ(all[0]->ask("check 1"), "ok same");
+}
+
 // An actor dies just before its Nth driver call while it publishes, merges or copies;
 // the others go on, and the next one finds a usable broker.
 class Killed : public testing::TestWithParam<const char *> {

@@ -24,6 +24,8 @@ class Descriptor {
             (void)::close(fd_);
     }
     [[nodiscard]] int get() const noexcept { return fd_; }
+    // It is the caller's now.
+    [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
     [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
 
   private:
