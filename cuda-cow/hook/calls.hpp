@@ -164,9 +164,10 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
       (to, image, jit, jit_values, jit_count, options, values, count), hook::note_image(image),    \
       (void)0)                                                                                     \
     X(cuLibraryGetKernel, (abi::Kernel * to, abi::Library library, const char *name),              \
-      (to, library, name), (void)0, hook::note_kernel(*to))                                        \
+      (to, library, name), (void)0, hook::note_kernel(*to, library))                               \
     X(cuModuleUnload, (abi::Module module), (module), hook::forget_functions(), (void)0)           \
-    X(cuLibraryUnload, (abi::Library library), (library), hook::forget_functions(), (void)0)       \
+    X(cuLibraryUnload, (abi::Library library), (library), hook::forget_functions(library),         \
+      (void)0)                                                                                     \
     X(cuGraphInstantiateWithFlags,                                                                 \
       (abi::GraphExec * to, abi::Graph graph, unsigned long long flags), (to, graph, flags),       \
       (void)0, hook::note_graph(graph_inspector(), *to, graph))                                    \

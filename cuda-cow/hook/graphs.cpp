@@ -41,7 +41,7 @@ void add_kernel(const Inspector &inspector, const abi::KernelNodeParams &node, U
     const abi::Function function =
         node.function != nullptr ? node.function : reinterpret_cast<abi::Function>(node.kernel);
     if (node.function == nullptr)
-        note_kernel(node.kernel);
+        note_kernel(node.kernel, nullptr);
     std::shared_ptr<Plan> hold;
     Plan &plan = plan_of(inspector, function, hold);
     for (const Hit &hit : find_hits(plan, node.parameters, node.extra, true).written)

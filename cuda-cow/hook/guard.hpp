@@ -65,9 +65,9 @@ class UPM_API Guard {
 // Remembers what the PTX of a module says, if `image` is PTX text.
 UPM_API void note_image(const void *image) noexcept;
 // A handle that cuLaunchKernel takes in the place of a function.
-UPM_API void note_kernel(abi::Kernel kernel) noexcept;
-// Function handles may mean something else from now on.
-UPM_API void forget_functions() noexcept;
+UPM_API void note_kernel(abi::Kernel kernel, abi::Library library) noexcept;
+// Function handles may mean something else from now on; with a library, its kernels'.
+UPM_API void forget_functions(abi::Library library = nullptr) noexcept;
 // Declares that `function` (mangled name) writes through its parameter `index`.
 UPM_API void declare_write(const char *function, unsigned index) noexcept;
 

@@ -12,7 +12,6 @@
 #include <shared_mutex>
 #include <sstream>
 #include <unordered_map>
-#include <unordered_set>
 
 namespace upm::cuda::hook {
 
@@ -23,7 +22,7 @@ constexpr std::size_t kMaxSuspects = 16;
 struct State {
     std::shared_mutex lock;
     std::unordered_map<abi::Function, std::shared_ptr<Plan>> plans;
-    std::unordered_set<abi::Function> kernels; // handles that are a CUkernel
+    std::unordered_map<abi::Function, abi::Library> kernels; // handles that are a CUkernel
     std::map<std::string, std::vector<Use>> ptx;
     std::set<std::pair<std::string, unsigned>> declared;
     std::vector<Suspect> suspects;
@@ -289,16 +288,19 @@ void note_image(const void *image) noexcept {
     }
 }
 
-void note_kernel(abi::Kernel kernel) noexcept {
+void note_kernel(abi::Kernel kernel, abi::Library library) noexcept {
     State &all = state();
     const std::unique_lock<std::shared_mutex> guard(all.lock);
-    all.kernels.insert(reinterpret_cast<abi::Function>(kernel));
+    all.kernels.try_emplace(reinterpret_cast<abi::Function>(kernel), library);
 }
 
-void forget_functions() noexcept {
-    const std::unique_lock<std::shared_mutex> guard(state().lock);
-    state().plans.clear();
-    ++state().generation;
+void forget_functions(abi::Library library) noexcept {
+    State &all = state();
+    const std::unique_lock<std::shared_mutex> guard(all.lock);
+    if (library != nullptr)
+        std::erase_if(all.kernels, [&](const auto &known) { return known.second == library; });
+    all.plans.clear();
+    ++all.generation;
 }
 
 void declare_write(const char *function, unsigned index) noexcept {

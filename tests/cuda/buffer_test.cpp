@@ -2,6 +2,7 @@
 //
 // Buffers in one process: what changes, what stays, and that no failing driver call
 // leaves a hole or loses a byte.
+#include "cuda-cow/core/runtime.hpp"
 #include "tests/cuda/support.hpp"
 
 #include <atomic>
@@ -266,6 +267,39 @@ TEST_F(BufferTest, NeighboursCostOneUnmapAndOneSetAccess) {
     const std::size_t all = fake_stats().calls - calls;
     // For each extent: import, two mappings, release. The rest is for all of them.
     EXPECT_LE(all, 4 * kExtents + 18);
+}
+
+// A tag is never enough: somebody of the domain wrote to what was shared.
+TEST_F(BufferTest, EqualTagsWithOtherBytesAreNotMerged) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    const DriverApi &api = runtime.shared()->api;
+    const Manifest manifest = *one.manifest();
+    std::vector<broker::Found> found;
+    ASSERT_EQ(runtime.shared()->broker->find(
+                  {{kUnit, manifest.extents[2].tag.low, manifest.extents[2].tag.high}}, found),
+              0);
+    ASSERT_GE(found.at(0).fd, 0);
+    abi::Handle handle = 0;
+    {
+        const CurrentContext current(*runtime.shared());
+        ASSERT_EQ(api.mem_import(&handle, reinterpret_cast<void *>(std::intptr_t{found.at(0).fd}),
+                                 abi::kHandlePosixFd),
+                  abi::kSuccess);
+        Window window(*runtime.shared());
+        ASSERT_EQ(window.open({handle}, {kUnit}, abi::kAccessReadWrite), 0);
+        ASSERT_EQ(api.memset_d8(window.pieces()[0].address + kUnit - 1, 0x5e, 1), abi::kSuccess);
+        ASSERT_EQ(api.ctx_synchronize(), abi::kSuccess);
+    }
+    ::close(found.at(0).fd);
+    EXPECT_EQ(api.mem_release(handle), abi::kSuccess);
+    Buffer two = filled(1);
+    const Result<AdviseCounts> done = two.advise();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->merged, kExtents - 1);
+    EXPECT_EQ(done->different, 1U);
+    EXPECT_EQ(load(runtime, two.address(), kBytes), pattern(kBytes, 1));
+    store(runtime, two.address() + 2 * kUnit, std::vector<unsigned char>(kUnit, 1));
 }
 
 // CUDA does not survive a fork; the child's end must not cost the parent anything.

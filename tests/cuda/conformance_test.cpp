@@ -100,6 +100,15 @@ TEST_P(Conformance, UnmapTakesWholeMappingsOnly) {
     EXPECT_EQ(api.mem_release(handle), abi::kSuccess);
 }
 
+// As NVIDIA's samples do; without it each extent costs a call.
+TEST_P(Conformance, UnmapSpansManyWholeMappings) {
+    const abi::DevicePtr at = reserve(3);
+    for (unsigned i = 0; i < 3; ++i)
+        ASSERT_EQ(api.mem_map(at + i * unit, unit, 0, create(), 0), abi::kSuccess);
+    EXPECT_EQ(api.mem_unmap(at, 3 * unit), abi::kSuccess);
+    EXPECT_EQ(api.mem_map(at + unit, unit, 0, create(), 0), abi::kSuccess);
+}
+
 TEST_P(Conformance, AddressesAreTakenOnce) {
     const abi::DevicePtr at = reserve();
     ASSERT_EQ(api.mem_map(at, unit, 0, create(), 0), abi::kSuccess);
@@ -170,6 +179,20 @@ TEST_P(Conformance, ExportedMemoryOutlivesHandleAndMapping) {
         abi::kSuccess);
     ::close(fd);
     EXPECT_EQ(first_byte(mapped(imported, abi::kAccessRead)), 0x77);
+}
+
+// After a broker was lost, what was imported from it is offered to the next one.
+TEST_P(Conformance, ImportedMemoryCanBeExportedAgain) {
+    int fd = -1;
+    ASSERT_EQ(api.mem_export(&fd, create(), abi::kHandlePosixFd, 0), abi::kSuccess);
+    abi::Handle imported = 0;
+    ASSERT_EQ(
+        api.mem_import(&imported, reinterpret_cast<void *>(std::intptr_t{fd}), abi::kHandlePosixFd),
+        abi::kSuccess);
+    ::close(fd);
+    EXPECT_EQ(api.mem_export(&fd, imported, abi::kHandlePosixFd, 0), abi::kSuccess)
+        << "without it, advise counts such extents as refused";
+    ::close(fd);
 }
 
 // Read-only protects against mistakes only: whoever has the descriptor may write.

@@ -43,8 +43,8 @@ if [[ $fake ]]; then
     driver=fake
     export UPM_CUDA_DRIVER=$PWD/build/lib/fake-cuda/libcuda.so.1
     options=(--bytes 16777216 --extent 4194304 --rounds 3 --processes 2 "${options[@]}")
-elif ! ldconfig -p | grep -q 'libcuda\.so\.1'; then
-    echo "skipped: no libcuda.so.1 here, so no GPU to measure"
+elif ! /usr/bin/python3 -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null; then
+    echo "skipped: the loader finds no libcuda.so.1, so there is no GPU to measure"
     exit 4
 fi
 out=${out:-bench/results/cuda-$(hostname)-$(date +%Y%m%d-%H%M).json}
