@@ -187,12 +187,16 @@ TEST_F(BufferTest, WaitsForTheDevice) {
     ASSERT_TRUE(one.advise()) << last_error();
     EXPECT_EQ(two.advise()->merged + two.advise()->already, 2 * kExtents);
     Buffer target = make();
-    ASSERT_EQ(api.memcpy_dtod_async(target.address(), one.address(), kBytes, stream),
-              abi::kSuccess);
+    // Many, so that they last longer than will_write's own copies; and slow calls, so that
+    // nothing is mapped for long enough to be read meanwhile.
+    for (unsigned i = 0; i < 60; ++i)
+        ASSERT_EQ(api.memcpy_dtod_async(target.address(), one.address(), kBytes, stream),
+                  abi::kSuccess);
+    configure("latency_us=2000");
     ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
     EXPECT_EQ(api.ctx_synchronize(), abi::kSuccess);
     EXPECT_EQ(load(runtime, target.address(), kBytes), std::vector<unsigned char>(kBytes, 5));
-    configure("task_us=0");
+    configure("task_us=0 latency_us=0");
 }
 
 TEST_F(BufferTest, NoBrokerIsAnErrorAndNothingElse) {
