@@ -7,6 +7,7 @@
 ##   test        unit tests here, then the test suite in a VM on 6.1 and 6.12
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12 or debug; else 6.1 and 6.12)
 ##   test-long   the tests that take long (tests/vm/suite.long)
+##   test-programs  large programs under the hook do what they do without (half an hour)
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
 ##   lint        every static check (tools/dev/lint)
 ##   bench       benchmarks, in a VM
@@ -43,7 +44,7 @@ SHELL   := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-debug lint bench \
+.PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-programs test-debug lint bench \
 	demo demo-vm docs install uninstall wheel dkms clean help
 
 all: user kmod
@@ -136,6 +137,9 @@ test-vm: all $(call deps,vm) $(FOR_DEBUG)
 
 test-long: all $(call deps,vm) $(FOR_DEBUG)
 	@tests/run-steps $(TEST_KERNELS:%=long:%)
+
+test-programs: user $(call deps,programs)
+	@JOBS=$(JOBS) tests/hook/real_programs.py
 
 test-debug: all $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug

@@ -163,24 +163,53 @@ Block *cache_take(Slot &slot) noexcept {
     return block;
 }
 
-Block *cache_get(std::size_t len, std::size_t alignment) noexcept {
-    if (cached_bytes.load(std::memory_order_relaxed) < len)
-        return nullptr;
-    const std::size_t most = len + len / 4;
+// The slot whose block serves best: the smallest that is large enough, of which a
+// fifth at most is left over; else the largest of the smaller ones, which then grows.
+Slot *best_slot(std::size_t len) noexcept {
+    Slot *fitting = nullptr;
+    Slot *growing = nullptr;
+    std::size_t most = len + len / 4;
+    std::size_t least = len / 2;
     for (Slot &slot : cache) {
-        const std::size_t hint = slot.len.load(std::memory_order_relaxed);
-        if (hint < len || hint > most || slot.block.load(std::memory_order_relaxed) == nullptr)
+        const std::size_t have = slot.len.load(std::memory_order_relaxed);
+        if (have < least || have > most || slot.block.load(std::memory_order_relaxed) == nullptr)
             continue;
-        Block *const block = cache_take(slot);
-        if (block == nullptr)
-            continue;
-        const auto addr = reinterpret_cast<std::uintptr_t>(block->addr.load());
-        if (block->len >= len && block->len <= most && addr % alignment == 0)
-            return block;
-        if (!cache_put(*block)) { // the slot was filled anew between hint and taking
-            (void)real().munmap(block->addr, block->len);
-            end_record(*block);
+        if (have >= len) {
+            fitting = &slot;
+            most = have;
+        } else {
+            growing = &slot;
+            least = have;
         }
+    }
+    return fitting != nullptr ? fitting : growing;
+}
+
+// Pre: kHeld. Makes it at least that long, keeping the pages that it has.
+bool grow(Block &block, std::size_t len, std::size_t alignment) noexcept {
+    if (block.len < len && alignment <= kPageSize) {
+        void *const moved = real().mremap(block.addr, block.len, len, MREMAP_MAYMOVE);
+        if (moved == MAP_FAILED)
+            return false;
+        block.addr = static_cast<char *>(moved);
+        block.len = len;
+    }
+    return block.len >= len && reinterpret_cast<std::uintptr_t>(block.addr.load()) % alignment == 0;
+}
+
+Block *cache_get(std::size_t len, std::size_t alignment) noexcept {
+    if (cached_bytes.load(std::memory_order_relaxed) == 0)
+        return nullptr;
+    Slot *const slot = best_slot(len);
+    Block *const block = slot != nullptr ? cache_take(*slot) : nullptr;
+    if (block == nullptr)
+        return nullptr;
+    // The slot may have been filled anew since it was looked at.
+    if (block->len <= len + len / 4 && grow(*block, len, alignment))
+        return block;
+    if (!cache_put(*block)) {
+        (void)real().munmap(block->addr, block->len);
+        end_record(*block);
     }
     return nullptr;
 }
