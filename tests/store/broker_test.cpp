@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -139,6 +140,32 @@ TEST_F(StoreBroker, NoDescriptorLeftInTheBroker) {
     EXPECT_EQ(advise(pages), 0);
     EXPECT_EQ(counts.inserted, kPages);
     EXPECT_TRUE(has_pattern(pages, 1));
+}
+
+// What an operator sees of it.
+TEST_F(StoreBroker, StatusTellsOfDomains) {
+    const Pages first(kPages);
+    const Pages second(kPages);
+    fill_pattern(first, 1);
+    fill_pattern(second, 1);
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(advise(first), 0);
+    ASSERT_EQ(advise(second), 0);
+    ASSERT_EQ(counts.merged, kPages);
+    const std::vector<std::string> where = {"UPM_BACKEND=store", "UPM_SOCKET=" + broker.socket()};
+    const Finished done = run({UPM_COMMAND, "status", "--json"}, where);
+    ASSERT_EQ(done.status, 0) << done.err;
+    const auto status = nlohmann::json::parse(done.out);
+    const auto &domain = status["domains"].at("user:" + std::to_string(::geteuid()));
+    EXPECT_EQ(domain["clients"], 2) << "this process, and the command itself";
+    EXPECT_EQ(domain["segments"], 1);
+    EXPECT_EQ(domain["pages"], kPages);
+    EXPECT_EQ(domain["mapped_pages"], 2 * kPages);
+    EXPECT_EQ(domain["shared_bytes"], kPages * page_size());
+    EXPECT_EQ(domain["saved_bytes"], kPages * page_size());
+    const Finished table = run({UPM_COMMAND, "status"}, where);
+    EXPECT_THAT(table.out, testing::HasSubstr("DOMAIN"));
+    EXPECT_THAT(table.out, testing::HasSubstr("400.0 KiB  400.0 KiB"));
 }
 
 // As systemd does it: a listening socket as descriptor 3.

@@ -111,8 +111,39 @@ Json service_json() {
     return values;
 }
 
+// "upmd_domain_pages{domain=\"user:0\"}": which value of which domain; false for others.
+bool split_domain(const std::string &name, std::string &value, std::string &domain) {
+    constexpr std::string_view kPrefix = "upmd_domain_";
+    constexpr std::string_view kLabel = "{domain=\"";
+    const std::size_t label = name.find(kLabel);
+    if (!name.starts_with(kPrefix) || label == std::string::npos || !name.ends_with("\"}"))
+        return false;
+    value = name.substr(kPrefix.size(), label - kPrefix.size());
+    domain = name.substr(label + kLabel.size());
+    domain.resize(domain.size() - 2);
+    return true;
+}
+
+// The domains that the broker tells of. This process is one of the clients.
+Json service_domains_json(const Json &service, std::uint64_t page_size) {
+    Json domains = Json::object();
+    std::string value;
+    std::string domain;
+    for (const auto &[name, number] : service.items())
+        if (split_domain(name, value, domain))
+            domains[domain][value] = number;
+    for (Json &each : domains) {
+        const std::uint64_t pages = each.value("pages", std::uint64_t{0});
+        const std::uint64_t mapped = each.value("mapped_pages", std::uint64_t{0});
+        each["shared_bytes"] = pages * page_size;
+        each["saved_bytes"] = (mapped - std::min(mapped, pages)) * page_size;
+    }
+    return domains;
+}
+
 Json status_json(const Root &root) {
     const Info found = upm::info();
+    const Json service = service_json();
     return {{"command", "status"},
             {"backend", found.backend},
             {"reason", found.reason},
@@ -124,9 +155,13 @@ Json status_json(const Root &root) {
               {"unmerge", found.unmerge != 0},
               {"dry_run", found.dry_run != 0},
               {"domains", found.domains != 0}}},
+            {"restores", found.restores != 0},
+            {"quiescent", found.quiescent != 0},
             {"page_size", found.page_size},
             {"stats", own_stats_json()},
-            {"service", service_json()},
+            {"service", service},
+            {"domains",
+             service.is_null() ? Json(nullptr) : service_domains_json(service, found.page_size)},
             {"module", module_json(root)}};
 }
 
@@ -188,6 +223,33 @@ std::string domains_text(const Json &domains) {
     return "\n" + rows.text();
 }
 
+std::string service_text(const Json &service) {
+    Json rest = Json::object();
+    std::string value;
+    std::string domain;
+    for (const auto &[name, number] : service.items())
+        if (!split_domain(name, value, domain))
+            rest[name] = number;
+    return pairs_text("broker", rest);
+}
+
+std::string service_domains_text(const Json &domains) {
+    if (domains.empty())
+        return "";
+    Table rows({{"DOMAIN", Table::Align::kLeft},
+                {"CLIENTS"},
+                {"WAITING"},
+                {"SEGMENTS"},
+                {"SHARED"},
+                {"SAVED"}});
+    for (const auto &[domain, values] : domains.items())
+        rows.add({printable(domain), plain(values["clients"]), plain(values["waiting"]),
+                  plain(values["segments"]),
+                  human_bytes(values["shared_bytes"].get<std::uint64_t>()),
+                  human_bytes(values["saved_bytes"].get<std::uint64_t>())});
+    return "\n" + rows.text();
+}
+
 std::string status_text(const Json &status) {
     std::string text = fmt::format(
         "backend  {} (libupm {})\nreason   {}\ncan      {}\n", status["backend"].get<std::string>(),
@@ -195,7 +257,7 @@ std::string status_text(const Json &status) {
         capabilities_text(status["capabilities"]));
     text += stats_text(status);
     if (!status["service"].is_null())
-        text += pairs_text("broker", status["service"]);
+        text += service_text(status["service"]) + service_domains_text(status["domains"]);
     const Json &module = status["module"];
     if (module.is_null())
         return text + fmt::format("\nmodule   not loaded (no {})\n", kSysfs);
