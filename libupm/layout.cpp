@@ -13,12 +13,19 @@ constinit thread_local const Layout *current = nullptr;
 
 } // namespace
 
-Layout::Layout() noexcept {
+Layout::Layout(bool heap) noexcept {
     SmapsReader smaps("/proc/self/smaps");
     Vma vma;
-    while (smaps.next(vma))
+    while (smaps.next(vma)) {
+        if ((vma.flags & kVmaHeap) != 0) {
+            heap_start_ = heap_start_ == 0 ? vma.start : heap_start_;
+            heap_end_ = vma.end;
+            if (heap)
+                vma.flags &= ~static_cast<std::uint32_t>(kVmaHeap);
+        }
         if (!add(vma))
             return; // no memory: whoever asks looks for itself
+    }
     if (smaps.error() == 0)
         current = this;
 }

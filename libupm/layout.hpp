@@ -19,10 +19,16 @@ namespace upm {
 // library maps anew or changes the flags of: the hook's own blocks are.
 class Layout {
   public:
-    Layout() noexcept;
+    // `heap`: the heap (brk) may be advised, too: its allocator neither relies on what
+    // MADV_DONTNEED leaves nor shrinks it meanwhile.
+    explicit Layout(bool heap = false) noexcept;
     Layout(const Layout &) = delete;
     Layout &operator=(const Layout &) = delete;
     ~Layout();
+
+    // From the first to the last mapping of the heap; both 0 if there is none.
+    [[nodiscard]] std::uint64_t heap_start() const noexcept { return heap_start_; }
+    [[nodiscard]] std::uint64_t heap_end() const noexcept { return heap_end_; }
 
     // The calling thread's mappings that make up [start, end), in order; empty if there
     // is no layout, or if it has a hole there.
@@ -34,6 +40,8 @@ class Layout {
     Vma *vmas_ = nullptr; // mapped, since the heap may be what is looked at
     std::size_t count_ = 0;
     std::size_t room_ = 0;
+    std::uint64_t heap_start_ = 0;
+    std::uint64_t heap_end_ = 0;
 };
 
 } // namespace upm

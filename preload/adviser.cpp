@@ -10,6 +10,7 @@
 #include <climits>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 #include <dirent.h>
 #include <fcntl.h>
@@ -64,15 +65,20 @@ void sleep_ns(std::uint64_t ns) noexcept {
 }
 
 // A thread in uninterruptible sleep waits for a disk, which may be filling a block
-// right now. /proc/self/task/ID/stat: "ID (name) D ...".
-bool waits_for_disk() noexcept {
+// right now; a runnable one waits for a processor on a busy machine, so that it used
+// none is no sign of idleness. /proc/self/task/ID/stat: "ID (name) D ...".
+bool has_work() noexcept {
     DIR *const tasks = ::opendir("/proc/self/task");
     if (tasks == nullptr)
         return false;
+    char self[16];
+    (void)std::snprintf(self, sizeof(self), "%d", ::gettid());
     bool found = false;
     while (const dirent *entry = ::readdir(tasks)) {
         char path[64];
         char text[256];
+        if (std::strcmp(entry->d_name, self) == 0)
+            continue;
         (void)std::snprintf(path, sizeof(path), "%.20s/stat", entry->d_name);
         const int fd = ::openat(::dirfd(tasks), path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
@@ -81,7 +87,8 @@ bool waits_for_disk() noexcept {
         ::close(fd);
         const std::string_view line(text, got > 0 ? static_cast<std::size_t>(got) : 0);
         const std::size_t end = line.rfind(')');
-        found = found || (end != std::string_view::npos && line.substr(end, 3) == ") D");
+        const std::string_view state = end == std::string_view::npos ? "" : line.substr(end, 3);
+        found = found || state == ") D" || state == ") R";
     }
     ::closedir(tasks);
     return found;
@@ -99,7 +106,7 @@ void wait_until_idle() noexcept {
         // Added, not subtracted: two clocks make it up, and it may go back a little.
         quiet = now <= cpu + pause / kAllowedShare + kAllowedNs ? quiet + 1 : 0;
         cpu = now;
-        if (quiet == kTicks && waits_for_disk())
+        if (quiet == kTicks && has_work())
             quiet = 0;
     }
 }

@@ -66,7 +66,7 @@ void *resize_block(Block &block, std::size_t size) noexcept;
 // Mappings that the program made, and ended or changed. Only one that begins at
 // `addr` is forgotten: a record that outlives its mapping does no harm, since to
 // advise what is not there any more fails, and to advise what is there instead is
-// right (kmod, ksm; the store gets no mappings).
+// right (kmod, ksm; for the store, see munmap in hooks.cpp).
 void record_mapping(void *addr, std::size_t len) noexcept;
 void forget_mapping(const void *addr) noexcept;
 
@@ -75,20 +75,30 @@ const Block *find_mapping(const void *addr) noexcept;
 // What the next block will have as Block::number.
 std::uint64_t next_block_number() noexcept;
 
-// Some own block intersects [addr, addr + len), now. Calls `visit` for each.
+// Calls `visit` for each block, or mapping of the program, that now intersects
+// [addr, addr + len).
 template <class Visit>
-void for_each_own(const void *addr, std::size_t len, Visit visit) noexcept {
+void for_each_block(const void *addr, std::size_t len, Visit visit) noexcept {
     const auto start = reinterpret_cast<std::uintptr_t>(addr);
     const std::uint32_t count = block_count();
     for (std::uint32_t i = 0; i < count; ++i) {
         Block &block = block_at(i);
         const State state = block.state.load();
-        if (!block.own || state == State::kEmpty || state == State::kCached)
+        if (state == State::kEmpty || state == State::kCached)
             continue;
         const auto at = reinterpret_cast<std::uintptr_t>(block.addr.load());
         if (at < start + len && start < at + block.len.load())
             visit(block);
     }
+}
+
+// The same without mappings of the program.
+template <class Visit>
+void for_each_own(const void *addr, std::size_t len, Visit visit) noexcept {
+    for_each_block(addr, len, [&](Block &block) {
+        if (block.own)
+            visit(block);
+    });
 }
 
 // The adviser takes a live block and gives it back. false: it is not live (any

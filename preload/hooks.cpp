@@ -95,16 +95,21 @@ bool worth_recording(std::size_t len, int prot, int flags) noexcept {
 // Something special happens to this range, and the backend maps things over blocks:
 // from now on it leaves the blocks there alone.
 void hands_off(const void *addr, std::size_t len) noexcept {
-    for_each_own(addr, len, [](Block &block) { block.hands_off = true; });
+    for_each_block(addr, len, [](Block &block) { block.hands_off = true; });
 }
 
 void *map(void *(*real_mmap)(void *, std::size_t, int, int, int, off_t), void *addr,
           std::size_t len, int prot, int flags, int fd, off_t offset) noexcept {
-    void *const result = real_mmap(addr, len, prot, flags, fd, offset);
+    void *result = MAP_FAILED;
+    if ((flags & MAP_FIXED) != 0 && backend_remaps() && !Guard::active()) {
+        const NoAdvise no_advise;
+        hands_off(addr, len);
+        result = real_mmap(addr, len, prot, flags, fd, offset);
+    } else {
+        result = real_mmap(addr, len, prot, flags, fd, offset);
+    }
     if (result == MAP_FAILED)
         return result;
-    if ((flags & MAP_FIXED) != 0 && backend_remaps() && !Guard::active())
-        hands_off(result, len);
     if (worth_recording(len, prot, flags)) {
         const int error = errno;
         record_mapping(result, len);
@@ -133,7 +138,7 @@ int drop_content(void *addr, std::size_t len) noexcept {
     const Guard guard;
     const NoAdvise no_advise;
     int result = 1;
-    for_each_own(addr, len, [&](Block &block) {
+    for_each_block(addr, len, [&](Block &block) {
         block.hands_off = true;
         if (!block.advised)
             return;
@@ -148,12 +153,30 @@ int drop_content(void *addr, std::size_t len) noexcept {
     return result;
 }
 
+// Not while a piece is being advised: shared content would be mapped where nothing is
+// any more, or soon something else. Of a mapping that goes in part, the rest is left as
+// it is, and remembered: it may show shared content.
+int unmap(void *addr, std::size_t len) noexcept {
+    const auto *const first = static_cast<char *>(addr);
+    const NoAdvise no_advise;
+    for_each_block(addr, len, [&](Block &block) {
+        if (block.own)
+            return;
+        char *const start = block.addr;
+        if (start >= first && start + block.len <= first + round_up(len))
+            forget_mapping(start);
+        else
+            block.hands_off = true;
+    });
+    return real().munmap(addr, len);
+}
+
 void make_private(void *addr, std::size_t len) noexcept {
     const Guard guard;
     bool advised = false;
     {
         const NoAdvise no_advise;
-        for_each_own(addr, len, [&](Block &block) {
+        for_each_block(addr, len, [&](Block &block) {
             block.hands_off = true;
             advised = advised || block.advised;
         });
@@ -280,6 +303,16 @@ UPM_HOOK std::size_t malloc_usable_size(void *pointer) noexcept {
     return real().malloc_usable_size(pointer);
 }
 
+// The heap may shrink, which it must not while it is being advised.
+UPM_HOOK int malloc_trim(std::size_t pad) noexcept {
+    if (!ready() || real().malloc_trim == nullptr)
+        return 0;
+    if (!backend_remaps() || Guard::active())
+        return real().malloc_trim(pad);
+    const NoAdvise no_advise;
+    return real().malloc_trim(pad);
+}
+
 UPM_HOOK void *mmap(void *addr, std::size_t len, int prot, int flags, int fd,
                     off_t offset) noexcept {
     (void)ready();
@@ -294,6 +327,8 @@ UPM_HOOK void *mmap64(void *addr, std::size_t len, int prot, int flags, int fd,
 
 UPM_HOOK int munmap(void *addr, std::size_t len) noexcept {
     (void)ready();
+    if (backend_remaps() && !Guard::active())
+        return unmap(addr, len);
     forget_mapping(addr);
     return real().munmap(addr, len);
 }

@@ -18,6 +18,7 @@
 #include <ctime>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <optional>
 #include <pthread.h>
 #include <unistd.h>
@@ -100,12 +101,10 @@ std::uint64_t trim(bool forced) noexcept {
     if (!forced && last != 0 && now_ns() - last < kTrimPauseNs)
         return 0;
     last = now_ns();
-    const auto malloc_trim =
-        reinterpret_cast<int (*)(std::size_t)>(::dlsym(RTLD_NEXT, "malloc_trim"));
     const std::uint64_t before = resident_bytes();
     (void)drop_cache();
-    if (malloc_trim != nullptr)
-        (void)malloc_trim(0);
+    if (real().malloc_trim != nullptr)
+        (void)real().malloc_trim(0);
     const std::uint64_t after = resident_bytes();
     return before > after ? before - after : 0;
 }
@@ -121,6 +120,7 @@ class Pass {
 
   private:
     bool go_on() noexcept;
+    bool takes(const Block &block) const noexcept;
     bool wants(Block &block) const noexcept;
     void advise_block(Block &block) noexcept;
     bool advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
@@ -130,6 +130,8 @@ class Pass {
     void finish(History &history) noexcept;
     void advise_blocks() noexcept;
     void advise_rest() noexcept;
+    void advise_heap(const Layout &layout) noexcept;
+    void advise_region(const Mapping &mapping, History &history) noexcept;
     bool eligible(const Mapping &mapping) const noexcept;
 
     const Settings &settings_;
@@ -204,8 +206,13 @@ void Pass::finish(History &history) noexcept {
     totals.retired += !before && history.retired() ? 1 : 0;
 }
 
+// A backend that maps over memory gets mappings of the program only if asked for.
+bool Pass::takes(const Block &block) const noexcept {
+    return block.own || !remaps || settings_.everything;
+}
+
 bool Pass::wants(Block &block) const noexcept {
-    if (block.number < wanted_.mark || block.hands_off || (!block.own && remaps))
+    if (block.number < wanted_.mark || block.hands_off || !takes(block))
         return false;
     return block.resume_at != 0 || block.history.due(now_ns(), wanted_.forced);
 }
@@ -230,16 +237,13 @@ void Pass::advise_block(Block &block) noexcept {
             finish(block.history);
         }
     }
-    if (block.history.waits() && !block.hands_off && (block.own || !remaps))
+    if (block.history.waits() && !block.hands_off && takes(block))
         due_ = std::min(due_, block.resume_at != 0 ? now_ns() : block.history.due_ns());
     release_block(block);
 }
 
 void Pass::advise_blocks() noexcept {
     const std::uint32_t count = block_count();
-    std::optional<Layout> layout; // own blocks only are advised where it is used
-    if (remaps)
-        layout.emplace();
     for (std::uint32_t i = 0; i < count; ++i) {
         if (!go_on()) {
             due_ = std::min(due_, now_ns());
@@ -285,23 +289,45 @@ Region &region_of(const Mapping &mapping) noexcept {
     return *found;
 }
 
+void Pass::advise_region(const Mapping &mapping, History &history) noexcept {
+    if (history.due(now_ns(), wanted_.forced)) {
+        std::size_t offset = 0;
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of this process
+        auto *const addr = reinterpret_cast<char *>(mapping.start);
+        if (advise_range(addr, mapping.end - mapping.start, offset, history, nullptr, 0))
+            finish(history);
+    }
+    if (history.waits())
+        due_ = std::min(due_, history.due_ns());
+}
+
 void Pass::advise_rest() noexcept {
     MapsReader maps("/proc/self/maps");
     Mapping mapping;
     while (go_on() && maps.next(mapping)) {
-        if (!eligible(mapping))
-            continue;
-        Region &region = region_of(mapping);
-        if (region.history.due(now_ns(), wanted_.forced)) {
-            std::size_t offset = 0;
-            // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of this process
-            auto *const addr = reinterpret_cast<char *>(mapping.start);
-            if (advise_range(addr, mapping.end - mapping.start, offset, region.history, nullptr, 0))
-                finish(region.history);
-        }
-        if (region.history.waits())
-            due_ = std::min(due_, region.history.due_ns());
+        if (eligible(mapping))
+            advise_region(mapping, region_of(mapping).history);
     }
+}
+
+// The store does not take the heap of an allocator that it does not know. glibc's never
+// takes for zero what it gave back by madvise, and it shrinks the heap in malloc_trim,
+// which is hooked, and in free, which is told here not to do it.
+bool heap_is_glibcs() noexcept {
+    Dl_info info{};
+    const bool known = ::dladdr(reinterpret_cast<void *>(real().malloc), &info) != 0 &&
+                       std::strstr(info.dli_fname, "/libc.so.6") != nullptr;
+    return known && ::mallopt(M_TRIM_THRESHOLD, -1) == 1;
+}
+
+// Its history goes on when it grows, which it may do for ever.
+void Pass::advise_heap(const Layout &layout) noexcept {
+    static constinit History history;
+    Mapping heap;
+    heap.start = layout.heap_start();
+    heap.end = layout.heap_end();
+    if (heap.end - heap.start >= settings_.min_bytes && heap.end != 0 && go_on())
+        advise_region(heap, history);
 }
 
 // Devices write into memory that a process has pinned, and go on writing into the
@@ -336,9 +362,15 @@ int Pass::run() noexcept {
         ++totals.passes;
         totals.trimmed += trimmed;
     }
+    static const bool heap = settings_.everything && remaps && heap_is_glibcs();
+    std::optional<Layout> layout;
+    if (remaps)
+        layout.emplace(heap);
     advise_blocks();
-    if (settings_.everything && !remaps && wanted_.mark == 0)
+    if (settings_.everything && wanted_.mark == 0 && !remaps)
         advise_rest();
+    if (heap && wanted_.mark == 0)
+        advise_heap(*layout);
     next_due = due_;
     return error_;
 }
