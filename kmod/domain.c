@@ -251,17 +251,32 @@ static struct upm_domain *domain_get(const struct upm_domain_key *key)
 }
 
 /* Under upm_domains_mutex; nobody else has a reference, or can get one. */
-static void domain_destroy(struct upm_domain *dom)
+static void domain_remove(struct upm_domain *dom, struct list_head *dead)
 {
 	hash_del_rcu(&dom->link);
 	named_count -= dom->key.kind == UPM_DOMAIN_NAMED;
 	trace_upm_domain(dom->id, dom->key.kind, false);
-	kobject_del(&dom->kobj);	/* waits for readers of its files */
-	synchronize_rcu();		/* and for lookups of its key */
-	upm_index_destroy(dom);
-	if (dom->key.kind == UPM_DOMAIN_UID)
-		put_user_ns(dom->key.user.ns);
-	kobject_put(&dom->kobj);
+	list_add(&dom->dead, dead);
+}
+
+/*
+ * Ends domains that domain_remove() took out. Without the mutex: one grace period
+ * for all of them is long enough for others to wait.
+ */
+static void domains_destroy(struct list_head *dead)
+{
+	struct upm_domain *dom, *next;
+
+	if (list_empty(dead))
+		return;
+	synchronize_rcu();		/* for lookups of their keys */
+	list_for_each_entry_safe(dom, next, dead, dead) {
+		kobject_del(&dom->kobj); /* waits for readers of its files */
+		upm_index_destroy(dom);
+		if (dom->key.kind == UPM_DOMAIN_UID)
+			put_user_ns(dom->key.user.ns);
+		kobject_put(&dom->kobj);
+	}
 }
 
 static u64 cgroup_at_depth(struct task_struct *task, unsigned int depth)
@@ -358,6 +373,7 @@ void upm_domains_reap(void)
 {
 	struct upm_domain *dom;
 	struct hlist_node *next;
+	LIST_HEAD(dead);
 	int bucket;
 
 	mutex_lock(&upm_domains_mutex);
@@ -365,9 +381,10 @@ void upm_domains_reap(void)
 		if (atomic_long_read(&dom->pages) ||
 		    !refcount_dec_if_one(&dom->ref))
 			continue;
-		domain_destroy(dom);
+		domain_remove(dom, &dead);
 	}
 	mutex_unlock(&upm_domains_mutex);
+	domains_destroy(&dead);
 }
 
 static int domain_file_release(struct inode *inode, struct file *file)
@@ -421,13 +438,15 @@ void upm_domains_exit(void)
 {
 	struct upm_domain *dom;
 	struct hlist_node *next;
+	LIST_HEAD(dead);
 	int bucket;
 
 	mutex_lock(&upm_domains_mutex);
 	hash_for_each_safe(domain_table, bucket, next, dom, link) {
 		WARN_ON_ONCE(!refcount_dec_if_one(&dom->ref));
-		domain_destroy(dom);
+		domain_remove(dom, &dead);
 	}
 	mutex_unlock(&upm_domains_mutex);
+	domains_destroy(&dead);
 	rcu_barrier();	/* domain_free_rcu() is code of this module */
 }

@@ -8,16 +8,21 @@
  * pages are frozen.
  */
 #include <linux/highmem.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 
 #include "upm.h"
 
 /* Spare pages to begin with: the second process of a kind needs none. */
 #define SPARE_FEW 8U
 
-void upm_finder_init(struct upm_finder *f, struct upm_domain *dom)
+/* What the finder allocates is charged to the process of @mm, also for an agent. */
+void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
+		     struct mm_struct *mm)
 {
 	f->dom = dom;
+	f->memcg = mm == current->mm ? NULL : get_mem_cgroup_from_mm(mm);
 	f->cursor = NULL;
 	f->predicted = 0;
 	f->nr_spare = 0;
@@ -25,26 +30,32 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom)
 	f->no_spare = false;
 }
 
+static bool spare_alloc(struct upm_spare *spare, gfp_t gfp)
+{
+	spare->entry = upm_entry_alloc(gfp);
+	if (!spare->entry)
+		return false;
+	spare->page = alloc_page(gfp);
+	if (!spare->page)
+		upm_entry_free(spare->entry);
+	return spare->page;
+}
+
 /* Fill up the spare pages. May sleep; never ends a process for memory. */
 void upm_finder_refill(struct upm_finder *f)
 {
 	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+	struct mem_cgroup *old = NULL;
 
 	if (READ_ONCE(upm_knobs.charge))
 		gfp |= __GFP_ACCOUNT;
-	while (f->nr_spare < f->want_spare) {
-		struct upm_spare *spare = &f->spare[f->nr_spare];
-
-		spare->entry = upm_entry_alloc(gfp);
-		if (!spare->entry)
-			break;
-		spare->page = alloc_page(gfp);
-		if (!spare->page) {
-			upm_entry_free(spare->entry);
-			break;
-		}
+	if (f->memcg)
+		old = set_active_memcg(f->memcg);
+	while (f->nr_spare < f->want_spare &&
+	       spare_alloc(&f->spare[f->nr_spare], gfp))
 		f->nr_spare++;
-	}
+	if (f->memcg)
+		set_active_memcg(old);
 	f->no_spare = !f->nr_spare;
 }
 
@@ -58,12 +69,14 @@ void upm_finder_release(struct upm_finder *f)
 		__free_page(spare->page);
 		upm_entry_free(spare->entry);
 	}
+	mem_cgroup_put(f->memcg);
 }
 
 /* The last spare, its page on node @nid if that matters, or NULL. */
 static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
 {
 	gfp_t gfp = GFP_NOWAIT | __GFP_THISNODE | __GFP_NOWARN;
+	struct mem_cgroup *old = NULL;
 	struct upm_spare *spare;
 	struct page *page;
 
@@ -74,7 +87,11 @@ static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
 		return spare;
 	if (READ_ONCE(upm_knobs.charge))
 		gfp |= __GFP_ACCOUNT;
+	if (f->memcg)
+		old = set_active_memcg(f->memcg);
 	page = alloc_pages_node(nid, gfp, 0);
+	if (f->memcg)
+		set_active_memcg(old);
 	if (!page)
 		return NULL;
 	__free_page(spare->page);
@@ -114,8 +131,6 @@ static bool entry_matches(struct upm_entry *entry, const void *bytes, int nid)
 
 	if (nid != NUMA_NO_NODE && page_to_nid(entry->page) != nid)
 		return false;
-	if (page_ref_count(entry->page) >= UPM_SHARING_MAX)
-		return false;
 	shared = kmap_local_page(entry->page);
 	equal = bytes_equal(bytes, shared);
 	kunmap_local(shared);
@@ -141,7 +156,8 @@ static struct upm_entry *find_predicted(struct upm_finder *f, const void *bytes,
 	if (!f->cursor)
 		return NULL;
 	entry = upm_index_get_next(f->dom, f->cursor);
-	if (!entry || entry_matches(entry, bytes, nid))
+	if (!entry ||
+	    (!upm_entry_full(entry) && entry_matches(entry, bytes, nid)))
 		return entry;
 	put_page(entry->page);
 	return NULL;

@@ -100,6 +100,12 @@ unsigned long upm_index_pages(void)
 	return atomic_long_read(&index_pages);
 }
 
+/* Does the page of @entry take no more mappings? Who asks holds @entry. */
+bool upm_entry_full(const struct upm_entry *entry)
+{
+	return (unsigned int)page_ref_count(entry->page) >= UPM_SHARING_MAX;
+}
+
 /* Bytes that the bookkeeping of a domain takes: entries and hash buckets. */
 u64 upm_index_metadata(struct upm_domain *dom)
 {
@@ -141,7 +147,10 @@ static bool entry_tryget(struct upm_entry *entry)
 	return false;
 }
 
-/* Entry with this key, its page referenced, or NULL. The content may differ. */
+/*
+ * Entry with this key that takes more mappings, its page referenced, or NULL. The
+ * content may differ.
+ */
 struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash)
 {
 	struct upm_entry *entry;
@@ -151,6 +160,10 @@ struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash)
 	if (entry && !entry_tryget(entry))
 		entry = NULL;
 	rcu_read_unlock();
+	if (entry && upm_entry_full(entry)) {
+		put_page(entry->page);
+		entry = NULL;
+	}
 	return entry;
 }
 
@@ -198,6 +211,29 @@ static void pages_unreserve(struct upm_domain *dom)
 	atomic_long_dec(&index_pages);
 }
 
+/*
+ * Puts @entry into hash and list, or returns another one with its key. One that is
+ * full gives up its place in the hash; it stays in the list, where prediction and
+ * sweep find it. Under dom->lock, so that no entry is freed.
+ */
+static struct upm_entry *entry_publish(struct upm_domain *dom,
+				       struct upm_entry *entry,
+				       struct upm_entry *prev)
+{
+	struct upm_entry *old;
+
+	old = rhashtable_lookup_get_insert_fast(&dom->index, &entry->node,
+						index_params);
+	if (IS_ERR(old))
+		return old;
+	if (old && (!upm_entry_full(old) ||
+		    rhashtable_replace_fast(&dom->index, &old->node,
+					    &entry->node, index_params)))
+		return old;
+	list_add_rcu(&entry->list, prev ? &prev->list : dom->entries.prev);
+	return NULL;
+}
+
 /**
  * upm_index_insert() - publish a shared page
  * @dom: domain
@@ -229,11 +265,7 @@ struct upm_entry *upm_index_insert(struct upm_domain *dom,
 	INIT_LIST_HEAD(&entry->list);
 	rcu_read_lock();
 	spin_lock(&dom->lock);
-	old = rhashtable_lookup_get_insert_fast(&dom->index, &entry->node,
-						index_params);
-	if (!old)
-		list_add_rcu(&entry->list,
-			     prev ? &prev->list : dom->entries.prev);
+	old = entry_publish(dom, entry, prev);
 	spin_unlock(&dom->lock);
 	if (!IS_ERR_OR_NULL(old) && !entry_tryget(old))
 		old = ERR_PTR(-EAGAIN);
@@ -270,6 +302,7 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 	if (!page_ref_freeze(page, 1))
 		return NULL;
 	WRITE_ONCE(entry->page, NULL);
+	/* -ENOENT: it was full once, see entry_publish(). */
 	rhashtable_remove_fast(&dom->index, &entry->node, index_params);
 	list_del_rcu(&entry->list);
 	set_page_private(page, 0);
@@ -372,7 +405,7 @@ void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
 		cursor_rewind(dom);
 	if (census->freed != freed) {
 		atomic64_add(census->freed - freed, &upm_totals.freed);
-		queue_work(system_unbound_wq, &reap_work);
+		queue_work(upm_unbound_wq, &reap_work);
 	}
 }
 
@@ -388,28 +421,24 @@ int upm_index_init(struct upm_domain *dom)
 	return rhashtable_init(&dom->index, &index_params);
 }
 
-static void entry_release(void *ptr, void *arg)
-{
-	struct upm_entry *entry = ptr;
-
-	put_page(entry->page);
-	pages_unreserve(arg);
-	kmem_cache_free(entry_cache, entry);
-}
-
 /*
  * Ends the index. No call, walk or lookup of this domain runs or can begin.
  * Pages that are still mapped live on by their mappings, marked as orphans.
  */
 void upm_index_destroy(struct upm_domain *dom)
 {
-	struct upm_entry *entry;
+	struct upm_entry *entry, *next;
 
-	list_for_each_entry(entry, &dom->entries, list)
-		if (entry->page)
-			set_page_private(entry->page, ORPHAN_TAG ^
-					 page_to_pfn(entry->page));
-	rhashtable_free_and_destroy(&dom->index, entry_release, dom);
+	/* First: until then a worker may move entries to a table of another size. */
+	rhashtable_destroy(&dom->index);
+	list_del(&dom->cursor.list);
+	list_for_each_entry_safe(entry, next, &dom->entries, list) {
+		set_page_private(entry->page,
+				 ORPHAN_TAG ^ page_to_pfn(entry->page));
+		put_page(entry->page);
+		pages_unreserve(dom);
+		kmem_cache_free(entry_cache, entry);
+	}
 }
 
 int upm_index_global_init(void)

@@ -362,35 +362,37 @@ static struct attribute *upm_attrs[] = {
 
 static const struct attribute_group upm_group = { .attrs = upm_attrs };
 
+/* The folders, for knobs and domains. */
 int upm_sysfs_init(void)
 {
-	int err = -ENOMEM;
-
-	/* Shared pages cannot be swapped: at most half of the memory. */
-	upm_knobs.max_pages = totalram_pages() / 2;
-	upm_knobs.domain_max_pages = upm_knobs.max_pages;
-
 	upm_kobj = kobject_create_and_add("upm", kernel_kobj);
 	if (!upm_kobj)
-		return err;
+		return -ENOMEM;
 	upm_domains_kobj = kobject_create_and_add("domains", upm_kobj);
-	if (!upm_domains_kobj)
-		goto err_kobj;
-	err = sysfs_create_group(upm_kobj, &upm_group);
-	if (err)
-		goto err_domains;
+	if (!upm_domains_kobj) {
+		kobject_put(upm_kobj);
+		return -ENOMEM;
+	}
 	return 0;
-
-err_domains:
-	kobject_put(upm_domains_kobj);
-err_kobj:
-	kobject_put(upm_kobj);
-	return err;
 }
 
 void upm_sysfs_exit(void)
 {
-	sysfs_remove_group(upm_kobj, &upm_group);
 	kobject_put(upm_domains_kobj);
 	kobject_put(upm_kobj);
+}
+
+/* The files, once all that they work on is there. */
+int upm_knobs_init(void)
+{
+	/* Shared pages cannot be swapped: at most half of the memory. */
+	upm_knobs.max_pages = totalram_pages() / 2;
+	upm_knobs.domain_max_pages = upm_knobs.max_pages;
+	return sysfs_create_group(upm_kobj, &upm_group);
+}
+
+/* Waits for who writes to one now. */
+void upm_knobs_exit(void)
+{
+	sysfs_remove_group(upm_kobj, &upm_group);
 }

@@ -27,11 +27,16 @@ static int __init upm_init(void)
 	err = upm_sweep_init();
 	if (err)
 		goto err_domains;
-	err = upm_device_init();
+	err = upm_knobs_init();
 	if (err)
 		goto err_sweep;
+	err = upm_device_init();
+	if (err)
+		goto err_knobs;
 	return 0;
 
+err_knobs:
+	upm_knobs_exit();
 err_sweep:
 	upm_sweep_exit();
 err_domains:
@@ -44,12 +49,14 @@ err_index:
 }
 
 /*
- * No descriptor is open, so no call runs. Shared pages that are still mapped
- * need nothing of the module any more.
+ * No descriptor is open, so no call runs. The knobs go before what they start: a
+ * write to some of them sets off a sweep. Shared pages that are still mapped need
+ * nothing of the module any more.
  */
 static void __exit upm_exit(void)
 {
 	upm_device_exit();
+	upm_knobs_exit();
 	upm_sweep_exit();
 	upm_domains_exit();
 	upm_sysfs_exit();

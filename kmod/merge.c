@@ -44,6 +44,7 @@
  * and NUMA balancing away. It is off only under the lock, and only for a range
  * that holds no PTE that needs it (upm_scan.foreign_special).
  */
+#include <linux/magic.h>
 #include <linux/migrate.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -229,13 +230,14 @@ static void batch_finish(struct batch *b, struct migrate_vma *mig,
 
 /* ---- the batch ---------------------------------------------------------- */
 
-/* Leave every candidate as it is, for @reason. */
+/* Leave every candidate, and what might become one, as it is, for @reason. */
 static void batch_refuse(struct batch *b, int reason)
 {
 	unsigned int i;
 
 	for (i = 0; i < b->nr; i++)
-		if (b->scan.state[i] == UPM_PAGE_CANDIDATE)
+		if (b->scan.state[i] == UPM_PAGE_CANDIDATE ||
+		    b->scan.state[i] == UPM_PAGE_ORPHAN)
 			b->scan.state[i] = reason;
 	b->scan.first = b->nr;
 }
@@ -282,11 +284,27 @@ static void batch_replace(struct batch *b)
 	phase_end(b, UPM_PHASE_FINISH);
 }
 
-/* A write fault, as by the program, on page @i of the batch. */
+/*
+ * Would a fault on this VMA wait for a program of which the caller knows nothing?
+ * Its pages are there, so none reads the file but by a race, which the program may
+ * provoke, and it may never answer: an agent would hang, with the lock held.
+ */
+static bool fault_may_hang(const struct batch *b)
+{
+	const struct file *file = b->vma->vm_file;
+
+	return file && b->call->mm != current->mm &&
+	       file_inode(file)->i_sb->s_magic == FUSE_SUPER_MAGIC;
+}
+
+/*
+ * A write fault, as by the program, on page @i of the batch. FOLL_NOWAIT: the
+ * mmap_lock is held for writing, no time to wait for a page to be read.
+ */
 static void make_private(struct batch *b, unsigned int i)
 {
 	upm_gup_remote(b->call->mm, b->addr + i * PAGE_SIZE, 1,
-		       FOLL_WRITE | FOLL_FORCE, NULL);
+		       FOLL_WRITE | FOLL_FORCE | FOLL_NOWAIT, NULL);
 }
 
 /* Page @i of a file mapping is the file's own again: drop it and read it. */
@@ -299,7 +317,7 @@ static void make_clean(struct batch *b, unsigned int i)
 	upm_zap_range(b->vma, addr, PAGE_SIZE);
 	if (!mixed)
 		upm_vm_flags_clear(b->vma, VM_MIXEDMAP);
-	upm_gup_remote(b->call->mm, addr, 1, FOLL_FORCE, NULL);
+	upm_gup_remote(b->call->mm, addr, 1, FOLL_FORCE | FOLL_NOWAIT, NULL);
 }
 
 /*
@@ -330,6 +348,10 @@ static void batch_prepare(struct batch *b)
 
 	if (!b->scan.orphans && (!bare_file || b->scan.first >= b->nr))
 		return;
+	if (fault_may_hang(b)) {
+		batch_refuse(b, UPM_SKIP_FILE);
+		return;
+	}
 	if (bare_file && b->scan.first < b->nr)
 		make_anon_vma(b, b->scan.first);
 	for (i = 0; i < b->nr; i++) {
@@ -367,7 +389,7 @@ static void batch_account(struct batch *b)
 		case UPM_PAGE_MERGED:
 			c->already++;
 			break;
-		case UPM_PAGE_ORPHAN:
+		case UPM_PAGE_ORPHAN:	/* could not be made a candidate */
 			c->skipped[UPM_SKIP_NOMEM]++;
 			break;
 		default:
@@ -475,7 +497,7 @@ int upm_merge(struct upm_call *call)
 	if (!b)
 		return -ENOMEM;
 	b->call = call;
-	upm_finder_init(&b->finder, call->dom);
+	upm_finder_init(&b->finder, call->dom, call->mm);
 	while (call->addr < call->end && !err) {
 		if (fatal_signal_pending(current))
 			err = -EINTR;

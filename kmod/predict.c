@@ -39,7 +39,9 @@ static void predict_candidate(struct upm_call *call, struct vm_area_struct *vma,
 {
 	struct page *page;
 
-	if (upm_gup_remote(call->mm, addr, 1, FOLL_FORCE, &page) != 1) {
+	/* The page was there just now. If not, no fault may bring it again. */
+	if (upm_gup_remote(call->mm, addr, 1, FOLL_FORCE | FOLL_NOFAULT,
+			   &page) != 1) {
 		call->counts.skipped[UPM_SKIP_BUSY]++;
 		return;
 	}

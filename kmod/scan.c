@@ -69,7 +69,8 @@ static u8 state_of_page(struct page *page, bool file_vma)
 	 * drops its pages (hole punch, invalidation), the kernel spares
 	 * anonymous pages and takes all others for the file's own.
 	 */
-	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages)))
+	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages) ||
+			 atomic_read(&page->_mapcount) >= UPM_FILE_MAPPINGS_MAX))
 		return UPM_SKIP_FILE;
 	return UPM_PAGE_CANDIDATE;
 }

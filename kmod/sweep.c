@@ -46,7 +46,7 @@ void upm_sweep_retime(void)
 	unsigned int ms = READ_ONCE(upm_knobs.sweep_ms);
 
 	if (ms)
-		mod_delayed_work(system_unbound_wq, &sweep_work,
+		mod_delayed_work(upm_unbound_wq, &sweep_work,
 				 msecs_to_jiffies(ms));
 	else
 		cancel_delayed_work(&sweep_work);
@@ -61,7 +61,7 @@ static void sweep(struct work_struct *work)
 /* Sweep soon: a user of shared pages may just have gone. */
 void upm_sweep_kick(void)
 {
-	mod_delayed_work(system_unbound_wq, &sweep_work, 1);
+	mod_delayed_work(upm_unbound_wq, &sweep_work, 1);
 }
 
 static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)

@@ -15,12 +15,17 @@
 /* Passes of upm_unmerge_all(): a process may fork while we work. */
 #define ALL_PASSES 8
 
-/* Break pages [from, to) of the batch; returns how many, or -errno. */
+/*
+ * Break pages [from, to) of the batch; returns how many, or -errno. A copy needs to
+ * wait for nothing; where a page went meanwhile, FOLL_NOWAIT keeps a program that
+ * serves its file (FUSE) from holding up the administrator's brake.
+ */
 static long unmerge_run(struct upm_call *call, unsigned int from,
 			unsigned int to)
 {
 	return upm_gup_remote(call->mm, call->addr + from * PAGE_SIZE,
-			      to - from, FOLL_WRITE | FOLL_FORCE, NULL);
+			      to - from, FOLL_WRITE | FOLL_FORCE | FOLL_NOWAIT,
+			      NULL);
 }
 
 static bool is_merged(u8 state)

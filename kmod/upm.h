@@ -6,7 +6,7 @@
  *
  * Lock order, outermost first:
  *
- *	upm_domains_mutex		domain table (create, remove)
+ *	upm_domains_mutex		domain table (add, remove)
  *	domain->walk_mutex		one walker per domain
  *	mmap_lock of the target		one batch of an advise
  *	  vma lock (6.4 and newer)	by vm_flags_clear(), before the freeze
@@ -55,8 +55,21 @@
 /* Pages of one batch: an array element each, a page table's worth at most. */
 #define UPM_BATCH_MAX 512U
 
-/* A page that is mapped this often takes no more: far below an overflow. */
-#define UPM_SHARING_MAX (INT_MAX / 2)
+/*
+ * A shared page with this many references takes no more, and another one with the
+ * same bytes takes its place in the index, as with KSM's max_page_sharing. The
+ * limit keeps _refcount from overflowing: fork multiplies the mappings that one
+ * process has, but if each of PID_MAX_LIMIT (2^22) processes had this many, they
+ * would be 2^30.
+ */
+#define UPM_SHARING_MAX 256
+
+/*
+ * A page of a file that more mappings share is left alone: merging it frees
+ * nothing as long as one of them stays, and to freeze it is to take it from all of
+ * them for a while, whoever they are.
+ */
+#define UPM_FILE_MAPPINGS_MAX 64
 
 /* ---- knobs.c: what an administrator sets, /sys/kernel/upm ------------- */
 
@@ -88,6 +101,8 @@ extern struct kobject *upm_domains_kobj;
 
 int upm_sysfs_init(void);
 void upm_sysfs_exit(void);
+int upm_knobs_init(void);
+void upm_knobs_exit(void);
 
 /* ---- stats.c: what happened since the module was loaded --------------- */
 
@@ -147,6 +162,8 @@ void upm_index_destroy(struct upm_domain *dom);
 struct upm_entry *upm_entry_alloc(gfp_t gfp);
 void upm_entry_free(struct upm_entry *entry);
 
+bool upm_entry_full(const struct upm_entry *entry);
+
 u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid);
 struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash);
 struct upm_entry *upm_index_get_next(struct upm_domain *dom,
@@ -204,6 +221,7 @@ struct upm_domain {
 	u32 key_hash;
 	struct upm_domain_key key;
 	struct hlist_node link;	/* in the table; RCU */
+	struct list_head dead;	/* after that, until it is destroyed */
 	struct rcu_head rcu;
 	struct kobject kobj;
 
@@ -276,6 +294,7 @@ struct upm_spare {
 
 struct upm_finder {
 	struct upm_domain *dom;
+	struct mem_cgroup *memcg; /* to charge in place of the caller's, or NULL */
 	struct upm_entry *cursor; /* last hit; its page is referenced */
 	unsigned int predicted;	/* hits without a hash */
 	unsigned int nr_spare;
@@ -284,7 +303,8 @@ struct upm_finder {
 	struct upm_spare spare[UPM_BATCH_MAX];
 };
 
-void upm_finder_init(struct upm_finder *f, struct upm_domain *dom);
+void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
+		     struct mm_struct *mm);
 void upm_finder_refill(struct upm_finder *f);
 void upm_finder_release(struct upm_finder *f);
 int upm_find(struct upm_finder *f, struct page *page, bool anon,

@@ -13,6 +13,7 @@
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/user_namespace.h>
+#include <linux/workqueue.h>
 
 #include "probed.h"
 
@@ -128,6 +129,16 @@ static inline bool upm_task_capable(struct task_struct *task,
 	return ns_capable(mm->user_ns, cap);
 #endif
 }
+
+/*
+ * system_dfl_wq: 128ea9f6ccfb ("workqueue: Add system_percpu_wq and
+ * system_dfl_wq"), v6.17; later kernels warn of the old name.
+ */
+#ifdef UPM_HAVE_SYSTEM_DFL_WQ
+#define upm_unbound_wq system_dfl_wq
+#else
+#define upm_unbound_wq system_unbound_wq
+#endif
 
 /*
  * shrinker_alloc(): c42d50aefd17 ("mm: shrinker: add infrastructure for

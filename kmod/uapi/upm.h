@@ -60,7 +60,7 @@ enum upm_skip {
 	UPM_SKIP_LIMIT = 10,	  /* max_pages reached, in all or in the domain */
 	UPM_SKIP_NOMEM = 11,	  /* no memory for the shared copy */
 	UPM_SKIP_COLLISION = 12,  /* another content has the same hash */
-	UPM_SKIP_FILE = 13,	  /* private copy of a file's page; or clean, and file_pages is 0 */
+	UPM_SKIP_FILE = 13,	  /* private copy of a file's page; or clean, and left out */
 	UPM_SKIP_UNMAPPED = 14,	  /* unmapped while the call ran */
 	UPM_SKIP_NR = 15,
 	UPM_SKIP_SLOTS = 24	  /* slots in the structure; the rest read 0 */

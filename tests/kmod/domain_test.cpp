@@ -3,9 +3,12 @@
 // Who shares with whom, and who may advise whose memory.
 #include "tests/kmod/support/actor.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <grp.h>
 #include <sched.h>
@@ -155,6 +158,32 @@ TEST_F(DomainTest, LimitOfNamedDomains) {
     EXPECT_EQ(errno, ENOSPC);
     Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
     EXPECT_EQ(alice.advise().counts.inserted, kPages);
+}
+
+// Many domains that end at once go together: if each waited for a grace period of its
+// own, others who want a new domain would wait for seconds.
+TEST_F(DomainTest, ManyEndAtOnce) {
+    const auto seconds_to_end = [](std::size_t many) {
+        std::vector<Fd> domains;
+        const Device device;
+        for (std::size_t i = 0; i < many; i++) {
+            domains.push_back(device.domain(fresh_key()));
+            EXPECT_TRUE(domains.back());
+        }
+        const Knob no_sweep("sweep_ms", 0); // only the end of a descriptor sets it off
+        const double start = now();
+        domains.clear();
+        sweep();
+        EXPECT_TRUE(eventually([] {
+            sweep();
+            return std::filesystem::is_empty(kSysfs + "domains");
+        }));
+        return now() - start;
+    };
+    sweep();
+    const double one = std::min({seconds_to_end(1), seconds_to_end(1), seconds_to_end(1)});
+    const double many = seconds_to_end(300);
+    EXPECT_LT(many, 300 * one / 4) << "one: " << one << " s";
 }
 
 // Statistics are those of one domain, in KSM's terms.

@@ -3,6 +3,7 @@
 // Private mappings of files: what happens to the file, or is done through it, while
 // its pages are merged.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/slow_file.hpp"
 
 #include <array>
 #include <csetjmp>
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -84,7 +86,8 @@ TEST_F(FilePages, CopiesOfALibrary) {
     std::uint64_t merged = 0;
     for (std::size_t i = 0; i < mappings.size(); i++) {
         const std::string copy = dir + "/library-" + std::to_string(i);
-        ASSERT_TRUE(shell("cp " + source + " " + copy));
+        // Written back, as a library is: what is dirty cannot be split where it is large.
+        ASSERT_TRUE(shell("cp " + source + " " + copy + " && sync " + copy));
         const Fd fd(must(::open(copy.c_str(), O_RDONLY | O_CLOEXEC), "open"));
         struct stat status {};
         ASSERT_EQ(::fstat(fd.get(), &status), 0);
@@ -95,6 +98,9 @@ TEST_F(FilePages, CopiesOfALibrary) {
         EXPECT_EQ(advice.error, 0);
         merged = advice.counts.merged;
     }
+    const Frames frames = frames_of(0, mappings[1].base(), mappings[1].pages());
+    if (frames_with(frames, kFlagCompoundHead) + frames_with(frames, kFlagCompoundTail) != 0)
+        GTEST_SKIP() << "this file system keeps files in large folios, which cannot be frozen";
     EXPECT_GE(merged, mappings[1].pages() * 9 / 10);
     EXPECT_GE(equal_frames(frames_of(0, mappings[0].base(), mappings[0].pages()),
                            frames_of(0, mappings[1].base(), mappings[1].pages())),
@@ -261,6 +267,62 @@ TEST_F(FilePages, DroppedCaches) {
     EXPECT_EQ(equal_frames(a.frames(), b.frames()), kPages);
     a.check();
     b.check();
+}
+
+// A page of a file that very many share is saved already, and freezing it would stop all
+// of them: it is left alone as long as they do.
+TEST_F(FilePages, WidelySharedPagesStay) {
+    constexpr std::size_t kMany = 65; // more than UPM_FILE_MAPPINGS_MAX of the module
+    const Fd file = temporary_file(pattern_, kPages);
+    const auto map = [&] {
+        return Mapping(kPages * kPage, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.get());
+    };
+    std::vector<Mapping> mappings;
+    for (std::size_t i = 0; i < kMany; i++)
+        mappings.push_back(map());
+    const Mapping &first = mappings.front();
+    const Frames before = frames_of(0, first.base(), kPages);
+    EXPECT_EQ(upm_.advise(first.base(), first.len()).skipped(UPM_SKIP_FILE), kPages);
+    EXPECT_EQ(frames_of(0, first.base(), kPages), before);
+    mappings.pop_back();
+    EXPECT_EQ(upm_.advise(first.base(), first.len()).counts.inserted, kPages);
+    EXPECT_EQ(frames_of(0, mappings.back().base(), kPages), before);
+    expect_file(file.get(), pattern_, 0, kPages);
+}
+
+// A fault on a file of FUSE waits for the program that serves it, which may never answer:
+// an agent does not get into that, the process itself may.
+TEST_F(FilePages, AgentLeavesFilesOfFuse) {
+    if (!SlowFile::available())
+        GTEST_SKIP() << "no FUSE";
+    std::vector<std::byte> bytes(kPages * kPage);
+    for (std::size_t i = 0; i < kPages; i++)
+        pattern_.fill(i, bytes.data() + i * kPage);
+    Process child; // before there are threads
+    SlowFile slow(bytes);
+    slow.release();
+    const Fd file(must(::open(slow.path().c_str(), O_RDONLY | O_CLOEXEC), "open"));
+    const Mapping mapping(kPages * kPage, PROT_READ, MAP_PRIVATE, file.get());
+    const auto touch = +[](const std::byte *base) {
+        for (std::size_t i = 0; i < kPages; i++)
+            static_cast<void>(*static_cast<const volatile std::byte *>(base + i * kPage));
+    };
+    const auto same = [&] {
+        return std::memcmp(mapping.base(), bytes.data(), bytes.size()) == 0;
+    };
+    touch(mapping.base());
+    const auto agent = [&] {
+        return child.call(
+            +[](const std::byte *base, pid_t pid) {
+                return Device().advise(base, kPages * kPage, {.pid = pid});
+            },
+            mapping.base(), ::getpid());
+    };
+    EXPECT_EQ(agent().skipped(UPM_SKIP_FILE), kPages);
+    EXPECT_TRUE(same());
+    EXPECT_EQ(upm_.advise(mapping.base(), mapping.len()).counts.inserted, kPages);
+    EXPECT_EQ(agent().counts.already, kPages);
+    EXPECT_TRUE(same());
 }
 
 // A descriptor without the right to write, of a file that nobody may write.

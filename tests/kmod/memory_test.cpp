@@ -117,6 +117,23 @@ TEST_F(MemoryPressure, CgroupGetsItsMemoryBack) {
     outside.check();
 }
 
+// What an agent merges is charged to the process whose memory it was: else a container
+// would grow into the agent's limit.
+TEST_F(MemoryPressure, AgentChargesTheTarget) {
+    const Cgroup cgroup;
+    if (!cgroup)
+        GTEST_SKIP() << "no memory controller of cgroup v2";
+    Actor inside(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kBig,
+                 [&] { cgroup.join(::getpid()); });
+    const std::uint64_t before = cgroup.current();
+    const Device agent;
+    const Advice advice = agent.advise(inside.base(), inside.len(), {.pid = inside.pid()});
+    EXPECT_EQ(advice.counts.inserted, kBig);
+    // The kernel counts in batches of up to 64 pages for each processor.
+    EXPECT_GE(cgroup.current() + 256 * kPage, before);
+    inside.check();
+}
+
 // ---- reclaim -----------------------------------------------------------------------
 
 // Shared pages that nobody maps go when the kernel looks for memory.

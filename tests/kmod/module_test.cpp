@@ -3,8 +3,10 @@
 // The module goes while its pages are mapped, and comes back.
 #include "tests/kmod/support/actor.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <thread>
 
 #include <fcntl.h>
 #include <sys/syscall.h>
@@ -108,6 +110,27 @@ TEST_F(ReloadOnce, DomainDescriptorKeepsIt) {
     domain.reset();
     ASSERT_TRUE(eventually([] { return unload() == 0; }));
     ASSERT_EQ(load(), 0);
+}
+
+// Somebody writes to knobs all the time, also while the module goes: nothing that such a
+// write sets off may run after that.
+TEST_F(ReloadOnce, KnobsAreWrittenMeanwhile) {
+    if (!exists(module_file()))
+        GTEST_SKIP() << "no file " << module_file();
+    std::atomic<bool> stop{false};
+    std::thread writer([&] {
+        while (!stop) {
+            write_file(kSysfs + "sweep_ms", "1");
+            write_file(kSysfs + "sweep", "1");
+        }
+    });
+    for (int round = 0; round < 20; round++) {
+        EXPECT_TRUE(eventually([] { return unload() == 0; }));
+        EXPECT_EQ(load(), 0);
+    }
+    stop = true;
+    writer.join();
+    write_file(kSysfs + "sweep_ms", "2000");
 }
 
 // Again and again, each time with pages left behind by the last.

@@ -81,6 +81,9 @@ class KindTest : public KmodTest, public testing::WithParamInterface<Kind> {
     static std::size_t len() { return pages() * kPage; }
     // How many of `pages` mixed pages a merge drops: zeros of anonymous memory.
     static std::size_t dropped() { return of_file(kind()) ? 0 : pages() / 4; }
+    // How many frames two such regions share at least. A quarter of the pages is the same;
+    // where these are very many, one frame does not take all.
+    static std::size_t shared() { return pages() - dropped() - pages() / 128; }
     static Pattern mixed() { return {Content::kMixed, fresh_seed()}; }
 };
 
