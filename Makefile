@@ -5,7 +5,8 @@
 ##   all         user space and the module for every kernel whose headers are installed
 ##   kmod        only the module: build/kmod/<release>/upm.ko
 ##   test        unit tests here, then the test suite in a VM on 6.1 and 6.12
-##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12 or debug; else 6.1 and 6.12)
+##   kmod-7.2    the module for the kernel of Debian sid, in a folder of sid (as root)
+##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
 ##   test-long   the tests that take long (tests/vm/suite.long)
 ##   test-programs  large programs under the hook do what they do without (half an hour)
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
@@ -36,6 +37,8 @@ MODEL   ?= alexnet
 BACKEND ?= auto
 KERNEL  ?=
 DEB_ARCH ?= amd64
+# The kernel of Debian sid. When sid has gone on: make SID_KERNEL=7.3 kmod-7.3
+SID_KERNEL ?= 7.2
 
 BUILD   := build
 SHELL   := /bin/bash
@@ -44,8 +47,9 @@ SHELL   := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all user kmod kmod-each kmod-debug test test-vm test-long test-programs test-debug lint bench \
-	demo demo-vm docs install uninstall wheel dkms clean help
+.PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) test test-vm test-long \
+	test-programs test-debug lint bench demo demo-vm docs install uninstall wheel dkms \
+	clean help
 
 all: user kmod
 
@@ -113,6 +117,16 @@ kmod-debug: $(call deps,debug)
 	@tests/vm/debug-kernel --jobs $(JOBS)
 	@$(MAKE) KERNELS=debug kmod-each
 
+# Debian's kernel in development wants a newer compiler than the host's: the module
+# is built in a folder of sid.
+kmod-$(SID_KERNEL): $(call deps,sid)
+	@tests/vm/sid-kernel $(SID_KERNEL) >/dev/null
+	@out=$(KMOD_OUT)/$$(tests/vm/sid-kernel --release $(SID_KERNEL)); \
+	mkdir -p $$out; \
+	rsync -a --delete $(KMOD_KEEP) kmod/ $$out/; \
+	tests/vm/sid-kernel --build $$out $(SID_KERNEL); \
+	echo "built $$out/upm.ko"
+
 # Module.symvers changes with a new package of the same kernel release.
 .SECONDEXPANSION:
 $(KMOD_OUT)/%/upm.ko: $(KMOD_SOURCES) Makefile $$(wildcard $$(call headers,$$*)/Module.symvers)
@@ -127,15 +141,15 @@ $(KMOD_OUT)/%/upm.ko: $(KMOD_SOURCES) Makefile $$(wildcard $$(call headers,$$*)/
 # --- tests -----------------------------------------------------------------
 
 TEST_KERNELS = $(or $(KERNEL),$(shell tools/dev/deps --kernels))
-FOR_DEBUG   := $(if $(filter debug,$(KERNEL)),kmod-debug)
+FOR_KERNEL  := $(if $(filter debug $(SID_KERNEL),$(KERNEL)),kmod-$(KERNEL))
 
-test: all $(call deps,vm faas) $(FOR_DEBUG)
+test: all $(call deps,vm faas) $(FOR_KERNEL)
 	@tests/run-steps scripts unit vm-self $(TEST_KERNELS:%=vm:%)
 
-test-vm: all $(call deps,vm) $(FOR_DEBUG)
+test-vm: all $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
-test-long: all $(call deps,vm) $(FOR_DEBUG)
+test-long: all $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=long:%)
 
 test-programs: user $(call deps,programs)
@@ -144,7 +158,7 @@ test-programs: user $(call deps,programs)
 test-debug: all $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug
 
-bench: all $(call deps,vm)
+bench: all $(call deps,vm) $(FOR_KERNEL)
 	@bench/run $(if $(KERNEL),--kernel $(KERNEL))
 
 DEMO = @faas-integration/demo --model $(MODEL) --backend $(BACKEND) $(if $(N),-n $(N))

@@ -96,12 +96,22 @@ def _debug() -> Kernel:
 
 
 def _debian(version: str) -> Kernel:
+    sid = cache_dir() / "sid" / version
+    if sid.is_dir() and not _releases(version, _HEADERS):
+        return _sid(version, sid)
     release = _newest_release(version)
     kernels = cache_dir() / "kernels"
     with locked(kernels):
         root = _unpack(_fetch(kernels, release), release)
     image = root / "boot" / f"vmlinuz-{release}"
     return Kernel(version, release, _boot_image(image), _modules_of(image, release), release)
+
+
+def _sid(version: str, folder: Path) -> Kernel:
+    """What tests/vm/sid-kernel has unpacked."""
+    release = _releases(version, folder / "root" / "usr" / "src")[-1]
+    modules = folder / "image" / "lib" / "modules" / release
+    return Kernel(version, release, _boot_image(modules / "vmlinuz"), modules, release)
 
 
 def _from_file(image: Path) -> Kernel:
@@ -119,20 +129,26 @@ def _modules_of(image: Path, release: str) -> Path | None:
     return None
 
 
+def _releases(version: str, headers: Path) -> list[str]:
+    """The releases of a kernel series of which a folder has headers, the newest last."""
+    pattern = re.compile(rf"linux-headers-({re.escape(version)}[.+].*-amd64)")
+    found = [m[1] for p in headers.iterdir() if (m := pattern.fullmatch(p.name))]
+    return sorted((r for r in found if "-cloud-" not in r and "-rt-" not in r), key=_numbers)
+
+
 def _newest_release(version: str) -> str:
     """The newest release of a kernel series whose headers are installed.
 
     The module is built against these headers, so only this image will do.
     """
-    pattern = re.compile(rf"linux-headers-({re.escape(version)}[.+].*-amd64)")
-    found = [m[1] for p in _HEADERS.iterdir() if (m := pattern.fullmatch(p.name))]
-    found = [r for r in found if "-cloud-" not in r and "-rt-" not in r]
+    found = _releases(version, _HEADERS)
     if not found:
         raise VmError(
             f"no linux-headers-{version}*-amd64 in {_HEADERS}; for 6.1: apt-get install "
-            "linux-headers-amd64, for 6.12: apt-get install linux-headers-6.12-amd64"
+            "linux-headers-amd64, for 6.12: apt-get install linux-headers-6.12-amd64; for the "
+            f"kernel of Debian sid: make kmod-{version}"
         )
-    return max(found, key=_numbers)
+    return found[-1]
 
 
 def _numbers(version: str) -> list[int]:
