@@ -145,7 +145,7 @@ Guard::Guard(const Inspector &inspector, abi::Function function, void **paramete
         in_call = true;
         return;
     }
-    work_ = new Work; // NOLINT(cppcoreguidelines-owning-memory)
+    work_ = std::make_unique<Work>();
     for (const std::vector<Hit> *some : {&hits.written, &hits.to_learn})
         for (const Hit &hit : *some)
             work_->targets.push_back({hit.buffer, 0, hit.buffer->bytes()});
@@ -174,7 +174,7 @@ Guard::Guard(const Inspector &inspector, const Accesses &accesses, abi::Stream s
             add_targets(access, targets);
     if (targets.empty() || registry::in_forked_child())
         return;
-    work_ = new Work; // NOLINT(cppcoreguidelines-owning-memory)
+    work_ = std::make_unique<Work>();
     work_->targets = std::move(targets);
     enter(inspector, stream);
 }
@@ -184,10 +184,8 @@ Guard::~Guard() {
         in_call = false;
         launch_gate().unlock_shared();
     }
-    if (work_ == nullptr)
-        return;
-    work_->end_lesson();
-    delete work_; // NOLINT(cppcoreguidelines-owning-memory)
+    if (work_ != nullptr)
+        work_->end_lesson();
 }
 
 } // namespace upm::cuda::hook

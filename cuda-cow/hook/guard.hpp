@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <upm/cuda.hpp>
 #include <vector>
 
@@ -59,7 +60,7 @@ class UPM_API Guard {
 
     abi::Status status_ = abi::kSuccess;
     bool gate_ = false;
-    Work *work_ = nullptr; // what has to be done in the end
+    std::unique_ptr<Work> work_; // what has to be done in the end
 };
 
 // Remembers what the PTX of a module says, if `image` is PTX text.

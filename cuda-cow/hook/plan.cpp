@@ -136,6 +136,9 @@ Kept *kept() {
     [[gnu::tls_model("initial-exec")]] thread_local Kept *mine = nullptr;
     [[gnu::tls_model("initial-exec")]] thread_local bool over = false;
     struct Owner {
+        Owner() = default;
+        Owner(const Owner &) = delete;
+        Owner &operator=(const Owner &) = delete;
         ~Owner() {
             over = true;
             delete mine; // NOLINT(cppcoreguidelines-owning-memory)

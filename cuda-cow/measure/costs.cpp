@@ -72,7 +72,7 @@ struct Halves {
         for (const abi::Handle handle : handles)
             (void)gpu.api.mem_release(handle);
     }
-    abi::Status copy() const {
+    [[nodiscard]] abi::Status copy() const {
         for (std::size_t i = 0; i < first.size(); ++i)
             if (const abi::Status status = gpu.api.memcpy_dtod_async(second[i], first[i].address,
                                                                      first[i].bytes, gpu.stream);

@@ -118,7 +118,7 @@ json measure(const Job &job) {
         result["calls_us"][std::to_string(bytes)] = call_costs(gpu, bytes, job.rounds);
         result["first_write"].push_back(first_write(runtime, bytes, job.rounds));
     }
-    for (const std::size_t count : {1, 8, 64})
+    for (const std::size_t count : {std::size_t{1}, std::size_t{8}, std::size_t{64}})
         result["batches_us"][std::to_string(count)] = batch_costs(gpu, count, job.rounds);
     result["under_work"] = costs_under_work(gpu);
     result["bandwidth"] = bandwidth(gpu, job);

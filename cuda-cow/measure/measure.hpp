@@ -52,7 +52,7 @@ class Child {
     Child &operator=(const Child &) = delete;
     ~Child(); // kills it
     [[nodiscard]] int socket() const noexcept { return socket_; }
-    std::string line() const; // "" when it is gone
+    [[nodiscard]] std::string line() const; // "" when it is gone
     void kill();
 
   private:
@@ -69,11 +69,17 @@ class Probes {
     ~Probes();
     // Without kernels for this device nothing can be probed.
     [[nodiscard]] bool there() const noexcept { return module_ != nullptr; }
-    abi::Status store(abi::DevicePtr to) const { return launch("upm_probe_store", to, 0); }
-    abi::Status atomic(abi::DevicePtr to) const { return launch("upm_probe_atomic", to, 0); }
-    abi::Status load(abi::DevicePtr from) const { return launch("upm_probe_load", from, 0); }
+    [[nodiscard]] abi::Status store(abi::DevicePtr to) const {
+        return launch("upm_probe_store", to, 0);
+    }
+    [[nodiscard]] abi::Status atomic(abi::DevicePtr to) const {
+        return launch("upm_probe_atomic", to, 0);
+    }
+    [[nodiscard]] abi::Status load(abi::DevicePtr from) const {
+        return launch("upm_probe_load", from, 0);
+    }
     // Reads from `from` over and over for that long.
-    abi::Status spin(abi::DevicePtr from, unsigned milliseconds) const {
+    [[nodiscard]] abi::Status spin(abi::DevicePtr from, unsigned milliseconds) const {
         return launch("upm_probe_spin", from, 1000000ULL * milliseconds);
     }
 
