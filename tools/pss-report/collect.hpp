@@ -43,6 +43,9 @@ class Collector {
     // is not there.
     Snapshot collect();
 
+    // From the next time on.
+    void read_mappings(bool on) { options_.mappings = on; }
+
     [[nodiscard]] Root &root() { return root_; }
 
   private:

@@ -8,6 +8,7 @@
 #include "tools/pss-report/errors.hpp"
 #include "tools/pss-report/estimate.hpp"
 #include "tools/pss-report/html.hpp"
+#include "tools/pss-report/live.hpp"
 #include "tools/pss-report/options.hpp"
 #include "tools/pss-report/output.hpp"
 #include "tools/pss-report/recording.hpp"
@@ -16,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <functional>
 #include <optional>
 #include <sys/ioctl.h>
 #include <thread>
@@ -110,17 +112,64 @@ void write_figures(const Options &options, const Report &report, const Snapshot 
         write_atomically(options.html, html_report(report, snapshot, estimate, how, options.limit));
 }
 
+// Of every snapshot of a series: what --tag, --record, --plot and --html say.
+class Keeper {
+  public:
+    explicit Keeper(const Options &options) : options_(options) {}
+
+    void operator()(Snapshot &snapshot) {
+        snapshot.tag = options_.tag;
+        snapshot.n = options_.n;
+        if (!options_.record.empty())
+            record(options_.record, snapshot);
+        if (!series_wanted() || (options_.plot.empty() && options_.html.empty()))
+            return;
+        add_snapshot(series_, "now", snapshot, options_.by);
+        write_figures(options_, series_);
+    }
+    // Else the figures are of single snapshots.
+    [[nodiscard]] bool series_wanted() const {
+        return (options_.watch != 0 || options_.top) && !options_.estimate;
+    }
+
+  private:
+    const Options &options_;
+    std::vector<Series> series_;
+};
+
+// --watch by a person who will press keys.
+bool watched_live(const Options &options) {
+    return options.watch != 0 && options.count == 0 && options.format == Format::kTable &&
+           !options.estimate && to_terminal(options) && ::isatty(STDIN_FILENO) != 0;
+}
+
+int live(const Options &options, Collector &collector) {
+    if (::isatty(STDIN_FILENO) == 0 || ::isatty(STDOUT_FILENO) == 0)
+        throw Failure("--top needs a terminal as standard input and output");
+    TopOptions how;
+    how.by = options.by;
+    how.sort = options.sort;
+    how.reverse = options.reverse;
+    how.fields = options.fields;
+    how.unit = options.unit;
+    how.limit = options.limit;
+    how.mappings = options.collect.mappings;
+    how.seconds = options.watch == 0 ? how.seconds : options.watch;
+    Keeper keep(options);
+    watch_live(collector, how, style_of(options).color, std::ref(keep));
+    return kSuccess;
+}
+
 int report(const Options &options) {
     CollectOptions collect = options.collect;
     collect.filter.without.insert(::getpid()); // it would measure itself
     Collector collector(Root(options.root), collect);
-    std::vector<Series> series;
+    if (options.top || watched_live(options))
+        return live(options, collector);
+    Keeper keep(options);
     for (std::uint64_t done = 1;; ++done) {
         Snapshot snapshot = collector.collect();
-        snapshot.tag = options.tag;
-        snapshot.n = options.n;
-        if (!options.record.empty())
-            record(options.record, snapshot);
+        keep(snapshot);
         Report report = make_report(snapshot, options.by);
         sort_rows(report.rows, options.sort, options.reverse);
         std::optional<Estimate> estimate;
@@ -128,12 +177,8 @@ int report(const Options &options) {
             estimate = estimate_of(options, snapshot, collector.root());
         const Estimate *const found = estimate ? &*estimate : nullptr;
         write_atomically(options.output, rendered(options, report, snapshot, found));
-        if (options.watch == 0 || options.estimate) {
+        if (!keep.series_wanted())
             write_figures(options, report, snapshot, found);
-        } else if (!options.plot.empty() || !options.html.empty()) {
-            add_snapshot(series, "now", std::move(snapshot), options.by);
-            write_figures(options, series);
-        }
         if (options.watch == 0 || done == options.count)
             return kSuccess;
         if (options.format == Format::kTable)

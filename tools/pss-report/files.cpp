@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -134,12 +135,35 @@ std::optional<std::int64_t> Root::number(std::string_view absolute) {
     return error ? std::nullopt : parse_integer<std::int64_t>(trimmed(text));
 }
 
+namespace {
+
+// A device, a pipe or a terminal: its name must not become that of a file.
+void write_in_place(const std::string &path, std::string_view content) {
+    const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+    if (!file.valid())
+        throw Failure(path, errno);
+    write_all(file.get(), content, path);
+}
+
+// What a symbolic link leads to, so that the link stays.
+std::string target_of(const std::string &path) {
+    std::unique_ptr<char, decltype(&::free)> target(::realpath(path.c_str(), nullptr), ::free);
+    return target ? target.get() : path;
+}
+
+} // namespace
+
 void write_atomically(const std::string &path, std::string_view content) {
     if (path == "-") {
         write_all(STDOUT_FILENO, content, "standard output");
         return;
     }
-    std::string temporary = path + ".XXXXXX";
+    struct stat info {};
+    if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+        write_in_place(path, content);
+        return;
+    }
+    std::string temporary = target_of(path) + ".XXXXXX";
     const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
     if (!file.valid())
         throw Failure(temporary, errno);
@@ -149,7 +173,7 @@ void write_atomically(const std::string &path, std::string_view content) {
         const mode_t mask = ::umask(0);
         (void)::umask(mask);
         if (::fchmod(file.get(), 0666U & ~mask) != 0 ||
-            ::rename(temporary.c_str(), path.c_str()) != 0)
+            ::rename(temporary.c_str(), target_of(path).c_str()) != 0)
             throw Failure(path, errno);
     } catch (...) {
         (void)::unlink(temporary.c_str());

@@ -61,7 +61,8 @@ class Root {
 };
 
 // Writes a file beside the wanted one and renames it over that, so that readers see
-// the old or the new content, whole. Throws Failure.
+// the old or the new content, whole; devices, pipes and terminals are written as they
+// are. Throws Failure.
 void write_atomically(const std::string &path, std::string_view content);
 void append_line(const std::string &path, std::string_view line);
 // Throws Failure.

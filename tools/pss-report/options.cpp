@@ -51,7 +51,9 @@ constexpr OptionRow kOptions[] = {
     {"Output", "prom", "Prometheus's text format"},
     {"Output", "o,output", "write this file, whole or not at all", Takes::kText, "FILE"},
     {"Output", "color", "auto, always or never", Takes::kText, "WHEN"},
-    {"Output", "w,watch", "a report each so many seconds", Takes::kText, "SECONDS"},
+    {"Output", "t,top", "live view, with keys (needs a terminal)"},
+    {"Output", "w,watch", "a report each so many seconds; on a terminal, --top", Takes::kText,
+     "SECONDS"},
     {"Output", "count", "end after so many reports", Takes::kText, "REPORTS"},
 
     {"Recording", "record", "add what was read to a file", Takes::kText, "FILE"},
@@ -204,7 +206,12 @@ void take_estimate(const Given &given, Options &options) {
 }
 
 void take_runs(const Given &given, Options &options) {
+    options.top = given.has("top");
     options.watch = given.real("watch", 0, 0.01, 86400);
+    if (options.top && (options.estimate || options.format != Format::kTable ||
+                        options.output != "-" || given.has("count")))
+        throw UsageError("--top goes to a terminal: without --estimate, --json, --csv, --prom, "
+                         "--output, --count");
     options.count = given.number("count", 0, 1);
     if (options.count != 0 && options.watch == 0)
         throw UsageError("--count needs --watch");
@@ -225,8 +232,10 @@ void take_recordings(const Given &given, Options &options) {
         throw UsageError("--diff takes two recordings, before and after");
     if ((diff || recordings) && options.format != Format::kTable && options.format != Format::kJson)
         throw UsageError("of recordings there are a table and --json");
-    if ((diff || recordings) && (options.estimate || options.watch != 0 || !options.record.empty()))
-        throw UsageError("--estimate, --watch and --record need processes, and no recordings");
+    if ((diff || recordings) &&
+        (options.estimate || options.top || options.watch != 0 || !options.record.empty()))
+        throw UsageError(
+            "--estimate, --top, --watch and --record need processes, and no recordings");
 }
 
 void take_figures(const Given &given, Options &options) {
@@ -241,8 +250,8 @@ void take_figures(const Given &given, Options &options) {
     const bool any = !options.plot.empty() || !options.html.empty();
     if (any && !options.diff.empty())
         throw UsageError("--plot and --html take the recordings as arguments, without --diff");
-    if (given.has("over") && options.recordings.empty() && options.watch == 0)
-        throw UsageError("--over needs recordings, or --watch");
+    if (given.has("over") && options.recordings.empty() && options.watch == 0 && !options.top)
+        throw UsageError("--over needs recordings, --watch or --top");
 }
 
 } // namespace

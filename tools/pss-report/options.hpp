@@ -37,6 +37,7 @@ struct Options {
     double max_cpu = 100;                                 // per cent of one processor
     std::uint64_t max_memory = std::uint64_t{256} << 20U; // bytes of bookkeeping
 
+    bool top = false;        // the live view
     double watch = 0;        // seconds between reports; 0: one report
     std::uint64_t count = 0; // reports; 0: until interrupted
 

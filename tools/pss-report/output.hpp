@@ -20,6 +20,9 @@ struct Style {
     bool color = false;
     std::size_t width = 0; // columns of the terminal; 0: no limit
     std::size_t limit = 0; // rows; 0: all
+    // A column whose title gets an arrow: up if `reverse`.
+    std::string sorted_by = {};
+    bool reverse = false;
 };
 
 // Cells below titles, each column as wide as its widest cell; numbers to the right.

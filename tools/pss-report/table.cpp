@@ -97,7 +97,10 @@ Table table_of(const Report &report, const Snapshot &snapshot,
     columns.reserve(fields.size() + 1);
     for (const std::string &field : fields) {
         const UsageField *const usage = find_usage_field(field);
-        columns.push_back({usage != nullptr ? usage->title : upper(field), left_aligned(field)});
+        std::string title = usage != nullptr ? usage->title : upper(field);
+        if (field == style.sorted_by)
+            title += style.reverse ? "↑" : "↓";
+        columns.push_back({std::move(title), left_aligned(field)});
     }
     if (report.total.kinds)
         columns.push_back({"KIND", true});

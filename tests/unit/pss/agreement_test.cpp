@@ -8,11 +8,13 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fstream>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -181,6 +183,29 @@ TEST(Command, WritesAFileWhole) {
     const Finished failed = command({"--prom", "--output", dir.path() + "/no/such"});
     EXPECT_EQ(failed.status, 1);
     EXPECT_THAT(failed.err, HasSubstr("No such file"));
+}
+
+TEST(Command, LeavesLinksAndPipesWhatTheyAre) {
+    const upm::test::TempDir dir;
+    const std::string file = dir.path() + "/file", link = dir.path() + "/link",
+                      pipe = dir.path() + "/pipe";
+    dir.write("file", "old");
+    ASSERT_EQ(::symlink("file", link.c_str()), 0);
+    ASSERT_EQ(command({"--csv", "-o", link}).status, 0);
+    struct stat info {};
+    EXPECT_TRUE(::lstat(link.c_str(), &info) == 0 && S_ISLNK(info.st_mode));
+    EXPECT_THAT(upm::test::read_file(file), HasSubstr("time,by,key"));
+    ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+    const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    ASSERT_GE(reader, 0);
+    const std::string few = std::to_string(::getpid()); // fits into the pipe
+    EXPECT_EQ(command({"--csv", "-o", pipe, "--pid", few}).status, 0);
+    EXPECT_TRUE(::lstat(pipe.c_str(), &info) == 0 && S_ISFIFO(info.st_mode));
+    char text[5] = {};
+    EXPECT_EQ(::read(reader, text, 4), 4);
+    EXPECT_STREQ(text, "time");
+    (void)::close(reader);
+    EXPECT_EQ(command({"--csv", "-o", dir.path()}).status, 1);
 }
 
 TEST(Command, EscapesNamesInErrors) {
