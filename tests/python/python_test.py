@@ -185,10 +185,13 @@ class StoreCase(Case):
         return answers
 
     def check_shared(self, answers: list[list[Any]], size: int = SIZE) -> None:
-        """From the first answer to the last, bytes stayed and PSS fell by half of `size`."""
+        """From the first answer to the last, bytes stayed and PSS fell by about half of `size`.
+
+        PSS counts a shared page of the store once it was touched: look at the bytes first.
+        """
         for got in answers:
             self.assertEqual(got[0]["digest"], got[-1]["digest"])
-            self.assertLess(got[-1]["pss"], got[0]["pss"] - 0.45 * size)
+            self.assertLess(got[-1]["pss"], got[0]["pss"] - 0.4 * size)
 
 
 class Interface(Case):
@@ -344,9 +347,9 @@ class Sharing(StoreCase):
             if {fill}:
                 memoryview(thing)[:] = content({len(make)})
             memory = memoryview(thing)
-            step(pss=pss(), digest=digest(memory))
+            step(digest=digest(memory), pss=pss())
             step(counts=upm.advise(thing).as_dict())
-            step(pss=pss(), digest=digest(memory), counts=upm.advise(thing).as_dict())
+            step(digest=digest(memory), pss=pss(), counts=upm.advise(thing).as_dict())
             """,
             3,
         )
@@ -374,10 +377,10 @@ class Sharing(StoreCase):
             import numpy
             array = numpy.frombuffer(content(3), dtype="uint8").copy().reshape(-1, 4096)
             view = array[::2, ::-1]
-            step(pss=pss(), digest=digest(array))
+            step(digest=digest(array), pss=pss())
             upm.advise(view)
             step(pss=0, digest=digest(array))
-            step(pss=pss(), digest=digest(array))
+            step(digest=digest(array), pss=pss())
             """,
             3,
         )
@@ -403,11 +406,11 @@ class Sharing(StoreCase):
         answers = self.both(
             """
             memory = bytearray(content(5))
-            step(pss=pss(), digest=digest(memory))
+            step(digest=digest(memory), pss=pss())
             with upm.merged(memory) as same:
                 step(same=same is memory)
-                step(pss=pss(), digest=digest(memory))
-            step(pss=pss(), digest=digest(memory), left=upm.unmerge(memory).as_dict())
+                step(digest=digest(memory), pss=pss())
+            step(digest=digest(memory), pss=pss(), left=upm.unmerge(memory).as_dict())
             """,
             4,
         )
@@ -423,7 +426,7 @@ class Sharing(StoreCase):
             """
             import asyncio
             memory = bytearray(content(6))
-            step(pss=pss(), digest=digest(memory))
+            step(digest=digest(memory), pss=pss())
             future = upm.advise_async(memory)
             step(pages=future.result(60).pages)
             async def again():
@@ -432,7 +435,7 @@ class Sharing(StoreCase):
             child = os.fork()
             if child == 0:
                 os._exit(0 if upm.advise_async(memory).result(60).pages == pages else 1)
-            step(pss=pss(), digest=digest(memory), pages=pages, child=os.waitpid(child, 0)[1],
+            step(digest=digest(memory), pss=pss(), pages=pages, child=os.waitpid(child, 0)[1],
                  refused=failure(upm.advise_async, 5), resized=failure(memory.extend, b"x"))
             """,
             3,
@@ -552,10 +555,10 @@ class Torch(StoreCase):
     def test_module(self) -> None:
         answers = self.both_models(
             """
-            step(pss=pss(), digest=answer(), bytes=BYTES)
+            step(digest=answer(), pss=pss(), bytes=BYTES)
             counts = upm.advise_module(net)
             step(counts=counts.as_dict())
-            step(pss=pss(), digest=answer(), state=upm.advise(net.state_dict()).as_dict())
+            step(digest=answer(), pss=pss(), state=upm.advise(net.state_dict()).as_dict())
             """,
             3,
         )
@@ -660,10 +663,10 @@ class Regions(StoreCase):
             model = torch.nn.Linear(2048, 2048)
             lost = torch.rand(2048, 512); del lost
             named = region.add(bytearray(content(2)))
-            step(pss=pss(), digest=digest(model.weight.detach().numpy()))
+            step(digest=digest(model.weight.detach().numpy()) + digest(named), pss=pss())
         step(counts=region.counts.as_dict(), hook=upm.hook_stats() is not None,
              old=upm.advise(old).already)
-        step(pss=pss(), digest=digest(model.weight.detach().numpy()))
+        step(digest=digest(model.weight.detach().numpy()) + digest(named), pss=pss())
         with contextlib.suppress(ZeroDivisionError), upm.region() as failed:
             more = torch.rand(1 << 20)
             1 / 0
@@ -700,10 +703,10 @@ class Hook(StoreCase):
         answers = self.both(
             """
             memory = bytearray(content(10))
-            step(pss=pss(), digest=digest(memory))
+            step(digest=digest(memory), pss=pss())
             idle = upm.idle()
             step(hook=idle.hook, counts=idle.counts.as_dict(), stats=repr(upm.hook_stats()))
-            step(pss=pss(), digest=digest(memory))
+            step(digest=digest(memory), pss=pss())
             """,
             3,
             **self.HOOKED,
