@@ -53,6 +53,8 @@ void Merger::place_run(int fd, std::uint32_t first, std::uint32_t count,
     if (!map_file(at, count, fd, segment_page))
         return;
     freezer_.wake(at, count * page_size());
+    // Or the program would take the faults, and its memory would seem to be gone meanwhile.
+    (void)::madvise(pointer(at), count * page_size(), MADV_POPULATE_READ);
     std::fill_n(scratch_->state + first, count, PageState::kPlaced);
 }
 

@@ -25,8 +25,9 @@ constexpr std::uint32_t kPatience = 8;
 
 // Has the kernel map the view, many pages with each fault, before any writer waits.
 void touch(const std::byte *view, std::size_t size) noexcept {
-    constexpr std::size_t kAround = 64UL * 1024; // what it maps around a fault
-    for (std::size_t at = 0; at < size; at += kAround)
+    constexpr std::size_t kAround = 64UL * 1024; // what it maps around a fault, aligned
+    const std::size_t ahead = reinterpret_cast<std::uintptr_t>(view) % kAround;
+    for (std::size_t at = 0; at < size; at += at == 0 ? kAround - ahead : kAround)
         (void)*static_cast<const volatile std::byte *>(view + at);
 }
 
