@@ -130,7 +130,7 @@ void BM_Insert(benchmark::State &state) {
     const Plain plain(size_of(state), false);
     Rounds rounds;
     for (auto _ : state) {
-        running->wait_until_empty();
+        wait_until_empty();
         Connected process(size_of(state));
         const Timing ours = advise(process, &upm_counts::inserted, size_of(state));
         rounds.add(plain.run(), ours);
@@ -141,7 +141,7 @@ void BM_Insert(benchmark::State &state) {
 
 // Every later one.
 void BM_Merge(benchmark::State &state) {
-    running->wait_until_empty();
+    wait_until_empty();
     const Plain plain(size_of(state), true);
     Connected first(size_of(state));
     (void)advise(first, &upm_counts::inserted, size_of(state));
@@ -157,7 +157,7 @@ void BM_Merge(benchmark::State &state) {
 
 // The same as the first call of the process: it looks for the broker and connects.
 void BM_MergeFirstCall(benchmark::State &state) {
-    running->wait_until_empty();
+    wait_until_empty();
     const Plain plain(size_of(state), true);
     Connected first(size_of(state));
     (void)advise(first, &upm_counts::inserted, size_of(state));
@@ -176,7 +176,7 @@ void BM_MergeFirstCall(benchmark::State &state) {
 void BM_WriterWaits(benchmark::State &state, bool merge) {
     std::vector<std::uint64_t> waits;
     for (auto _ : state) {
-        running->wait_until_empty();
+        wait_until_empty();
         std::optional<Process> first;
         if (merge) {
             first.emplace(size_of(state), Pages::kSmall, Order::kSame);
@@ -225,7 +225,7 @@ void BM_Ksm(benchmark::State &state, std::uint64_t pages_to_scan, std::uint64_t 
 void BM_StoreLikeKsm(benchmark::State &state) {
     double cpu = 0;
     for (auto _ : state) {
-        running->wait_until_empty();
+        wait_until_empty();
         Process one(size_of(state), Pages::kSmall, Order::kSame);
         Process other(size_of(state), Pages::kSmall, Order::kSame);
         const std::uint64_t broker = running->cpu_ns();

@@ -49,7 +49,7 @@ StoreBroker::~StoreBroker() {
     std::filesystem::remove_all(folder_, ignored);
 }
 
-void StoreBroker::wait_until_empty() const {
+void wait_until_empty() {
     for (int tries = 0; tries < 2000; ++tries) {
         const Result<Stats> stats = upm::stats();
         if (!stats)

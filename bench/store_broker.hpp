@@ -18,8 +18,6 @@ class StoreBroker {
     StoreBroker(const StoreBroker &) = delete;
     StoreBroker &operator=(const StoreBroker &) = delete;
 
-    // Until it has no content left. Throws Error if that does not come.
-    void wait_until_empty() const;
     // Processor time that it has used.
     [[nodiscard]] std::uint64_t cpu_ns() const;
 
@@ -27,6 +25,9 @@ class StoreBroker {
     std::string folder_;
     pid_t pid_ = -1;
 };
+
+// Until it has no content left. Throws Error if that does not come.
+void wait_until_empty();
 
 } // namespace upm::bench
 
