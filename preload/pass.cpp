@@ -120,19 +120,19 @@ class Pass {
 
   private:
     bool go_on() noexcept;
-    bool takes(const Block &block) const noexcept;
+    [[nodiscard]] bool takes(const Block &block) const noexcept;
     bool wants(Block &block) const noexcept;
     void advise_block(Block &block) noexcept;
     bool advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
                       const std::atomic<bool> *hands_off, std::uint32_t stack) noexcept;
-    int advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
-                     Counts &counts) noexcept;
+    static int advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
+                            Counts &counts) noexcept;
     void finish(History &history) noexcept;
     void advise_blocks() noexcept;
     void advise_rest() noexcept;
     void advise_heap(const Layout &layout) noexcept;
     void advise_region(const Mapping &mapping, History &history) noexcept;
-    bool eligible(const Mapping &mapping) const noexcept;
+    [[nodiscard]] bool eligible(const Mapping &mapping) const noexcept;
 
     const Settings &settings_;
     const Wanted &wanted_;
