@@ -16,7 +16,7 @@
 #include <mutex>
 #include <thread>
 
-#define NCURSES_NOMACROS
+#define NCURSES_NOMACROS   // NOLINT(readability-identifier-naming)
 #define NCURSES_WIDECHAR 1 // NOLINT(readability-identifier-naming)
 #include <curses.h>
 
@@ -197,7 +197,7 @@ class Terminal {
         case TopLine::Look::kKeys:
             return A_REVERSE;
         case TopLine::Look::kGood:
-            return colors_ ? COLOR_PAIR(1) : A_NORMAL;
+            return colors_ ? static_cast<attr_t>(COLOR_PAIR(1)) : A_NORMAL;
         case TopLine::Look::kPlain:
             break;
         }
