@@ -307,9 +307,7 @@ TEST_F(FilePages, AgentLeavesFilesOfFuse) {
         for (std::size_t i = 0; i < kPages; i++)
             static_cast<void>(*static_cast<const volatile std::byte *>(base + i * kPage));
     };
-    const auto same = [&] {
-        return std::memcmp(mapping.base(), bytes.data(), bytes.size()) == 0;
-    };
+    const auto same = [&] { return std::memcmp(mapping.base(), bytes.data(), bytes.size()) == 0; };
     touch(mapping.base());
     const auto agent = [&] {
         return child.call(
