@@ -140,6 +140,7 @@ class Mappings {
     }
     Mappings(const Mappings &) = delete;
     Mappings &operator=(const Mappings &) = delete;
+    ~Mappings() = default;
 
     bool next(Vma &vma) noexcept {
         if (smaps_)

@@ -54,7 +54,7 @@ std::vector<Series> read_series(const std::vector<std::string> &paths, const Fil
 
 // Over n if a series has several of them, over time if one has several snapshots, else
 // the labels.
-Axis axis_of(const std::vector<Series> &series, Axis wanted);
+Axis axis_of(const std::vector<Series> &series, Axis asked);
 
 Figure figure_of(const std::vector<Series> &series, const SeriesOptions &options);
 // The groups of one snapshot, at most `limit` of them.
