@@ -163,7 +163,8 @@ void write_atomically(const std::string &path, std::string_view content) {
         write_in_place(path, content);
         return;
     }
-    std::string temporary = target_of(path) + ".XXXXXX";
+    const std::string target = target_of(path);
+    std::string temporary = target + ".XXXXXX";
     const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
     if (!file.valid())
         throw Failure(temporary, errno);
@@ -173,7 +174,7 @@ void write_atomically(const std::string &path, std::string_view content) {
         const mode_t mask = ::umask(0);
         (void)::umask(mask);
         if (::fchmod(file.get(), 0666U & ~mask) != 0 ||
-            ::rename(temporary.c_str(), target_of(path).c_str()) != 0)
+            ::rename(temporary.c_str(), target.c_str()) != 0)
             throw Failure(path, errno);
     } catch (...) {
         (void)::unlink(temporary.c_str());
