@@ -8,13 +8,15 @@
  * the call: its user namespace and effective uid, its cgroup at a given depth,
  * or one for all. A call on another process uses that process's domain, not the
  * caller's, so that an agent of root does not join what root's policy keeps
- * apart. A named domain is made of 16 bytes that its members know.
+ * apart. A named domain is made of 16 bytes that its members know. It counts for
+ * the user who made it as long as it lives, see named_room().
  *
  * A uid domain holds a reference on its user namespace, since the address of a
  * namespace that ended may come again with other people in it. The id of a
  * cgroup never comes again.
  */
 #include <linux/anon_inodes.h>
+#include <linux/capability.h>
 #include <linux/cgroup.h>
 #include <linux/file.h>
 #include <linux/hashtable.h>
@@ -192,6 +194,26 @@ static struct upm_domain *domain_find(const struct upm_domain_key *key,
 	return NULL;
 }
 
+/*
+ * May the caller make one more named domain? Nobody may have more than a quarter
+ * of them without CAP_SYS_RESOURCE, so that one user cannot keep out the others.
+ * Under upm_domains_mutex.
+ */
+static bool named_room(void)
+{
+	unsigned int max = READ_ONCE(upm_knobs.max_domains);
+	unsigned int own = 0;
+	struct upm_domain *dom;
+	int bucket;
+
+	if (named_count >= max)
+		return false;
+	hash_for_each(domain_table, bucket, dom, link)
+		own += dom->key.kind == UPM_DOMAIN_NAMED &&
+		       uid_eq(dom->creator, current_uid());
+	return own < DIV_ROUND_UP(max, 4) || capable(CAP_SYS_RESOURCE);
+}
+
 /* Under upm_domains_mutex. The result has two references: table and caller. */
 static struct upm_domain *domain_create(const struct upm_domain_key *key,
 					u32 hash)
@@ -200,13 +222,13 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	int err;
 
 	/* Only who names domains can run into the limit, not the others. */
-	if (key->kind == UPM_DOMAIN_NAMED &&
-	    named_count >= READ_ONCE(upm_knobs.max_domains))
+	if (key->kind == UPM_DOMAIN_NAMED && !named_room())
 		return ERR_PTR(-ENOSPC);
 	dom = kzalloc(sizeof(*dom), GFP_KERNEL_ACCOUNT);
 	if (!dom)
 		return ERR_PTR(-ENOMEM);
 	dom->key = *key;
+	dom->creator = current_uid();
 	dom->key_hash = hash;
 	refcount_set(&dom->ref, 2);
 	err = upm_index_init(dom);

@@ -220,6 +220,7 @@ struct upm_domain {
 	u32 id;			/* name of its folder in sysfs */
 	u32 key_hash;
 	struct upm_domain_key key;
+	kuid_t creator;		/* a named domain counts for this user */
 	struct hlist_node link;	/* in the table; RCU */
 	struct list_head dead;	/* after that, until it is destroyed */
 	struct rcu_head rcu;

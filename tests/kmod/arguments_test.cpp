@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace upm::test {
@@ -170,6 +171,49 @@ TEST_F(Arguments, UnknownCalls) {
         _IOW(UPM_IOC_MAGIC, 1, upm_ioc_advise), _IO(UPM_IOC_MAGIC, 0)};
     for (const unsigned long request : requests)
         EXPECT_EQ(try_ioctl(device_.fd(), request, argument.data()), ENOTTY) << request;
+}
+
+// A system call as a 32-bit program makes it, with its numbers.
+int call_32bit(int number, int first, unsigned long second, const void *third) {
+    long ret = number;
+    asm volatile("int $0x80"
+                 : "+a"(ret)
+                 : "b"(first), "c"(second), "d"(third)
+                 : "memory", "r8", "r9", "r10", "r11");
+    return static_cast<int>(ret);
+}
+
+// Without such calls in the kernel the instruction is a fault.
+bool has_32bit_calls() {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        constexpr int kGetpid = 20;
+        (void)::signal(SIGSEGV, SIG_DFL);
+        ::_exit(call_32bit(kGetpid, 0, 0, nullptr) == ::getpid() ? 0 : 1);
+    }
+    int status = 0;
+    must(::waitpid(child, &status, 0), "waitpid");
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// Structures are the same, pointers are half as long.
+TEST_F(Arguments, CallsOf32Bit) {
+    if (!has_32bit_calls())
+        GTEST_SKIP() << "this kernel has no 32-bit system calls";
+    void *const low = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    ASSERT_NE(low, MAP_FAILED);
+    const auto call = [&](unsigned long request) {
+        constexpr int kIoctl = 54;
+        return call_32bit(kIoctl, device_.fd(), request, low);
+    };
+    EXPECT_EQ(call(UPM_IOC_INFO), 0);
+    EXPECT_EQ(static_cast<upm_ioc_info *>(low)->page_size, kPage);
+    std::memcpy(low, &call_, sizeof(call_));
+    EXPECT_EQ(call(UPM_IOC_ADVISE), 0);
+    EXPECT_EQ(static_cast<upm_ioc_advise *>(low)->counts.inserted, kPages);
+    EXPECT_EQ(call(_IO(UPM_IOC_MAGIC, 1)), -ENOTTY);
+    must(::munmap(low, kPage), "munmap");
 }
 
 TEST_F(Arguments, OtherCalls) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -158,6 +159,37 @@ TEST_F(DomainTest, LimitOfNamedDomains) {
     EXPECT_EQ(errno, ENOSPC);
     Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
     EXPECT_EQ(alice.advise().counts.inserted, kPages);
+}
+
+// One user can keep out neither others nor root; what ends makes room again.
+TEST_F(DomainTest, ShareOfOneUser) {
+    const Knob knob("max_domains", 8);
+    const auto start = [&](uid_t uid) {
+        return std::make_unique<Actor>(Kind::kAnonymous, pattern_, kPages, become(uid));
+    };
+    const auto made = [](Actor &actor) {
+        std::uint64_t count = 0;
+        while (count < 8 && actor.call(&open_domain, fresh_seed(), count) >= 0)
+            count++;
+        return count;
+    };
+    auto alice = start(kAlice);
+    const auto bob = start(kBob);
+    EXPECT_EQ(made(*alice), 2U);
+    EXPECT_EQ(made(*bob), 2U);
+    const Device device;
+    std::vector<Fd> of_root;
+    while (Fd domain = device.domain(fresh_key()))
+        of_root.push_back(std::move(domain));
+    EXPECT_EQ(errno, ENOSPC);
+    EXPECT_EQ(of_root.size(), 4U);
+
+    of_root.clear();
+    alice = start(kAlice); // the one before ends
+    EXPECT_TRUE(eventually([&] {
+        sweep();
+        return made(*alice) == 2;
+    }));
 }
 
 // Many domains that end at once go together: if each waited for a grace period of its
