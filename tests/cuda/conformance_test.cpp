@@ -58,6 +58,20 @@ class Conformance : public testing::TestWithParam<Which> {
         EXPECT_EQ(access(at, 1, flags), abi::kSuccess);
         return at;
     }
+    int exported(abi::Handle handle) {
+        int fd = -1;
+        EXPECT_EQ(api.mem_export(&fd, handle, abi::kHandlePosixFd, 0), abi::kSuccess);
+        return fd;
+    }
+    // Closes the descriptor, as an importer does.
+    abi::Handle imported(int fd) {
+        abi::Handle handle = 0;
+        EXPECT_EQ(api.mem_import(&handle, reinterpret_cast<void *>(std::intptr_t{fd}),
+                                 abi::kHandlePosixFd),
+                  abi::kSuccess);
+        ::close(fd);
+        return handle;
+    }
     unsigned char first_byte(abi::DevicePtr at) {
         unsigned char byte = 0;
         EXPECT_EQ(api.memcpy_dtoh(&byte, at, 1), abi::kSuccess);
@@ -169,42 +183,24 @@ TEST_P(Conformance, ExportedMemoryOutlivesHandleAndMapping) {
     const abi::DevicePtr at = mapped(handle, abi::kAccessReadWrite);
     ASSERT_EQ(api.memset_d8(at, 0x77, unit), abi::kSuccess);
     ASSERT_EQ(api.ctx_synchronize(), abi::kSuccess);
-    int fd = -1;
-    ASSERT_EQ(api.mem_export(&fd, handle, abi::kHandlePosixFd, 0), abi::kSuccess);
+    const int fd = exported(handle);
     ASSERT_EQ(api.mem_unmap(at, unit), abi::kSuccess);
     ASSERT_EQ(api.mem_release(handle), abi::kSuccess);
-    abi::Handle imported = 0;
-    ASSERT_EQ(
-        api.mem_import(&imported, reinterpret_cast<void *>(std::intptr_t{fd}), abi::kHandlePosixFd),
-        abi::kSuccess);
-    ::close(fd);
-    EXPECT_EQ(first_byte(mapped(imported, abi::kAccessRead)), 0x77);
+    EXPECT_EQ(first_byte(mapped(imported(fd), abi::kAccessRead)), 0x77);
 }
 
 // After a broker was lost, what was imported from it is offered to the next one.
 TEST_P(Conformance, ImportedMemoryCanBeExportedAgain) {
+    const abi::Handle handle = imported(exported(create()));
     int fd = -1;
-    ASSERT_EQ(api.mem_export(&fd, create(), abi::kHandlePosixFd, 0), abi::kSuccess);
-    abi::Handle imported = 0;
-    ASSERT_EQ(
-        api.mem_import(&imported, reinterpret_cast<void *>(std::intptr_t{fd}), abi::kHandlePosixFd),
-        abi::kSuccess);
-    ::close(fd);
-    EXPECT_EQ(api.mem_export(&fd, imported, abi::kHandlePosixFd, 0), abi::kSuccess)
+    EXPECT_EQ(api.mem_export(&fd, handle, abi::kHandlePosixFd, 0), abi::kSuccess)
         << "without it, advise counts such extents as refused";
     ::close(fd);
 }
 
 // Read-only protects against mistakes only: whoever has the descriptor may write.
 TEST_P(Conformance, ImporterCanMapWritable) {
-    int fd = -1;
-    ASSERT_EQ(api.mem_export(&fd, create(), abi::kHandlePosixFd, 0), abi::kSuccess);
-    abi::Handle imported = 0;
-    ASSERT_EQ(
-        api.mem_import(&imported, reinterpret_cast<void *>(std::intptr_t{fd}), abi::kHandlePosixFd),
-        abi::kSuccess);
-    ::close(fd);
-    const abi::DevicePtr at = mapped(imported, abi::kAccessReadWrite);
+    const abi::DevicePtr at = mapped(imported(exported(create())), abi::kAccessReadWrite);
     EXPECT_EQ(api.memset_d8(at, 1, unit), abi::kSuccess);
     EXPECT_EQ(api.ctx_synchronize(), abi::kSuccess);
 }
