@@ -4,6 +4,7 @@
 #include "preload/blocks.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
+#include "preload/trim.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -17,6 +18,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <string_view>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -94,6 +96,12 @@ bool has_work() noexcept {
     return found;
 }
 
+// For people and scripts, who see it from outside (ps -T, /proc/ID/task/*/comm), from
+// outside a container, too. 15 bytes at most.
+void show_state(bool idle) noexcept {
+    (void)::prctl(PR_SET_NAME, idle ? "upm-hook idle" : "upm-hook");
+}
+
 void wait_until_idle() noexcept {
     const std::uint64_t tick = std::max<std::uint64_t>(settings.idle_ns / kTicks, 1'000'000);
     unsigned quiet = 0;
@@ -111,31 +119,35 @@ void wait_until_idle() noexcept {
     }
 }
 
-// Until there is a new block, or an old one is due and the program did something
-// that may have changed it.
+// Until there is a new block, or what was freed is due for trimming, or an old block is
+// due and the program did something that may have changed it.
 void wait_for_work(std::uint32_t seen) noexcept {
     constexpr std::uint64_t kShortestPauseNs = 1'000'000;
+    const bool idle = settings.trigger == Trigger::kIdle;
     const std::uint64_t cpu = others_cpu_ns();
+    const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
     std::uint64_t pause = 0;
+    show_state(trim == UINT64_MAX);
     while (bell.load() == seen && !passes_stopped()) {
-        const std::uint64_t due = settings.trigger == Trigger::kIdle ? next_pass_ns() : UINT64_MAX;
+        const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
-        if (due <= now && pause != 0 && others_cpu_ns() > cpu + kAllowedNs)
-            return;
+        if (trim <= now || (due <= now && pause != 0 && others_cpu_ns() > cpu + kAllowedNs))
+            break;
         pause = due == UINT64_MAX
                     ? UINT64_MAX
                     : std::clamp(due > now ? due - now : 0,
                                  std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
                                  kLongestPauseNs);
         asleep = true;
-        sleep_until_bell(seen, pause);
+        sleep_until_bell(seen, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
         asleep = false;
     }
+    show_state(false);
 }
 
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
-    (void)::pthread_setname_np(::pthread_self(), "upm-hook");
+    show_state(false);
     std::uint32_t seen = bell.load();
     if (settings.trigger == Trigger::kSignal)
         wait_for_work(seen);
@@ -146,11 +158,13 @@ void *run(void * /*unused*/) noexcept {
             wait_until_idle();
         upm_counts counts;
         const Wanted wanted{.mark = 0, .forced = !idle, .interruptible = idle};
-        if (run_pass(settings, wanted, counts) == EOPNOTSUPP) {
+        const int error = run_pass(settings, wanted, counts);
+        if (error == EOPNOTSUPP) {
             no_backend = true;
             break;
         }
-        wait_for_work(seen);
+        if (error != EINTR)
+            wait_for_work(seen);
     }
     return nullptr;
 }

@@ -3,6 +3,7 @@
 
 #include "preload/address_map.hpp"
 #include "preload/page.hpp"
+#include "preload/pages.hpp"
 #include "preload/real.hpp"
 #include "preload/stacks.hpp"
 
@@ -188,10 +189,10 @@ Slot *best_slot(std::size_t len) noexcept {
 // Pre: kHeld. Makes it at least that long, keeping the pages that it has.
 bool grow(Block &block, std::size_t len, std::size_t alignment) noexcept {
     if (block.len < len && alignment <= kPageSize) {
-        void *const moved = real().mremap(block.addr, block.len, len, MREMAP_MAYMOVE);
-        if (moved == MAP_FAILED)
+        char *const moved = remap_pages(block.addr, block.len, len);
+        if (moved == nullptr)
             return false;
-        block.addr = static_cast<char *>(moved);
+        block.addr = moved;
         block.len = len;
     }
     return block.len >= len && reinterpret_cast<std::uintptr_t>(block.addr.load()) % alignment == 0;
@@ -212,28 +213,6 @@ Block *cache_get(std::size_t len, std::size_t alignment) noexcept {
         end_record(*block);
     }
     return nullptr;
-}
-
-// --- mappings ---
-
-char *map_pages(std::size_t len, std::size_t alignment) noexcept {
-    const std::size_t extra = alignment > kPageSize ? alignment - kPageSize : 0;
-    if (len + extra < len)
-        return nullptr;
-    void *const memory = real().mmap(nullptr, len + extra, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return nullptr;
-    auto *const first = static_cast<char *>(memory);
-    if (extra == 0)
-        return first;
-    const std::size_t before =
-        (alignment - reinterpret_cast<std::uintptr_t>(first) % alignment) % alignment;
-    if (before > 0)
-        (void)real().munmap(first, before);
-    if (before < extra)
-        (void)real().munmap(first + before + len, extra - before);
-    return first + before;
 }
 
 void unmap(Block &block) noexcept {
@@ -331,14 +310,14 @@ void *resize_block(Block &block, std::size_t size) noexcept {
     // Shared content makes several mappings of one, which mremap cannot move.
     if (block.advised || block.hands_off || !take(block, State::kLive, State::kHeld))
         return nullptr;
-    void *const moved = real().mremap(addr, old_len, len, MREMAP_MAYMOVE);
-    if (moved == MAP_FAILED) {
+    char *const moved = remap_pages(addr, old_len, len);
+    if (moved == nullptr) {
         block.state = State::kLive;
         return nullptr;
     }
     by_address.clear(addr, &block);
     count_live(block, false);
-    if (publish(block, static_cast<char *>(moved), len, true))
+    if (publish(block, moved, len, true))
         return moved;
     (void)real().mremap(moved, len, old_len, MREMAP_MAYMOVE | MREMAP_FIXED, addr);
     (void)publish(block, addr, old_len, true); // its node is there

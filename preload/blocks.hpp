@@ -6,7 +6,9 @@
 // Why own mappings: they are page-aligned, so that equal blocks have equal pages
 // whatever lies around them; and no allocator ever hands out a part of one again.
 // A backend may therefore map shared content over a block (backend store), and
-// free() gives all of it back to the kernel.
+// free() gives all of it back to the kernel. Blocks of 2 MiB and above begin at a
+// multiple of that, so that content which is shared in huge pages can be mapped by
+// huge pages in all processes.
 //
 // Nothing here takes a lock. Records are never freed, only used again, and each
 // change is one atomic step; a fork in another thread, a signal in the middle of a
@@ -90,15 +92,6 @@ void for_each_block(const void *addr, std::size_t len, Visit visit) noexcept {
         if (at < start + len && start < at + block.len.load())
             visit(block);
     }
-}
-
-// The same without mappings of the program.
-template <class Visit>
-void for_each_own(const void *addr, std::size_t len, Visit visit) noexcept {
-    for_each_block(addr, len, [&](Block &block) {
-        if (block.own)
-            visit(block);
-    });
 }
 
 // The adviser takes a live block and gives it back. false: it is not live (any

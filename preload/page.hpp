@@ -11,6 +11,10 @@ namespace upm::hook {
 // asleep where the kernel's pages have another size.
 inline constexpr std::size_t kPageSize = 4096;
 
+// What one entry of a page table's second level maps: a huge page. Shared content in
+// huge pages is mapped by such entries only where the block begins as they do.
+inline constexpr std::size_t kHugeSize = 2UL << 20;
+
 inline bool page_aligned(const void *pointer) noexcept {
     return (reinterpret_cast<std::uintptr_t>(pointer) & (kPageSize - 1)) == 0;
 }

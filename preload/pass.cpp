@@ -8,6 +8,7 @@
 #include "preload/page.hpp"
 #include "preload/real.hpp"
 #include "preload/stacks.hpp"
+#include "preload/trim.hpp"
 
 #include <algorithm>
 #include <array>
@@ -31,7 +32,6 @@ namespace {
 // A piece at a time, so that a fork, an unmapping, or a program that wants to go
 // on waits some milliseconds at most.
 constexpr std::size_t kPieceBytes = 8UL << 20;
-constexpr std::uint64_t kTrimPauseNs = 10'000'000'000;
 // The program is busy again when it uses more than a fifth of a processor.
 constexpr std::uint64_t kBusyShare = 5;
 
@@ -65,48 +65,11 @@ struct Totals {
 };
 constinit Totals totals;
 
-// --- trimming ---
-
 std::uint64_t clock_ns(clockid_t clock) noexcept {
     timespec now{};
     ::clock_gettime(clock, &now);
     return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
            static_cast<std::uint64_t>(now.tv_nsec);
-}
-
-// Resident memory; 0 if unknown.
-std::uint64_t resident_bytes() noexcept {
-    char text[128];
-    const int fd = ::open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    const ssize_t got = ::read(fd, text, sizeof(text));
-    ::close(fd);
-    if (got <= 0)
-        return 0;
-    std::string_view rest(text, static_cast<std::size_t>(got));
-    const std::size_t blank = rest.find(' ');
-    if (blank == std::string_view::npos)
-        return 0;
-    rest.remove_prefix(blank + 1);
-    std::uint64_t pages = 0;
-    (void)std::from_chars(rest.data(), rest.data() + rest.size(), pages);
-    return pages * kPageSize;
-}
-
-// What glibc's malloc keeps of freed memory, and what the hook itself keeps. Other
-// allocators give memory back by themselves.
-std::uint64_t trim(bool forced) noexcept {
-    static constinit std::uint64_t last = 0;
-    if (!forced && last != 0 && now_ns() - last < kTrimPauseNs)
-        return 0;
-    last = now_ns();
-    const std::uint64_t before = resident_bytes();
-    (void)drop_cache();
-    if (real().malloc_trim != nullptr)
-        (void)real().malloc_trim(0);
-    const std::uint64_t after = resident_bytes();
-    return before > after ? before - after : 0;
 }
 
 // --- the pass ---
@@ -140,6 +103,7 @@ class Pass {
     const Info info_;
     int error_ = 0;
     bool hopeless_ = false; // no further call can succeed
+    bool cut_short_ = false;
     std::uint64_t due_ = UINT64_MAX;
     std::uint64_t last_wall_ = now_ns();
     std::uint64_t last_cpu_ = others_cpu_ns();
@@ -157,6 +121,7 @@ bool Pass::go_on() noexcept {
         cpu > last_cpu_ && (cpu - last_cpu_) * kBusyShare > wall - last_wall_ + 50'000;
     last_wall_ = wall;
     last_cpu_ = cpu;
+    cut_short_ = cut_short_ || busy;
     return !busy;
 }
 
@@ -354,14 +319,14 @@ int Pass::run() noexcept {
     if (std::strcmp(info_.backend, "none") == 0)
         return EOPNOTSUPP;
     remaps = !known_not_to_remap(info_.backend);
-    if (remaps && devices_in_use())
-        return EBUSY;
     const std::uint64_t trimmed = trim(wanted_.forced);
     {
         const Lock lock(piece_lock);
         ++totals.passes;
         totals.trimmed += trimmed;
     }
+    if (remaps && devices_in_use())
+        return EBUSY;
     static const bool heap = settings_.everything && remaps && heap_is_glibcs();
     std::optional<Layout> layout;
     if (remaps)
@@ -372,7 +337,7 @@ int Pass::run() noexcept {
     if (heap && wanted_.mark == 0)
         advise_heap(*layout);
     next_due = due_;
-    return error_;
+    return cut_short_ && !hopeless_ ? EINTR : error_;
 }
 
 } // namespace
@@ -416,7 +381,10 @@ void note_advised(void *addr, std::size_t len) noexcept {
     const Guard guard;
     if (!known_not_to_remap(upm::info().backend))
         remaps = true;
-    for_each_own(addr, len, [](Block &block) { block.advised = true; });
+    for_each_block(addr, len, [](Block &block) {
+        if (block.own)
+            block.advised = true;
+    });
 }
 
 NoAdvise::NoAdvise() noexcept {

@@ -25,7 +25,8 @@ struct Wanted {
 };
 
 // Errors: that of the last call that failed. EOPNOTSUPP: there is no backend, and
-// there will be none. One pass runs at a time; others wait.
+// there will be none. EINTR: the program got busy, and the rest is still to be done.
+// One pass runs at a time; others wait.
 int run_pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) noexcept;
 
 // When the next pass is due, CLOCK_MONOTONIC; UINT64_MAX: when there are new blocks.

@@ -255,12 +255,22 @@ class Command(Case):
             time.sleep(0.05)
         self.fail("nothing was advised")
 
+    def wait_for_state(self, pid: int, wanted: str) -> None:
+        """Until a thread of the process has that name."""
+        for _ in range(600):
+            names = [p.read_text().strip() for p in Path(f"/proc/{pid}/task").glob("*/comm")]
+            if wanted in names:
+                return
+            time.sleep(0.05)
+        self.fail(f"no thread {wanted}, but {names}")
+
     def test_idle(self) -> None:
+        """All of the memory is advised once the thread says that it has nothing left."""
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
             process = self.holder("--idle-ms", "10", UPM_VERBOSE="1", FAKE_UPM_LOG=str(log))
-            self.wait_for_advise(log)
-            time.sleep(0.3)
+            self.wait_for_state(process.pid, "upm-hook idle")
+            self.assertGreater(self.advises(log), 0)
             out, errors = process.communicate()
             found = re.search(r"passes (\d+) pages (\d+)", out)
             assert found

@@ -4,6 +4,7 @@
 // what must be in it. Exits 0 only if every byte was right.
 //
 //   upm-hook-load WHAT     threads, forks, signals, calls, zeros, idle
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -211,6 +212,39 @@ int signals() {
     return 0;
 }
 
+// From 2 MiB on they begin at a multiple of it, also those that grew or came from others.
+void large_blocks() {
+    const auto check = [](const Piece &piece) {
+        UPM_CHECK(reinterpret_cast<std::uintptr_t>(piece.memory) % (2048 * kKib) == 0);
+        piece.check();
+    };
+    std::vector<Piece> held;
+    for (std::size_t i = 0; i < 8; ++i) {
+        const std::size_t size = (1024 + 256 * i) * kKib;
+        Piece piece{static_cast<unsigned char *>(std::malloc(size)), size, i};
+        piece.fill();
+        for (const std::size_t more : {3000 * kKib + i, 9000 * kKib, 4000 * kKib}) {
+            piece.memory = static_cast<unsigned char *>(std::realloc(piece.memory, more));
+            piece.size = std::min(piece.size, more);
+            check(piece);
+            piece.size = more;
+            piece.fill();
+        }
+        held.push_back(piece);
+    }
+    for (const Piece &piece : held) {
+        check(piece);
+        std::free(piece.memory); // and kept, for what follows
+    }
+    for (const std::size_t size : {2048 * kKib, 5000 * kKib, 70'000 * kKib}) {
+        Piece piece{static_cast<unsigned char *>(std::calloc(1, size)), size, 1};
+        UPM_CHECK(piece.memory[size / 2] == 0);
+        piece.fill();
+        check(piece);
+        std::free(piece.memory);
+    }
+}
+
 int calls() {
     constexpr std::size_t kSize = 1024 * kKib;
     for (const std::size_t alignment : {sizeof(void *), 64UL, kPage, 65536UL, 2048 * kKib}) {
@@ -220,6 +254,7 @@ int calls() {
         std::memset(memory, 1, kSize);
         std::free(memory);
     }
+    large_blocks();
     void *memory = nullptr;
     UPM_CHECK(::posix_memalign(&memory, 24, kSize) == EINVAL);
     // Through a pointer, so that no compiler knows better.
