@@ -30,6 +30,8 @@ class Churn:
     turns: list[dict[str, float]] = field(default_factory=list)
     """Of each turn: seconds since the first, containers started, PSS and USS in MiB."""
     answers: set[str] = field(default_factory=set)
+    unsettled: int = 0
+    """Turns in which merging was not over when memory was measured."""
 
     def ends(self) -> tuple[float, float]:
         """Medians of PSS in the first and in the last quarter of the turns, MiB."""
@@ -80,7 +82,7 @@ class _Run:
         pids = [container.pid for container in self._live]
         if self._way is not None:
             self._way.advise(pids)
-            self._demo.settle(pids)
+            self._found.unsettled += not self._demo.settle(pids)
         for container in self._live:
             self._demo.ask(container, self._found.answers)
         return _mean(pids)

@@ -70,6 +70,19 @@ class Way:
             raise MergingError(f"upm advise: {done.stderr.strip()}")
 
 
+def hooks(pids: list[int]) -> tuple[int, int]:
+    """Of the processes' hooks: how many still have something to do, and how many have not.
+
+    By the name of the hook's thread (docs/hook.md). A process without one is not counted.
+    """
+    names = []
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                names.append(thread.read_text().strip())
+    return names.count("upm-hook"), names.count("upm-hook idle")
+
+
 def open_way(backend: str, stack: contextlib.ExitStack) -> Way:
     """The best way here, or by that backend; `stack` ends what it starts.
 

@@ -23,7 +23,10 @@ PSS_REPORT = ROOT / "build" / "bin" / "pss-report"
 MIB = 1 << 20
 START = 600.0  # seconds that a container may take until it is ready
 SETTLE = 120.0  # seconds that merging may take after the last request
-SAME = 0.005  # change of the sum of PSS in a second below which it has settled
+SAME = 0.002  # change of the sum of PSS in a second below which it stands still
+STILL = 3  # seconds for which it does, and all hooks say that they are done
+STILL_WITHOUT_HOOK = 10  # where nobody says so
+PROGRESS = 10.0  # seconds between lines of progress
 # What libupm-preload.so says at a program's end, with UPM_VERBOSE.
 SAID = re.compile(
     r"upm\[\d+\]: backend (?P<backend>\w+); .* in (?P<seconds>[\d.]+) s: (?P<merged>[\d.]+) MiB "
@@ -86,6 +89,8 @@ class Phase:
     """Of pss-report, below the directory of results."""
     after_kill: dict[str, float] = field(default_factory=dict)
     advises: list[Advise] = field(default_factory=list)
+    settled: bool = True
+    """Whether merging was over when memory was measured."""
 
     def mean(self, kind: str) -> float:
         """MiB per container: rss, pss or uss."""
@@ -151,14 +156,26 @@ class Demo:
         answers.add(json.dumps(answer, sort_keys=True))
         return took
 
-    def settle(self, pids: list[int]) -> None:
-        """Until PSS stays the same for three seconds."""
-        end, still, last = time.monotonic() + SETTLE * self.plan.patience, 0, 0
-        while still < 3 and time.monotonic() < end:
+    def settle(self, pids: list[int]) -> bool:
+        """Until the hooks say that they are done, and PSS stands still; False: it never did."""
+        began, still, said, last = time.monotonic(), 0, 0.0, 0
+        while True:
             time.sleep(1)
             now = measure.take(PSS_REPORT, pids).pss()
-            still = still + 1 if abs(now - last) <= SAME * max(now, 1) else 0
+            at_work, done = merging.hooks(pids)
+            same = abs(now - last) <= SAME * max(now, 1)
+            still = still + 1 if same and at_work == 0 else 0
             last = now
+            if still >= (STILL if done else STILL_WITHOUT_HOOK):
+                return True
+            state = f"{at_work} of {len(pids)} hooks at work, PSS {now / len(pids) / MIB:.1f} MiB"
+            waited = time.monotonic() - began
+            if waited >= SETTLE * self.plan.patience:
+                self._say(f"merging has NOT settled in {waited:.0f} s: {state}")
+                return False
+            if waited - said >= PROGRESS:
+                self._say(f"merging: {state} per container")
+                said = waited
 
     def host(self) -> Host:
         """What makes the containers."""
@@ -192,7 +209,7 @@ class Demo:
             for container in made:
                 phase.warm.append(self.ask(container, phase.answers))
         if way is not None:
-            self.settle(pids)
+            phase.settled = self.settle(pids)
         self._measure(phase, pids, before)
         if way is not None and len(made) > 2:
             self._kill_first(made, phase)

@@ -130,6 +130,11 @@ def table(demo: Demo) -> str:
         "Of estimate: saved, as a share of what pss-report --estimate promised before; of",
         "possible: as a share of that and of what it says is still left.",
     ]
+    lines += [
+        f"{phase.name}: merging was not over when memory was measured."
+        for phase in demo.phases
+        if not phase.settled
+    ]
     if demo.plan.model in ORIGINAL and demo.function.weights:
         lines.append(f"The original UPM, 16 containers: {ORIGINAL[demo.plan.model]};")
         lines.append(f"{ORIGINAL_ADVISE[demo.plan.model]}.")

@@ -7,7 +7,10 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
+import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -89,6 +92,63 @@ class MergingTest(support.TemporaryDirectory):
             way = merging.open_way("auto", stack)
         self.assertTrue(way.agent)
         self.assertEqual(way.backend, "kmod")
+
+
+class SettleTest(support.TemporaryDirectory):
+    """When the demo takes merging for over."""
+
+    def setUp(self) -> None:
+        """A clock that only sleeping moves, and a demo of two containers."""
+        super().setUp()
+        self.now = 0.0
+        self.said: list[str] = []
+        plan = phases.Plan(2, functions.find("text"), "tiny", self.directory)
+        self.demo = phases.Demo(plan, self.said.append)
+
+    def _settle(self, pss: Callable[[float], float], hooks: Callable[[float], object]) -> bool:
+        def sleep(seconds: float) -> None:
+            self.now += seconds
+
+        def sample(*_: object) -> measure.Sample:
+            return measure.Sample([measure.Usage(0, int(pss(self.now)), 0)], 0)
+
+        with (
+            mock.patch.object(phases.time, "sleep", sleep),
+            mock.patch.object(phases.time, "monotonic", lambda: self.now),
+            mock.patch.object(measure, "take", sample),
+            mock.patch.object(merging, "hooks", lambda _: hooks(self.now)),
+        ):
+            return self.demo.settle([1, 2])
+
+    def test_waits_for_the_slowest_hook(self) -> None:
+        """However long PSS stood still before."""
+        settled = self._settle(lambda _: 1e9, lambda now: (int(now < 30), 1 + int(now >= 30)))
+        self.assertTrue(settled)
+        self.assertEqual(self.now, 32)
+        self.assertIn("1 of 2 hooks at work", self.said[0])
+
+    def test_without_a_hook_it_waits_longer(self) -> None:
+        """For ten seconds without a change."""
+        self.assertTrue(self._settle(lambda now: 1e9 if now < 5 else 5e8, lambda _: (0, 0)))
+        self.assertEqual(self.now, 15)
+
+    def test_says_that_it_never_settled(self) -> None:
+        """After a limit."""
+        self.assertFalse(self._settle(lambda now: 1e9 + 1e7 * now, lambda _: (0, 2)))
+        self.assertGreaterEqual(self.now, phases.SETTLE)
+        self.assertIn("NOT settled", self.said[-1])
+
+    def test_hooks_are_told_by_the_names_of_threads(self) -> None:
+        """Of live ones; this process has none."""
+        self.assertEqual(merging.hooks([os.getpid()]), (0, 0))
+        code = "import sys; open('/proc/self/comm', 'w').write('upm-hook idle'); input()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+            for _ in range(200):
+                if merging.hooks([process.pid]) == (0, 1):
+                    break
+                time.sleep(0.05)
+            self.assertEqual(merging.hooks([process.pid, os.getpid()]), (0, 1))
+            process.communicate(b"\n")
 
 
 class RunTest(support.TemporaryDirectory):
