@@ -17,29 +17,133 @@
 
 namespace upm::store {
 
+namespace {
+
+// Of the 512 pages of a block, how many must need memory of their own so that it gets a
+// huge page. The others (of zeros, or known already) take some then that they need not:
+// at most a sixteenth more, once on the machine. docs/store.md has the measurement.
+constexpr std::uint32_t kDense = kBatch - kBatch / 16;
+
+} // namespace
+
+// The number of a hash among those that are numbered, which is what it gets now if it
+// has none.
+std::uint32_t Merger::number_of(std::uint64_t hash, std::uint32_t &unique) noexcept {
+    constexpr std::uint32_t kMask = Scratch::kTable - 1;
+    auto at = static_cast<std::uint32_t>(hash) & kMask;
+    while (scratch_->table[at] != 0 && scratch_->unique[scratch_->table[at] - 1U] != hash)
+        at = (at + 1) & kMask;
+    if (scratch_->table[at] == 0) {
+        scratch_->unique[unique] = hash;
+        scratch_->table[at] = static_cast<std::uint16_t>(++unique);
+    }
+    return scratch_->table[at] - 1U;
+}
+
+void Merger::forget_numbers() noexcept {
+    std::memset(scratch_->table, 0, sizeof(scratch_->table));
+}
+
+// Finds the blocks of the window that get a huge page: their pages are all there, and
+// nearly all of them are new, each with a content of its own.
+void Merger::find_blocks(std::uint32_t hashed) noexcept {
+    blocks_ = 0;
+    if (!whole_blocks_ || !huge_segments())
+        return;
+    forget_numbers();
+    std::uint32_t unique = 0;
+    std::uint32_t i = 0;
+    for (std::uint32_t first = room_in_batch(0) % kBatch; first + kBatch <= pages_;
+         first += kBatch) {
+        while (i < hashed && scratch_->index[i] < first)
+            ++i;
+        const std::uint32_t before = unique;
+        for (; i < hashed && scratch_->index[i] < first + kBatch; ++i)
+            if (scratch_->places[i].segment == kReserved)
+                (void)number_of(scratch_->hashes[i], unique);
+        const auto *const states = scratch_->state + first;
+        const bool there = std::all_of(states, states + kBatch, [](PageState state) {
+            return state == PageState::kNew || state == PageState::kKnown ||
+                   state == PageState::kZero;
+        });
+        if (there && unique - before >= kDense)
+            scratch_->blocks[blocks_++] = first;
+    }
+}
+
+bool Merger::in_block(std::uint32_t index) const noexcept {
+    const auto *const begin = scratch_->blocks;
+    return std::any_of(begin, begin + blocks_, [&](std::uint32_t first) {
+        return index >= first && index < first + kBatch;
+    });
+}
+
+// Blocks come first in the segment, whole and in order: so each begins at a huge page.
+// Post: all of their pages are new, and those of them that are no news are `padding_`.
+std::uint32_t Merger::number_blocks(std::uint32_t hashed) noexcept {
+    std::uint32_t unique = 0;
+    std::uint32_t i = 0;
+    padding_ = 0;
+    for (std::uint32_t block = 0; block < blocks_; ++block) {
+        const std::uint32_t first = scratch_->blocks[block];
+        while (i < hashed && scratch_->index[i] < first)
+            ++i;
+        for (std::uint32_t index = first; index < first + kBatch; ++index) {
+            const bool known_hash = i < hashed && scratch_->index[i] == index;
+            const std::uint64_t hash = known_hash ? scratch_->hashes[i] : hash_of(page(index));
+            if (known_hash && scratch_->places[i].segment == kReserved)
+                scratch_->places[i].page = unique;
+            else
+                ++padding_;
+            i += known_hash ? 1U : 0U;
+            const std::uint32_t place = unique;
+            if (number_of(hash, unique) != place) { // a second one of the kind
+                scratch_->unique[place] = hash;
+                unique = place + 1;
+            }
+            scratch_->state[index] = PageState::kNew;
+        }
+    }
+    return unique;
+}
+
+// What is in a block without being news, and was not mapped from there, is again what
+// it was.
+void Merger::give_padding_back(std::uint32_t hashed) noexcept {
+    std::uint32_t i = 0;
+    for (std::uint32_t block = 0; block < blocks_; ++block) {
+        const std::uint32_t first = scratch_->blocks[block];
+        while (i < hashed && scratch_->index[i] < first)
+            ++i;
+        for (std::uint32_t index = first; index < first + kBatch; ++index) {
+            const bool known_hash = i < hashed && scratch_->index[i] == index;
+            PageState &state = scratch_->state[index];
+            if (state == PageState::kNew && !known_hash)
+                state = PageState::kZero;
+            else if (state == PageState::kNew && scratch_->places[i].segment != kReserved)
+                state = PageState::kKnown;
+            i += known_hash ? 1U : 0U;
+        }
+    }
+}
+
 // Gives each page that was reserved its number in the segment to be: equal ones
 // the same, as far as the mappings suffice that this will take.
-std::uint32_t Merger::number_unique(std::uint32_t hashed) noexcept {
-    constexpr std::uint32_t kMask = Scratch::kTable - 1;
-    std::memset(scratch_->table, 0, sizeof(scratch_->table));
+std::uint32_t Merger::number_pages(std::uint32_t hashed) noexcept {
+    find_blocks(hashed);
+    forget_numbers();
+    std::uint32_t unique = number_blocks(hashed);
     const bool fold = tools_.budget.used.load() < RunBudget::kFree;
-    std::uint32_t unique = 0;
     for (std::uint32_t i = 0; i < hashed; ++i) {
-        if (scratch_->places[i].segment != kReserved)
+        if (scratch_->places[i].segment != kReserved || in_block(scratch_->index[i]))
             continue;
         const std::uint64_t hash = scratch_->hashes[i];
-        auto at = static_cast<std::uint32_t>(hash) & kMask;
-        while (fold && scratch_->table[at] != 0 &&
-               scratch_->unique[scratch_->table[at] - 1U] != hash)
-            at = (at + 1) & kMask;
-        if (fold && scratch_->table[at] != 0) {
-            scratch_->places[i].page = scratch_->table[at] - 1U;
+        const std::uint32_t next = unique;
+        if (!fold)
+            scratch_->unique[unique++] = hash;
+        scratch_->places[i].page = fold ? number_of(hash, unique) : next;
+        if (scratch_->places[i].page != next)
             scratch_->state[scratch_->index[i]] = PageState::kKnown;
-            continue;
-        }
-        scratch_->unique[unique] = hash;
-        scratch_->places[i].page = unique;
-        scratch_->table[at] = static_cast<std::uint16_t>(++unique);
     }
     return unique;
 }
@@ -60,13 +164,13 @@ void Merger::place_run(int fd, std::uint32_t first, std::uint32_t count,
 
 // Copies consecutive new pages into the segment, and maps it over those that were
 // frozen meanwhile. The others keep their state: they are compared later.
-int Merger::place_batch(int fd, std::uint32_t first, std::uint32_t count,
+int Merger::place_batch(const SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
                         std::uint32_t segment_page) noexcept {
     const std::uint64_t at = address(first);
     const NoSignals guard;
     const bool held = freeze_and_look(at, count) == 0;
     const int ret =
-        fill_segment(fd, segment_page * page_size(), {page(first), count * page_size()});
+        writer.fill(segment_page * page_size(), {page(first), count * page_size()});
     if (!held)
         return ret;
     for (std::uint32_t i = 0; i < count && ret == 0;) {
@@ -74,7 +178,7 @@ int Merger::place_batch(int fd, std::uint32_t first, std::uint32_t count,
         while (i + run < count && frozen(scratch_->pagemap[i + run]))
             ++run;
         if (run != 0) {
-            place_run(fd, first + i, run, segment_page + i);
+            place_run(writer.fd(), first + i, run, segment_page + i);
             const bool placed = scratch_->state[first + i] == PageState::kPlaced;
             std::fill_n(scratch_->mapped + i, run, placed);
         }
@@ -85,11 +189,13 @@ int Merger::place_batch(int fd, std::uint32_t first, std::uint32_t count,
 }
 
 // Fills a segment with all new pages, batch by batch.
-int Merger::place(int fd, std::uint32_t hashed) noexcept {
+int Merger::place(const SegmentWriter &writer, std::uint32_t hashed) noexcept {
     int ret = 0;
+    for (std::uint32_t block = 0; block < blocks_ && ret == 0; ++block)
+        ret = place_batch(writer, scratch_->blocks[block], kBatch, block * kBatch);
     for (std::uint32_t i = 0; i < hashed && ret == 0;) {
         const std::uint32_t first = scratch_->index[i];
-        if (scratch_->state[first] != PageState::kNew) {
+        if (scratch_->state[first] != PageState::kNew || in_block(first)) {
             ++i;
             continue;
         }
@@ -101,7 +207,7 @@ int Merger::place(int fd, std::uint32_t hashed) noexcept {
             ++count;
             ++i;
         }
-        ret = place_batch(fd, first, count, segment_page);
+        ret = place_batch(writer, first, count, segment_page);
     }
     return ret;
 }
@@ -124,28 +230,34 @@ void Merger::take_back() noexcept {
     registered_ = false; // nor are the copies
 }
 
-// Post: `segment` is published; or -errno, and no page is placed.
+// Post: `segment` is published; or -errno, and no page is placed. kAgain: nothing is
+// skipped either, and it is to be tried once more.
 int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &segment,
                              int &fd) noexcept {
-    int ret = create_segment(unique * page_size());
-    fd = ret;
-    if (ret >= 0)
-        ret = place(fd, hashed);
+    SegmentWriter writer;
+    int ret = writer.create(unique * page_size(), blocks_);
     if (ret == 0)
-        ret = seal_segment(fd);
+        ret = place(writer, hashed);
+    if (ret == 0)
+        ret = writer.seal();
     const bool ready = ret == 0;
     if (ready)
-        ret =
-            connection().publish(fd, {scratch_->unique, unique}, segment.segment, scratch_->packet);
-    if (ret == 0)
+        ret = connection().publish(writer.fd(), {scratch_->unique, unique}, segment.segment,
+                                   scratch_->packet);
+    if (ret == 0) {
+        fd = writer.release();
         return 0;
+    }
     take_back();
-    if (fd >= 0)
-        ::close(fd);
+    give_padding_back(hashed);
     const int released = ready ? 0 : connection().release();
     const unsigned reason = ready ? UPM_SKIPPED_LIMIT : UPM_SKIPPED_NOMEM;
     if (released != 0 || broken(ret))
         return released != 0 ? released : ret;
+    if (ready && padding_ != 0 && ret == -EDQUOT) {
+        whole_blocks_ = false; // the quota has room for what is new, but for nothing else
+        return kAgain;
+    }
     if (error_ == 0)
         error_ = ret;
     for (std::uint32_t i = 0; i < hashed; ++i)
@@ -156,24 +268,25 @@ int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &
 }
 
 // Publishes the pages that this client has reserved. 0 or -errno: the broker cannot
-// be reached.
+// be reached; kAgain: they are to be looked up again.
 int Merger::insert(std::uint32_t hashed) noexcept {
-    const std::uint32_t unique = number_unique(hashed);
+    const std::uint32_t unique = number_pages(hashed);
     Place segment;
     int fd = -1;
     const int ret = make_and_publish(hashed, unique, segment, fd);
     if (ret != 0)
-        return broken(ret) ? ret : 0;
+        return broken(ret) || ret == kAgain ? ret : 0;
     Open &open = adopt(segment.segment, unique, fd);
-    for (std::uint32_t i = 0; i < hashed; ++i) {
-        if (scratch_->places[i].segment != kReserved)
-            continue;
-        scratch_->places[i].segment = segment.segment;
-        if (scratch_->state[scratch_->index[i]] != PageState::kPlaced)
+    give_padding_back(hashed);
+    for (std::uint32_t i = 0; i < hashed; ++i)
+        if (scratch_->places[i].segment == kReserved)
+            scratch_->places[i].segment = segment.segment;
+    for (std::uint32_t index = 0; index < pages_; ++index) {
+        if (scratch_->state[index] != PageState::kPlaced)
             continue;
         ++counts_.inserted;
         ++open.mapped;
-        finish(scratch_->index[i], 1);
+        finish(index, 1);
     }
     return 0;
 }

@@ -66,8 +66,11 @@ int Merger::advise(const Vma &part) noexcept {
     guess_ = {};
     int ret = 0;
     for (std::uint64_t at = part.start; at < part.end && ret == 0;) {
-        const auto pages = static_cast<std::uint32_t>(
+        // Windows end where huge pages may begin, so that none is cut.
+        auto pages = static_cast<std::uint32_t>(
             std::min<std::uint64_t>(kMaxPages, (part.end - at) / page_size()));
+        if (at + pages * page_size() < part.end)
+            pages -= static_cast<std::uint32_t>((at / page_size() + pages) % kBatch);
         ret = window(at, pages);
         at += pages * page_size();
     }
@@ -97,11 +100,17 @@ int Merger::window(std::uint64_t start, std::uint32_t pages) noexcept {
     return ret;
 }
 
-int Merger::merge_window() noexcept {
+// What was found out about pages does not count any more.
+void Merger::forget_states() noexcept {
     auto *const begin = scratch_->state;
     for (std::uint32_t i = 0; i < pages_; ++i)
         if (begin[i] == PageState::kNew || begin[i] == PageState::kKnown)
             begin[i] = PageState::kTodo;
+}
+
+int Merger::merge_window() noexcept {
+    forget_states();
+    auto *const begin = scratch_->state;
     const auto todo =
         static_cast<std::uint32_t>(std::count(begin, begin + pages_, PageState::kTodo));
     if (todo == 0)
@@ -179,11 +188,14 @@ int Merger::sample(std::uint32_t &from) noexcept {
     return 0;
 }
 
+std::uint64_t Merger::hash_of(const std::byte *page) noexcept {
+    return XXH3_64bits_withSeed(page, page_size(), connection().seed());
+}
+
 // Hashes up to `limit` pages that are to be done. Their hashes and numbers are
 // then in the scratch memory; pages of zeros are only marked.
 std::uint32_t Merger::hash_pages(std::uint32_t from, std::uint32_t limit) noexcept {
     std::uint32_t hashed = 0;
-    const std::uint64_t seed = connection().seed();
     for (std::uint32_t i = from; i < pages_ && hashed < limit; ++i) {
         if (scratch_->state[i] != PageState::kTodo)
             continue;
@@ -191,7 +203,7 @@ std::uint32_t Merger::hash_pages(std::uint32_t from, std::uint32_t limit) noexce
             scratch_->state[i] = PageState::kZero;
             continue;
         }
-        scratch_->hashes[hashed] = XXH3_64bits_withSeed(page(i), page_size(), seed);
+        scratch_->hashes[hashed] = hash_of(page(i));
         scratch_->index[hashed] = i;
         ++hashed;
     }
@@ -219,6 +231,10 @@ int Merger::find_rest() noexcept {
     // First what others may be waiting for.
     if (reserved)
         ret = insert(hashed);
+    if (ret == kAgain) {
+        forget_states();
+        return find_rest();
+    }
     return ret != 0 ? ret : settle_hashed(hashed);
 }
 
@@ -249,8 +265,7 @@ int Merger::settle_hashed(std::uint32_t hashed) noexcept {
         if (!ready(i))
             continue;
         const std::uint32_t index = scratch_->index[i];
-        const bool same = XXH3_64bits_withSeed(page(index), page_size(), connection().seed()) ==
-                          scratch_->hashes[i];
+        const bool same = hash_of(page(index)) == scratch_->hashes[i];
         skip(index, same && scratch_->places[i].segment != kUnknown ? UPM_SKIPPED_COLLISION
                                                                     : UPM_SKIPPED_BUSY);
     }

@@ -6,6 +6,7 @@
 #ifndef UPM_STORE_MERGER_HPP
 #define UPM_STORE_MERGER_HPP
 
+#include "libupm/aligned_range.hpp"
 #include "libupm/store_client.hpp"
 #include "libupm/store_freezer.hpp"
 #include "libupm/vma_reader.hpp"
@@ -17,6 +18,8 @@
 #include <cstdint>
 
 namespace upm::store {
+
+class SegmentWriter;
 
 // How many runs of pages this process has mapped. Each costs it up to two
 // mappings, of which the kernel allows vm.max_map_count.
@@ -81,6 +84,7 @@ class Merger {
 
     int window(std::uint64_t start, std::uint32_t pages) noexcept;
     int merge_window() noexcept;
+    void forget_states() noexcept;
     int classify() noexcept;
 
     int follow_guesses() noexcept;
@@ -89,11 +93,18 @@ class Merger {
     std::uint32_t hash_pages(std::uint32_t from, std::uint32_t limit) noexcept;
 
     int insert(std::uint32_t hashed) noexcept;
-    std::uint32_t number_unique(std::uint32_t hashed) noexcept;
+    std::uint32_t number_pages(std::uint32_t hashed) noexcept;
+    std::uint32_t number_blocks(std::uint32_t hashed) noexcept;
+    std::uint32_t number_of(std::uint64_t hash, std::uint32_t &unique) noexcept;
+    void forget_numbers() noexcept;
+    void find_blocks(std::uint32_t hashed) noexcept;
+    [[nodiscard]] bool in_block(std::uint32_t index) const noexcept;
+    void give_padding_back(std::uint32_t hashed) noexcept;
+    [[nodiscard]] std::uint64_t hash_of(const std::byte *page) noexcept;
     int make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &segment,
                          int &fd) noexcept;
-    int place(int fd, std::uint32_t hashed) noexcept;
-    int place_batch(int fd, std::uint32_t first, std::uint32_t count,
+    int place(const SegmentWriter &writer, std::uint32_t hashed) noexcept;
+    int place_batch(const SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
                     std::uint32_t segment_page) noexcept;
     void place_run(int fd, std::uint32_t first, std::uint32_t count,
                    std::uint32_t segment_page) noexcept;
@@ -102,6 +113,7 @@ class Merger {
 
     int settle(const Group &group, std::uint32_t &stopped) noexcept;
     int settle_batch(Batch &batch) noexcept;
+    int map_view(Batch &batch) noexcept;
     void compare(Batch &batch) noexcept;
     void flush(Batch &batch) noexcept;
     bool map_file(std::uint64_t at, std::uint32_t pages, int fd, std::uint32_t page) noexcept;
@@ -146,6 +158,10 @@ class Merger {
     std::uint64_t window_ = 0; // its start
     std::uint32_t pages_ = 0;  // its size
     Place guess_;              // what may follow the page that was merged last
+    AlignedRange view_; // of the segment, while a batch is compared with it
+    bool whole_blocks_ = true; // may be padded to become huge pages
+    std::uint32_t blocks_ = 0; // of the window, that get one
+    std::uint32_t padding_ = 0; // pages in them that take memory only for that
     Open open_[kOpen];
     std::size_t next_open_ = 0;
 };

@@ -25,6 +25,9 @@ inline constexpr std::uint64_t kWriteProtected = 1ULL << 57; // by userfaultfd
 // is replaced as a whole. Bounds how long a writer waits.
 inline constexpr std::uint32_t kBatch = 512;
 
+// No error: what was looked up is to be looked up once more.
+inline constexpr int kAgain = 1;
+
 // Errors after which the connection is of no use any more.
 inline bool broken(int error) noexcept {
     return error == -ECONNRESET || error == -EPROTO || error == -ETIMEDOUT || error == -ENOTCONN;
@@ -65,6 +68,7 @@ struct Merger::Scratch {
     Place places[kMaxPages];          // and where they are to be found
     std::uint64_t unique[kMaxPages];  // hashes of the segment that is being made
     std::uint16_t table[kTable];      // over them: 1 + number, 0: free
+    std::uint32_t blocks[kMaxPages / kBatch]; // first pages of those that get a huge page
     std::byte packet[kMaxPacket];
 };
 

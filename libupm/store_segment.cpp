@@ -3,7 +3,9 @@
 
 #include "libupm/system.hpp"
 
+#include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
@@ -11,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+#include <utility>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U // NOLINT(readability-identifier-naming): since Linux 6.3
@@ -20,9 +23,12 @@ namespace upm::store {
 
 namespace {
 
+constexpr int kCollapse = 25; // MADV_COLLAPSE, since Linux 6.1
+constexpr std::uint64_t kSmallPage = 4096;
+std::atomic<bool> collapse_refused{false};
 constexpr int kSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
 
-int create() noexcept {
+int memfd() noexcept {
     int fd = ::memfd_create(kSegmentName, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL)
         fd = ::memfd_create(kSegmentName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -38,28 +44,60 @@ bool file_size_allowed(std::uint64_t size) noexcept {
 
 } // namespace
 
-int create_segment(std::uint64_t size) noexcept {
+SegmentWriter::~SegmentWriter() {
+    if (fd_ >= 0)
+        ::close(fd_);
+}
+
+int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcept {
     if (!file_size_allowed(size))
         return -EFBIG;
-    const int fd = create();
+    const int fd = memfd();
     if (fd < 0)
         return fd;
+    fd_ = fd;
+    if (huge_blocks != 0 && ::ftruncate(fd, static_cast<off_t>(size)) == 0)
+        collapse(huge_blocks * kHugePage);
+    // What has its memory already is passed over.
     int ret = 0;
     do
         ret = ::fallocate(fd, 0, 0, static_cast<off_t>(size)) == 0 ? 0 : -errno;
     while (ret == -EINTR);
-    if (ret == 0)
-        return fd;
-    ::close(fd);
     return ret;
 }
 
-// By write(2), not through a mapping: it copies into pages that need no clearing
-// first, and it fails with an error where a store would raise SIGBUS.
-int fill_segment(int fd, std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
+// Gives the beginning of the file huge pages, and maps them. The kernel does so only
+// where there is a page already. Without them the file is as good, but slower: ordinary
+// pages come from fallocate() then, and are written to by fill().
+void SegmentWriter::collapse(std::uint64_t size) noexcept {
+    constexpr char kByte = 0;
+    for (std::uint64_t at = 0; at < size; at += kHugePage)
+        if (::pwrite(fd_, &kByte, 1, static_cast<off_t>(at)) != 1)
+            return;
+    if (!view_.reserve(size))
+        return;
+    void *const view = ::mmap(view_.data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                              fd_, 0);
+    if (view != MAP_FAILED && ::madvise(view, size, kCollapse) == 0) {
+        viewed_ = size;
+        return;
+    }
+    // EINVAL: not this kernel, or not as it is set; others: not now.
+    if (view != MAP_FAILED && errno == EINVAL)
+        collapse_refused.store(true, std::memory_order_relaxed);
+    view_.reset();
+}
+
+// Ordinary pages by write(2), not through a mapping: it copies into pages that need no
+// clearing first, and takes no fault for each.
+int SegmentWriter::fill(std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
+    if (offset + bytes.size() <= viewed_) {
+        std::memcpy(view_.data() + offset, bytes.data(), bytes.size());
+        return 0;
+    }
     std::size_t done = 0;
     while (done < bytes.size()) {
-        const ssize_t put = ::pwrite(fd, bytes.data() + done, bytes.size() - done,
+        const ssize_t put = ::pwrite(fd_, bytes.data() + done, bytes.size() - done,
                                      static_cast<off_t>(offset + done));
         if (put > 0)
             done += static_cast<std::size_t>(put);
@@ -71,8 +109,20 @@ int fill_segment(int fd, std::uint64_t offset, std::span<const std::byte> bytes)
     return 0;
 }
 
-int seal_segment(int fd) noexcept {
-    return ::fcntl(fd, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;
+int SegmentWriter::seal() noexcept {
+    view_.reset(); // no file that is mapped for writing can be sealed
+    viewed_ = 0;
+    return ::fcntl(fd_, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;
+}
+
+int SegmentWriter::release() noexcept {
+    view_.reset();
+    viewed_ = 0;
+    return std::exchange(fd_, -1);
+}
+
+bool huge_segments() noexcept {
+    return page_size() == kSmallPage && !collapse_refused.load(std::memory_order_relaxed);
 }
 
 int check_segment(int fd, std::uint64_t pages) noexcept {

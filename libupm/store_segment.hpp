@@ -5,6 +5,8 @@
 #ifndef UPM_STORE_SEGMENT_HPP
 #define UPM_STORE_SEGMENT_HPP
 
+#include "libupm/aligned_range.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -14,18 +16,42 @@ namespace upm::store {
 // As /proc/PID/maps shows a mapping of a segment: "/memfd:upm-store (deleted)".
 inline constexpr const char *kSegmentName = "upm-store";
 
-// Makes a segment in three steps. A descriptor (close-on-exec) of a file of that
-// size with all of its memory, or -errno: EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG
-// (RLIMIT_FSIZE).
-int create_segment(std::uint64_t size) noexcept;
-// Copies memory to an offset in it. 0 or -errno: EFAULT (unmapped meanwhile).
-int fill_segment(int fd, std::uint64_t offset, std::span<const std::byte> bytes) noexcept;
-// Ends every change to it. 0 or -errno: EBUSY (a device reads from it).
-int seal_segment(int fd) noexcept;
+// Makes one in three steps: create(), fill(), seal().
+class SegmentWriter {
+  public:
+    SegmentWriter() noexcept = default;
+    SegmentWriter(const SegmentWriter &) = delete;
+    SegmentWriter &operator=(const SegmentWriter &) = delete;
+    ~SegmentWriter();
 
-// Whether `fd` is a segment of `pages` pages: a memfd of small pages, sealed
-// against writing and any change of size, all of it allocated (a hole would be
-// charged to whoever reads it). 0 or -errno: EBADF, EPERM (seals), EINVAL (size,
+    // A file of that size with all of its memory, of which the first `huge_blocks`
+    // times 2 MiB are huge pages if the kernel has such. 0 or -errno: EMFILE, ENFILE,
+    // ENOMEM, ENOSPC, EFBIG (RLIMIT_FSIZE).
+    int create(std::uint64_t size, std::uint32_t huge_blocks = 0) noexcept;
+    // Copies memory to an offset in it. 0 or -errno: EFAULT (unmapped meanwhile).
+    [[nodiscard]] int fill(std::uint64_t offset, std::span<const std::byte> bytes) const noexcept;
+    // Ends every change to it. 0 or -errno: EBUSY (a device reads from it).
+    int seal() noexcept;
+
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+    // The descriptor (close-on-exec), which is the caller's from now on.
+    int release() noexcept;
+
+  private:
+    void collapse(std::uint64_t size) noexcept;
+
+    int fd_ = -1;
+    AlignedRange view_;       // of the huge pages
+    std::uint64_t viewed_ = 0; // their size in bytes; 0: there are none
+};
+
+// Whether this kernel can give a segment huge pages, for all that is known: false as
+// soon as it has once refused as a matter of principle.
+bool huge_segments() noexcept;
+
+// Whether `fd` is a segment of `pages` pages: a memfd of ordinary pages (or transparent
+// huge ones), sealed against writing and any change of size, all of it allocated (a hole
+// would be charged to whoever reads it). 0 or -errno: EBADF, EPERM (seals), EINVAL (size,
 // kind of file).
 int check_segment(int fd, std::uint64_t pages) noexcept;
 

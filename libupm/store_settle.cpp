@@ -20,6 +20,8 @@ namespace upm::store {
 
 namespace {
 
+constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP
+
 // So many pages in a row that differ end a guess.
 constexpr std::uint32_t kPatience = 8;
 
@@ -55,7 +57,6 @@ struct Merger::Batch {
     std::uint32_t next = 0; // page to be compared
     std::uint32_t view_next = 0;
     std::uint32_t run = 0;       // its length; it ends before `next`
-    std::uint32_t view_done = 0; // pages of the view that are moved away or unmapped
     std::uint32_t differing = 0; // in a row
     bool stopped = false;
 };
@@ -108,18 +109,17 @@ bool Merger::map_file(std::uint64_t at, std::uint32_t pages, int fd, std::uint32
     return true;
 }
 
-// The same with the page tables of a part of the view, by moving it there.
+// The same with the page tables of a part of the view, by moving them there. The view
+// stays mapped, so that its addresses remain ours; kernels before 5.13 cannot do that.
 bool Merger::map_over(std::uint64_t at, std::byte *from, std::uint32_t pages, const Batch &batch,
                       std::uint32_t page) noexcept {
+    constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap;
     const std::size_t size = pages * page_size();
-    if (::mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(at)) != MAP_FAILED)
-        return true;
-    if (::msync(pointer(at), size, MS_ASYNC) == 0)
-        return false;
-    return map_file(at, pages, batch.open->fd, batch.segment_page + page);
+    return ::mremap(from, size, size, kFlags, pointer(at)) != MAP_FAILED ||
+           map_file(at, pages, batch.open->fd, batch.segment_page + page);
 }
 
-// Maps the run that ends here, and unmaps the part of the view before it.
+// Maps the run that ends here.
 void Merger::flush(Batch &batch) noexcept {
     if (batch.run == 0)
         return;
@@ -133,16 +133,11 @@ void Merger::flush(Batch &batch) noexcept {
         return;
     }
     const std::uint64_t at = address(batch.first + start);
-    if (view_start > batch.view_done)
-        (void)::munmap(batch.view + batch.view_done * page_size(),
-                       (view_start - batch.view_done) * page_size());
-    batch.view_done = view_start;
     if (!map_over(at, batch.view + view_start * page_size(), run, batch, view_start)) {
         for (std::uint32_t i = start; i < batch.next; ++i)
             skip(batch.first + i, UPM_SKIPPED_NOMEM);
         return;
     }
-    batch.view_done = view_start + run;
     std::fill_n(scratch_->mapped + start, run, true);
     freezer_.wake(at, run * page_size());
     for (std::uint32_t i = start; i < batch.next; ++i)
@@ -200,29 +195,32 @@ void Merger::let_go(std::uint64_t at, std::uint32_t pages) noexcept {
     }
 }
 
+// Maps what a batch is compared with. It lies to a huge page as the batch does, so that
+// the kernel can move page tables as a whole. 0 or -errno.
+int Merger::map_view(Batch &batch) noexcept {
+    if (!view_ && !view_.reserve(kBatch * page_size()))
+        return -ENOMEM;
+    batch.view_pages = std::min(batch.count, batch.open->pages - batch.segment_page);
+    batch.view = view_.data() + address(batch.first) % (kBatch * page_size());
+    const std::size_t size = batch.view_pages * page_size();
+    if (::mmap(batch.view, size, part_.protection, MAP_PRIVATE | MAP_FIXED, batch.open->fd,
+               static_cast<off_t>(batch.segment_page * page_size())) == MAP_FAILED)
+        return -errno;
+    touch(batch.view, size);
+    return 0;
+}
+
 // 0, or -errno if nothing can be done here.
 int Merger::settle_batch(Batch &batch) noexcept {
-    batch.view_pages = std::min(batch.count, batch.open->pages - batch.segment_page);
-    const std::size_t size = batch.view_pages * page_size();
-    void *const view = ::mmap(nullptr, size, part_.protection, MAP_PRIVATE, batch.open->fd,
-                              static_cast<off_t>(batch.segment_page * page_size()));
-    if (view == MAP_FAILED)
-        return -errno;
-    batch.view = static_cast<std::byte *>(view);
-    touch(batch.view, size);
-    int ret = 0;
-    {
-        const NoSignals guard;
-        ret = freeze_and_look(address(batch.first), batch.count);
-        if (ret == 0) {
-            compare(batch);
-            let_go(address(batch.first), batch.count);
-        }
+    int ret = map_view(batch);
+    if (ret != 0)
+        return ret;
+    const NoSignals guard;
+    ret = freeze_and_look(address(batch.first), batch.count);
+    if (ret == 0) {
+        compare(batch);
+        let_go(address(batch.first), batch.count);
     }
-    // Piece by piece: where a part was moved away, somebody else may have mapped.
-    if (batch.view_done < batch.view_pages)
-        (void)::munmap(batch.view + batch.view_done * page_size(),
-                       (batch.view_pages - batch.view_done) * page_size());
     return ret;
 }
 

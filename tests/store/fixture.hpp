@@ -34,12 +34,12 @@ inline bool has_pattern(const Pages &pages, std::uint64_t salt) {
 
 // A sealed segment of a copy of this memory, or -errno.
 inline int make_segment(const void *data, std::size_t size) {
-    const int fd = store::create_segment(size);
     const std::span bytes(static_cast<const std::byte *>(data), size);
-    EXPECT_GE(fd, 0);
-    EXPECT_EQ(store::fill_segment(fd, 0, bytes), 0);
-    EXPECT_EQ(store::seal_segment(fd), 0);
-    return fd;
+    store::SegmentWriter writer;
+    EXPECT_EQ(writer.create(size), 0);
+    EXPECT_EQ(writer.fill(0, bytes), 0);
+    EXPECT_EQ(writer.seal(), 0);
+    return writer.release();
 }
 
 class StoreTest : public testing::Test {
