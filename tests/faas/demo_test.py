@@ -113,8 +113,8 @@ class SettleTest(support.TemporaryDirectory):
             return measure.Sample([measure.Usage(0, int(pss(self.now)), 0)], 0)
 
         with (
-            mock.patch.object(phases.time, "sleep", sleep),
-            mock.patch.object(phases.time, "monotonic", lambda: self.now),
+            mock.patch.object(time, "sleep", sleep),
+            mock.patch.object(time, "monotonic", lambda: self.now),
             mock.patch.object(measure, "take", sample),
             mock.patch.object(merging, "hooks", lambda _: hooks(self.now)),
         ):

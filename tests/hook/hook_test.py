@@ -242,7 +242,7 @@ class Command(Case):
             text=True,
         )
         assert process.stdout is not None
-        self.assertEqual(process.stdout.readline(), "ready\n")
+        self.assertRegex(process.stdout.readline(), "^ready 0x")
         return process
 
     def advises(self, log: Path) -> int:

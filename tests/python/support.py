@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""Scripts that use the Python package, in processes of their own: each has one backend.
+
+What merges does so by the backend store, with a broker of the test's own, or by the
+module with UPM_TEST_BACKEND=kmod.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+from pathlib import Path
+from typing import Any, ClassVar
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "build/python"
+HOOK = ROOT / "build/lib/libupm-preload.so"
+UPMD = ROOT / "build/bin/upmd"
+PYTHON = sys.executable
+EXIT_SKIPPED = 4
+BACKEND = os.environ.get("UPM_TEST_BACKEND", "store")
+MIB = 1 << 20
+SIZE = 16 * MIB
+SECONDS = 120
+
+# What the scripts below may use.
+PRELUDE = f"""
+import contextlib, hashlib, json, mmap, os, random, sys
+import upm
+SIZE = {SIZE}
+PAGES = SIZE // 4096
+
+def pss():
+    # Not of libraries, which others may load and leave meanwhile.
+    lines = [line.split() for line in open("/proc/self/smaps_rollup")]
+    return sum(int(line[1]) * 1024 for line in lines if line[0] in ("Pss_Anon:", "Pss_Shmem:"))
+
+def content(seed=1):
+    return random.Random(seed).randbytes(SIZE)
+
+def digest(thing):
+    return hashlib.sha256(thing).hexdigest()
+
+def tell(**what):
+    print(json.dumps(what), flush=True)
+
+def step(**what):
+    tell(**what)
+    input()
+
+def failure(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except Exception as error:
+        return type(error).__name__ + ": " + str(error)
+    return "nothing"
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without anything of UPM's, but the package."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
+    return clean | {"PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+
+
+class Script:
+    """A Python process that runs a script, and answers by lines of JSON."""
+
+    def __init__(self, text: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [PYTHON, "-c", PRELUDE + textwrap.dedent(text)],
+            env=environment(**variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self) -> Any:
+        """The next line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            _, errors = self.process.communicate()
+            raise AssertionError(f"the script said nothing, and on stderr:\n{errors}")
+        return json.loads(line)
+
+    def go_on(self) -> None:
+        """Lets a script that reads a line have one."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def finish(self) -> str:
+        """Waits for its end. Returns what it wrote to stderr."""
+        _, errors = self.process.communicate(timeout=SECONDS)
+        if self.process.returncode != 0:
+            raise AssertionError(f"exit status {self.process.returncode}:\n{errors}")
+        return errors
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def has(module: str) -> bool:
+    """Whether that Python has a module."""
+    done = subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+class Case(unittest.TestCase):
+    """Scripts that end with the test."""
+
+    def script(self, text: str, **variables: str) -> Script:
+        made = Script(text, **variables)
+        self.addCleanup(made.close)
+        return made
+
+    def run_one(self, text: str, **variables: str) -> Any:
+        """The only answer of a script."""
+        script = self.script(text, **variables)
+        answer = script.answer()
+        script.finish()
+        return answer
+
+
+class MergingCase(Case):
+    """The same with a backend that merges; `merging`: variables that choose it."""
+
+    merging: ClassVar[dict[str, str]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.merging = {"UPM_BACKEND": BACKEND}
+        cls.merging["MALLOC_MMAP_THRESHOLD_"] = "65536"  # no large block on the heap
+        if BACKEND == "store":
+            cls.start_broker()
+        info = subprocess.run(
+            [PYTHON, "-c", "import upm; i = upm.info(); print(i.backend, i.quiescent, i.reason)"],
+            env=environment(**cls.merging),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        if not info.startswith(f"{BACKEND} False"):
+            cls.doClassCleanups()
+            raise unittest.SkipTest(f"no {BACKEND} that merges while others write: {info}")
+
+    @classmethod
+    def start_broker(cls) -> None:
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        socket = Path(folder.name) / "socket"
+        broker = subprocess.Popen([UPMD, "--socket", socket])
+        cls.addClassCleanup(broker.wait)
+        cls.addClassCleanup(broker.terminate)
+        cls.merging["UPM_SOCKET"] = str(socket)
+        for _ in range(600):
+            if socket.exists():
+                break
+            time.sleep(0.05)
+
+    def both(self, text: str, steps: int, **variables: str) -> list[list[Any]]:
+        """Runs a script in two processes that go on together.
+
+        It says what it found by step(), that many times. Returns the answers of each.
+        """
+        scripts = [self.script(text, **self.merging | variables) for _ in range(2)]
+        answers: list[list[Any]] = [[], []]
+        for _ in range(steps):
+            for script, got in zip(scripts, answers, strict=True):
+                got.append(script.answer())
+            for script in scripts:
+                script.go_on()
+        for script in scripts:
+            script.finish()
+        return answers
+
+    def check_shared(self, answers: list[list[Any]], size: int = SIZE) -> None:
+        """From the first answer to the last, bytes stayed and PSS fell by about half of `size`.
+
+        PSS counts a shared page of the store once it was touched: look at the bytes first.
+        """
+        for got in answers:
+            self.assertEqual(got[0]["digest"], got[-1]["digest"])
+            self.assertLess(got[-1]["pss"], got[0]["pss"] - 0.4 * size)
+
+
+def main() -> int:
+    """Runs the tests of the main program: all of them, or the classes or tests named.
+
+    4 if none could run.
+    """
+    suite = (
+        unittest.defaultTestLoader.loadTestsFromNames(sys.argv[1:], sys.modules["__main__"])
+        if sys.argv[1:]
+        else unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
+    )
+    result = unittest.TextTestRunner(verbosity=2).run(suite)
+    if not result.wasSuccessful():
+        return 1
+    return EXIT_SKIPPED if len(result.skipped) >= result.testsRun else 0
