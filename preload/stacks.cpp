@@ -12,6 +12,7 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <sched.h>
+#include <string_view>
 #include <unistd.h>
 
 namespace upm::hook {
@@ -20,8 +21,10 @@ namespace {
 
 constexpr std::uint32_t kMaxStacks = 4096; // more different ones are not told apart
 constexpr int kMaxFrames = 40;
-constexpr std::size_t kPrinted = 10; // stacks
-constexpr int kOwnFrames = 16;       // of the hook itself, on top of the caller's
+constexpr std::size_t kPrinted = 10;  // stacks at most,
+constexpr std::uint64_t kLeast = 100; // each with that part of all bytes at least
+constexpr double kMib = 1 << 20;
+constexpr int kOwnFrames = 16; // of the hook itself, on top of the caller's
 
 struct Stack {
     std::atomic<std::uint64_t> hash{0}; // 0: empty
@@ -90,16 +93,28 @@ void shorten(char *name) noexcept {
     *to = '\0';
 }
 
-void print_frame(int fd, void *address) noexcept {
-    Dl_info info{};
+// The file of the frame's code without folders, "" if unknown.
+const char *find_frame(void *address, Dl_info &info) noexcept {
     // A return address may lie just behind a function that does not return.
     const void *const inside = static_cast<const char *>(address) - 1;
-    if (::dladdr(inside, &info) == 0 || info.dli_fname == nullptr) {
+    if (::dladdr(inside, &info) == 0 || info.dli_fname == nullptr)
+        return "";
+    const char *const slash = std::strrchr(info.dli_fname, '/');
+    return slash != nullptr ? slash + 1 : info.dli_fname;
+}
+
+// Dozens of frames, the same ones in all stacks.
+bool is_interpreter(std::string_view file) noexcept {
+    return file.starts_with("python") || file.starts_with("libpython");
+}
+
+void print_frame(int fd, void *address) noexcept {
+    Dl_info info{};
+    const char *const file = find_frame(address, info);
+    if (*file == '\0') {
         (void)::dprintf(fd, "      %p\n", address);
         return;
     }
-    const char *const slash = std::strrchr(info.dli_fname, '/');
-    const char *const file = slash != nullptr ? slash + 1 : info.dli_fname;
     if (info.dli_sname == nullptr) {
         const auto offset = static_cast<std::size_t>(static_cast<const char *>(address) -
                                                      static_cast<const char *>(info.dli_fbase));
@@ -114,14 +129,29 @@ void print_frame(int fd, void *address) noexcept {
     std::free(name);
 }
 
+void print_interpreter(int fd, int frames) noexcept {
+    if (frames > 0)
+        (void)::dprintf(fd, "      (Python, %d frame%s)\n", frames, frames == 1 ? "" : "s");
+}
+
 void print_stack(int fd, const Stack &stack) noexcept {
-    constexpr double kMib = 1 << 20;
     (void)::dprintf(
         fd, "  %.1f MiB merged, %.1f new, of %.1f allocated in %llu blocks:\n",
         static_cast<double>(stack.merged) / kMib, static_cast<double>(stack.inserted) / kMib,
         static_cast<double>(stack.allocated) / kMib, static_cast<unsigned long long>(stack.blocks));
-    for (int i = 0; i < stack.depth; ++i)
-        print_frame(fd, stack.frames[static_cast<std::size_t>(i)]);
+    int interpreter = 0;
+    for (int i = 0; i < stack.depth; ++i) {
+        void *const address = stack.frames[static_cast<std::size_t>(i)];
+        Dl_info info{};
+        if (is_interpreter(find_frame(address, info))) {
+            ++interpreter;
+            continue;
+        }
+        print_interpreter(fd, interpreter);
+        interpreter = 0;
+        print_frame(fd, address);
+    }
+    print_interpreter(fd, interpreter);
 }
 
 } // namespace
@@ -176,9 +206,12 @@ void print_profile(int fd) noexcept {
     const Guard guard;
     std::array<const Stack *, kPrinted> best{};
     std::size_t found = 0;
+    std::uint64_t sum = 0;
     const auto shared = [](const Stack *stack) { return stack->merged + stack->inserted; };
+    for (const Stack &stack : stacks)
+        sum += shared(&stack);
     for (const Stack &stack : stacks) {
-        if (!stack.complete || shared(&stack) == 0)
+        if (!stack.complete || shared(&stack) == 0 || shared(&stack) < sum / kLeast)
             continue;
         const Stack *candidate = &stack;
         for (std::size_t i = 0; i < kPrinted && candidate != nullptr; ++i) {
@@ -192,8 +225,13 @@ void print_profile(int fd) noexcept {
         }
     }
     (void)::dprintf(fd, "upm[%d]: merged, by the stack that allocated it:\n", ::getpid());
-    for (std::size_t i = 0; i < found; ++i)
+    std::uint64_t printed = 0;
+    for (std::size_t i = 0; i < found; ++i) {
         print_stack(fd, *best[i]);
+        printed += shared(best[i]);
+    }
+    if (sum > printed)
+        (void)::dprintf(fd, "  %.1f MiB of others\n", static_cast<double>(sum - printed) / kMib);
     if (found == 0)
         (void)::dprintf(fd, "  nothing\n");
 }

@@ -306,6 +306,21 @@ class Command(Case):
             self.assertRegex(errors, r"8\.\d MiB merged, .* in 1 blocks:\n +upm-hook-load")
 
 
+    def test_profile_of_python(self) -> None:
+        """Frames of the interpreter are counted only."""
+        if not list(Path("/usr/lib").glob("*/libunwind.so.8")):
+            self.skipTest("no libunwind.so.8")
+        script = "import time; block = bytearray(b'x' * 1000) * 9000; time.sleep(1)"
+        done = run(
+            [UPM, "run", "--profile", "--idle-ms", "10", "--", PYTHON, "-c", script],
+            [str(FAKE)],
+        )
+        self.fine(done)
+        stack = r"8\.\d MiB merged, .* in 1 blocks:\n +\(Python, \d+ frames\)\n +libc"
+        self.assertRegex(done.stderr, stack)
+        self.assertNotIn("_PyEval_EvalFrameDefault", done.stderr)
+
+
 class Torch(Case):
     """A small model in PyTorch."""
 
