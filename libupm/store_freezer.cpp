@@ -18,6 +18,7 @@ namespace upm::store {
 
 namespace {
 
+constexpr std::uint64_t kUnpopulated = 1U << 13U; // UFFD_FEATURE_WP_UNPOPULATED
 constexpr int kOpenFlags = O_CLOEXEC | O_NONBLOCK;
 
 int new_userfaultfd(int flags) noexcept {
@@ -35,8 +36,7 @@ int from_device() noexcept {
     return fd >= 0 ? fd : -error;
 }
 
-// A descriptor that can write-protect, or -errno.
-int open_userfaultfd(FreezeMode mode) noexcept {
+int new_descriptor(FreezeMode mode) noexcept {
     int fd = -1;
     if (mode == FreezeMode::kUser) {
         fd = new_userfaultfd(kOpenFlags | UFFD_USER_MODE_ONLY);
@@ -45,13 +45,25 @@ int open_userfaultfd(FreezeMode mode) noexcept {
         if (fd == -EPERM)
             fd = from_device();
     }
-    if (fd < 0)
-        return fd;
-    uffdio_api api{};
-    api.api = UFFD_API;
-    if (::ioctl(fd, UFFDIO_API, &api) == 0 && (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0)
-        return fd;
-    ::close(fd);
+    return fd;
+}
+
+// A descriptor that can write-protect, or -errno.
+int open_userfaultfd(FreezeMode mode, bool &complete) noexcept {
+    for (const std::uint64_t features : {kUnpopulated, std::uint64_t{0}}) {
+        const int fd = new_descriptor(mode);
+        if (fd < 0)
+            return fd;
+        uffdio_api api{};
+        api.api = UFFD_API;
+        api.features = features; // the kernel refuses those that it does not know
+        if (::ioctl(fd, UFFDIO_API, &api) == 0 &&
+            (api.features & UFFD_FEATURE_PAGEFAULT_FLAG_WP) != 0) {
+            complete = features != 0;
+            return fd;
+        }
+        ::close(fd);
+    }
     return -EOPNOTSUPP;
 }
 
@@ -71,7 +83,8 @@ const char *freeze_mode_name(FreezeMode mode) noexcept {
 
 FreezeMode find_freeze_mode() noexcept {
     for (const FreezeMode mode : {FreezeMode::kKernel, FreezeMode::kUser}) {
-        const int fd = open_userfaultfd(mode);
+        bool complete = false;
+        const int fd = open_userfaultfd(mode, complete);
         if (fd < 0)
             continue;
         ::close(fd);
@@ -92,7 +105,7 @@ int Freezer::begin(std::uint64_t start, std::uint64_t size, int protection) noex
     if (mode_ == FreezeMode::kProtect)
         return 0;
     if (fd_ < 0) {
-        const int fd = open_userfaultfd(mode_);
+        const int fd = open_userfaultfd(mode_, complete_);
         if (fd < 0)
             return fd;
         fd_ = fd;

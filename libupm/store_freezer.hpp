@@ -49,10 +49,14 @@ class Freezer {
 
     // Whether /proc/PID/pagemap tells frozen pages by bit 57.
     [[nodiscard]] bool exact() const noexcept { return mode_ != FreezeMode::kProtect; }
+    // Whether pages that were not there are frozen as well (Linux 6.4): then nobody
+    // has to look.
+    [[nodiscard]] bool complete() const noexcept { return complete_; }
 
   private:
     FreezeMode mode_;
     int fd_ = -1;
+    bool complete_ = false;
     int protection_ = 0;
     std::uint64_t start_ = 0;
     std::uint64_t size_ = 0;

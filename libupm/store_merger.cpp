@@ -4,6 +4,7 @@
 // to the program's memory is in store_settle.cpp.
 #include "libupm/store_merger.hpp"
 
+#include "libupm/store_hash.hpp"
 #include "libupm/store_scratch.hpp"
 #include "libupm/store_segment.hpp"
 
@@ -14,9 +15,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define XXH_INLINE_ALL // NOLINT(readability-identifier-naming): what xxhash.h asks for
-#include <xxhash.h>
 
 namespace upm::store {
 
@@ -189,7 +187,7 @@ int Merger::sample(std::uint32_t &from) noexcept {
 }
 
 std::uint64_t Merger::hash_of(const std::byte *page) noexcept {
-    return XXH3_64bits_withSeed(page, page_size(), connection().seed());
+    return hash_bytes(page, page_size(), connection().seed());
 }
 
 // Hashes up to `limit` pages that are to be done. Their hashes and numbers are

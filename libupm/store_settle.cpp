@@ -73,8 +73,9 @@ int Merger::freeze(std::uint64_t at, std::uint32_t pages) noexcept {
 
 // A page that came into being after the rest was frozen is not frozen.
 bool Merger::frozen(std::uint64_t entry) const noexcept {
-    return freezer_.exact() ? (entry & kPresent) != 0 && (entry & kWriteProtected) != 0
-                            : (entry & kPresent) != 0;
+    if (freezer_.complete())
+        return true;
+    return (entry & kPresent) != 0 && (!freezer_.exact() || (entry & kWriteProtected) != 0);
 }
 
 bool Merger::afford(std::uint32_t pages) noexcept {
@@ -176,7 +177,7 @@ void Merger::compare(Batch &batch) noexcept {
 int Merger::freeze_and_look(std::uint64_t at, std::uint32_t pages) noexcept {
     std::fill_n(scratch_->mapped, pages, false);
     int ret = freeze(at, pages);
-    if (ret != 0)
+    if (ret != 0 || freezer_.complete())
         return ret;
     ret = read_pagemap(at, pages, scratch_->pagemap);
     if (ret != 0)
