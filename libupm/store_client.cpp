@@ -187,17 +187,26 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
 }
 
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
-                       std::span<std::byte> buffer) noexcept {
+                       std::span<std::byte> buffer, Attached *attached) noexcept {
     LookupRequest request{};
-    request.flags = reserve ? kReserve : 0U;
+    request.flags = (reserve ? kReserve : 0U) | (attached != nullptr ? kAttach : 0U);
     request.count = static_cast<std::uint32_t>(hashes.size());
     const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
     std::memcpy(packet.data(), &request, sizeof(request));
     std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
     Answer answer;
-    const int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
-                             reserve ? kPublishMs : kReplyMs);
-    return ret != 0 ? ret : read_lookup(answer.packet, number_, places);
+    std::uint32_t pages = 0;
+    int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
+                       reserve ? kPublishMs : kReplyMs);
+    if (ret == 0)
+        ret = read_lookup(answer.packet, number_, places, pages);
+    // Without one, if there was no room for a descriptor: get() will say so.
+    if (ret != 0 || attached == nullptr || pages == 0 || answer.fd() < 0)
+        return ret;
+    if (check_segment(answer.fd(), pages) != 0)
+        return -EPROTO;
+    *attached = {.fd = answer.release(), .pages = pages};
+    return 0;
 }
 
 int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept {

@@ -52,10 +52,16 @@ class Connection {
     [[nodiscard]] bool alive() const noexcept;
     void close() noexcept;
 
+    // The first segment among the places of an answer, checked, or nothing: -1. Whoever
+    // asks for it owns the descriptor.
+    struct Attached {
+        int fd = -1;
+        std::uint32_t pages = 0;
+    };
     // `places` gets one place for each hash. `buffer` is scratch memory of at
     // least kMaxPacket bytes, here and below.
     int lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
-               std::span<std::byte> buffer) noexcept;
+               std::span<std::byte> buffer, Attached *attached = nullptr) noexcept;
     // A checked descriptor of the segment in `fd`, its size in `pages`.
     int get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept;
     int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,

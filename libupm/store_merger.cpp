@@ -172,12 +172,11 @@ int Merger::sample(std::uint32_t &from) noexcept {
     const std::uint32_t hashed = hash_pages(from, kSample);
     if (hashed == 0)
         return 0;
-    const int ret = connection().lookup({scratch_->hashes, hashed}, false,
-                                        {scratch_->places, hashed}, scratch_->packet);
+    const int ret = look_up(hashed, false);
     if (ret != 0)
         return ret;
     for (std::uint32_t i = 0; i < hashed; ++i) {
-        if (scratch_->places[i].segment != kUnknown) {
+        if (is_segment(scratch_->places[i].segment)) {
             guess_ = scratch_->places[i];
             from = scratch_->index[i];
             break;
@@ -208,12 +207,29 @@ std::uint32_t Merger::hash_pages(std::uint32_t from, std::uint32_t limit) noexce
     return hashed;
 }
 
+// Asks where the pages are that were hashed; with the answer comes the segment that is
+// likely to be needed first.
+int Merger::look_up(std::uint32_t hashed, bool reserve) noexcept {
+    const std::span places(scratch_->places, hashed);
+    Connection::Attached attached;
+    const int ret = connection().lookup({scratch_->hashes, hashed}, reserve, places,
+                                        scratch_->packet, &attached);
+    if (attached.fd < 0)
+        return ret;
+    const auto first = std::find_if(places.begin(), places.end(),
+                                    [](const Place &place) { return is_segment(place.segment); });
+    if (first != places.end() && find_open(first->segment) == nullptr)
+        adopt(first->segment, attached.pages, attached.fd);
+    else
+        ::close(attached.fd);
+    return ret;
+}
+
 int Merger::find_rest() noexcept {
     const std::uint32_t hashed = hash_pages(0, kMaxPages);
     if (hashed == 0)
         return 0;
-    int ret = connection().lookup({scratch_->hashes, hashed}, true, {scratch_->places, hashed},
-                                  scratch_->packet);
+    int ret = look_up(hashed, true);
     if (ret != 0)
         return ret;
     bool reserved = false;
@@ -270,10 +286,16 @@ int Merger::settle_hashed(std::uint32_t hashed) noexcept {
     return 0;
 }
 
+Merger::Open *Merger::find_open(std::uint32_t segment) noexcept {
+    Open *const found = std::find_if(open_, open_ + kOpen, [&](const Open &open) {
+        return open.fd >= 0 && open.segment == segment;
+    });
+    return found != open_ + kOpen ? found : nullptr;
+}
+
 Merger::Open *Merger::open_segment(std::uint32_t segment, int &error) noexcept {
-    for (Open &open : open_)
-        if (open.fd >= 0 && open.segment == segment)
-            return &open;
+    if (Open *const open = find_open(segment); open != nullptr)
+        return open;
     int fd = -1;
     std::uint32_t pages = 0;
     error = connection().get(segment, fd, pages);

@@ -90,6 +90,7 @@ class Merger {
     int follow_guesses() noexcept;
     int sample(std::uint32_t &from) noexcept;
     int find_rest() noexcept;
+    int look_up(std::uint32_t hashed, bool reserve) noexcept;
     std::uint32_t hash_pages(std::uint32_t from, std::uint32_t limit) noexcept;
 
     int insert(std::uint32_t hashed) noexcept;
@@ -136,6 +137,7 @@ class Merger {
     int unmerge_batch(std::uint64_t at, std::uint32_t pages) noexcept;
     int copy_over(std::uint64_t at, std::size_t size) noexcept;
 
+    Open *find_open(std::uint32_t segment) noexcept;
     Open *open_segment(std::uint32_t segment, int &error) noexcept;
     Open &adopt(std::uint32_t segment, std::uint32_t pages, int fd) noexcept;
     void close_segment(Open &open, bool tell) noexcept;

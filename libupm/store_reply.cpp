@@ -40,14 +40,16 @@ int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed) noexcep
     return ret;
 }
 
-int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places) noexcept {
+int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,
+                std::uint32_t &pages) noexcept {
     const int ret = take_header(packet, Op::kLookup, number);
     if (ret != 0)
         return ret;
-    std::uint32_t counts[2] = {}; // count, reserved
-    if (!take(packet, counts) || counts[0] != places.size() ||
+    std::uint32_t counts[2] = {}; // count, pages
+    if (!take(packet, counts) || counts[0] != places.size() || counts[1] > kMaxPages ||
         !take_all(packet, places.data(), counts[0]))
         return -EPROTO;
+    pages = counts[1];
     return 0;
 }
 
@@ -68,7 +70,7 @@ int read_publish(Packet packet, std::uint32_t number, std::uint32_t &segment) no
     const int ret = read_whole(packet, Op::kPublish, number, reply);
     if (ret != 0)
         return ret;
-    if (reply.segment == kUnknown || reply.segment > kLastSegment)
+    if (!is_segment(reply.segment))
         return -EPROTO;
     segment = reply.segment;
     return 0;

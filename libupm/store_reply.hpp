@@ -17,8 +17,10 @@ namespace upm::store {
 using Packet = std::span<const std::byte>;
 
 int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed) noexcept;
-// `places` has the size that the request had.
-int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places) noexcept;
+// `places` has the size that the request had. `pages` is the size of the segment that
+// comes along, or 0.
+int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,
+                std::uint32_t &pages) noexcept;
 int read_get(Packet packet, std::uint32_t number, std::uint32_t segment,
              std::uint32_t &pages) noexcept;
 int read_publish(Packet packet, std::uint32_t number, std::uint32_t &segment) noexcept;

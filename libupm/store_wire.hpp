@@ -16,7 +16,7 @@
 namespace upm::store {
 
 inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;
 
 // Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
 // hands over that much at a time, so that those who wait can begin to merge.
@@ -60,6 +60,10 @@ inline constexpr std::uint32_t kReserved = 0xffff'ffff; // unknown; yours to pub
 inline constexpr std::uint32_t kRefused = 0xffff'fffe;  // unknown; your quota is used up
 inline constexpr std::uint32_t kLastSegment = 0xffff'ff00;
 
+constexpr bool is_segment(std::uint32_t segment) noexcept {
+    return segment != kUnknown && segment <= kLastSegment;
+}
+
 struct HelloRequest {
     Header header;
     std::uint32_t page_size = 0; // bytes
@@ -76,6 +80,8 @@ enum LookupFlag : std::uint32_t {
     // Reserve what is unknown. If another client has reserved any of it, the
     // reply waits until that one has published or given up.
     kReserve = 1U << 0,
+    // Send the descriptor of the first segment among the places along.
+    kAttach = 1U << 1,
 };
 
 struct LookupRequest {
@@ -88,7 +94,7 @@ struct LookupRequest {
 struct LookupReply {
     ReplyHeader reply;
     std::uint32_t count = 0;
-    std::uint32_t reserved = 0;
+    std::uint32_t pages = 0; // of the segment whose descriptor comes along, or 0
     // followed by `count` places
 };
 

@@ -52,7 +52,9 @@ void drive(std::span<const std::uint8_t> bytes) {
     std::uint64_t seed = 1;
     check(read_hello(packet, kNumber, seed));
     Place places[kAsked] = {};
-    check(read_lookup(packet, kNumber, places));
+    std::uint32_t attached = 0;
+    check(read_lookup(packet, kNumber, places, attached));
+    require(attached <= kMaxPages);
     std::uint32_t pages = 0;
     const int got = read_get(packet, kNumber, kAsked, pages);
     check(got);
@@ -113,7 +115,7 @@ std::vector<std::uint8_t> make_answer(Random &random, bool bend) {
     reply.error = random(8) == 0 ? -static_cast<std::int32_t>(random(5000)) : 0;
     std::memcpy(bytes.data(), &reply, sizeof(reply));
     if (kind == 1) {
-        const std::uint32_t counts[2] = {kAsked, 0};
+        const std::uint32_t counts[2] = {kAsked, random(3) * kAsked};
         std::memcpy(bytes.data() + sizeof(reply), counts, sizeof(counts));
     }
     if (kind == 2)

@@ -229,7 +229,7 @@ bool Broker::lookup(Client &client, std::span<const std::byte> packet, std::uint
     store::LookupRequest request{};
     std::vector<std::uint64_t> hashes;
     if (!store::take(packet, request) || request.count == 0 || request.count > store::kMaxPages ||
-        (request.flags & ~std::uint32_t{store::kReserve}) != 0)
+        (request.flags & ~std::uint32_t{store::kReserve | store::kAttach}) != 0)
         return false;
     hashes.resize(request.count);
     if (!store::take_all(packet, hashes.data(), request.count))
@@ -290,13 +290,23 @@ bool Broker::answer_lookup(Client &client, const Header &header, std::uint32_t f
 
     store::LookupReply head{};
     head.count = static_cast<std::uint32_t>(places.size());
+    int fd = -1;
+    const auto first = std::find_if(places.begin(), places.end(), [](const Place &place) {
+        return store::is_segment(place.segment);
+    });
+    if ((flags & store::kAttach) != 0 && first != places.end()) {
+        Segment &segment = *segments_.at(first->segment);
+        use(client, segment);
+        fd = segment.fd.get();
+        head.pages = static_cast<std::uint32_t>(segment.pages());
+    }
     std::vector<std::byte> answer(sizeof(head) + places.size() * sizeof(Place));
     head.reply.header = {.op = header.op,
                          .length = static_cast<std::uint32_t>(answer.size()),
                          .number = header.number};
     std::memcpy(answer.data(), &head, sizeof(head));
     std::memcpy(answer.data() + sizeof(head), places.data(), places.size() * sizeof(Place));
-    send_(client.id, answer, -1);
+    send_(client.id, answer, fd);
     return true;
 }
 
