@@ -33,9 +33,9 @@ void touch(const Mapping &mapping) {
 }
 
 // mlock(2) on one processor from beginning to end. New locked pages wait in a list of
-// each processor, which holds a reference to them, and mlock empties only that of the
-// processor on which it ends: pages left in another one could not be merged until
-// something else empties it.
+// each processor, which holds a reference to them, so that they could not be merged until
+// something empties it. An mlock does so before it adds its own: the second one, of
+// another page, empties what the first has left.
 void lock_pages(void *base, std::size_t len) {
     cpu_set_t before;
     must(::sched_getaffinity(0, sizeof(before), &before), "sched_getaffinity");
@@ -44,6 +44,8 @@ void lock_pages(void *base, std::size_t len) {
     CPU_SET(must(::sched_getcpu(), "sched_getcpu"), &here);
     must(::sched_setaffinity(0, sizeof(here), &here), "sched_setaffinity");
     must(::mlock(base, len), "mlock");
+    const Mapping other(kPage);
+    must(::mlock(other.base(), other.len()), "mlock");
     must(::sched_setaffinity(0, sizeof(before), &before), "sched_setaffinity");
 }
 
