@@ -189,6 +189,7 @@ DKMS_VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\{0,1\}\([^"]*\)"\{0,1\}$$/\1
 DKMS_SOURCE  = $(DESTDIR)/usr/src/upm-$(DKMS_VERSION)
 
 install: user
+	@cmake -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_DIR) >/dev/null # where Python looks
 	@DESTDIR="$(DESTDIR)" cmake --install $(CMAKE_DIR) --prefix "$(PREFIX)"
 	@: >$(BUILD)/man_manifest.txt
 	@for page in $(MAN_PAGES); do \

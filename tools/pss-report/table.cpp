@@ -57,6 +57,27 @@ void add_kinds(Table &table, const Row &row, const std::vector<std::string> &fie
     }
 }
 
+// Long texts, such as a container's name, must not push the columns behind them off a
+// narrow screen: the widest ones give way, but no further
+// than to `kLeast`.
+void fit(std::vector<std::size_t> &widths, const std::vector<Table::Column> &columns,
+         std::size_t width) {
+    constexpr std::size_t kLeast = 12;
+    std::size_t sum = 2 * (widths.size() - 1);
+    for (const std::size_t one : widths)
+        sum += one;
+    while (sum > width) {
+        std::size_t *widest = nullptr;
+        for (std::size_t i = 0; i + 1 < widths.size(); ++i) // the last one is cut at the end
+            if (columns[i].left && widths[i] > kLeast && (!widest || widths[i] > *widest))
+                widest = &widths[i];
+        if (widest == nullptr)
+            return;
+        --*widest;
+        --sum;
+    }
+}
+
 } // namespace
 
 void Table::add(std::vector<std::string> cells, std::string tint) {
@@ -70,13 +91,16 @@ std::string Table::text(const Style &style) const {
     for (const Line &line : lines_)
         for (std::size_t i = 0; i < line.cells.size(); ++i)
             widths[i] = std::max(widths[i], display_width(line.cells[i]));
+    if (style.width != 0)
+        fit(widths, columns_, style.width);
     const auto line_text = [&](const std::vector<std::string> &cells) {
         std::string out;
         for (std::size_t i = 0; i < cells.size(); ++i) {
-            const std::string pad(widths[i] - display_width(cells[i]), ' ');
+            const std::string text = shortened(cells[i], widths[i]);
+            const std::string pad(widths[i] - display_width(text), ' ');
             if (i != 0)
                 out += "  ";
-            out += columns_[i].left ? cells[i] + pad : pad + cells[i];
+            out += columns_[i].left ? text + pad : pad + text;
         }
         out.erase(out.find_last_not_of(' ') + 1);
         return style.width == 0 ? out : shortened(out, style.width);

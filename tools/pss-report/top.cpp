@@ -212,12 +212,13 @@ bool Top::shown(const Process &process) const {
 std::string Top::status(const Snapshot &snapshot, const Report &report) const {
     const Usage &total = report.total.usage;
     const auto text = [&](std::uint64_t bytes) { return format_bytes(bytes, Unit::kAuto); };
-    return fmt::format("pss-report  {}  every {:.3g} s{}  {} processes in {} rows by {}  RSS {}  "
+    return fmt::format("pss-report  {}  every {:.3g} s{}  {} process{} in {} row{} by {}  RSS {}  "
                        "PSS {}  saved {}",
                        snapshot.time.size() > 19 ? snapshot.time.substr(11, 8) : snapshot.time,
                        options_.seconds, paused_ ? " (paused)" : "", report.total.processes,
-                       report.rows.size(), name_of(options_.by), text(total.rss), text(total.pss),
-                       text(total.saved));
+                       report.total.processes == 1 ? "" : "es", report.rows.size(),
+                       report.rows.size() == 1 ? "" : "s", name_of(options_.by), text(total.rss),
+                       text(total.pss), text(total.saved));
 }
 
 std::vector<TopLine> Top::screen(const Snapshot &snapshot, std::size_t width, std::size_t height) {
@@ -239,6 +240,7 @@ std::vector<TopLine> Top::screen(const Snapshot &snapshot, std::size_t width, st
             lines.push_back({fmt::format("  {:30}{}", help.key, help.help), Look::kPlain});
     } else {
         const Style style{.unit = options_.unit,
+                          .width = width,
                           .limit = options_.limit,
                           .sorted_by = options_.sort,
                           .reverse = options_.reverse};

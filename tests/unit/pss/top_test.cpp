@@ -45,6 +45,17 @@ TEST(Top, ShowsRowsSumAndKeys) {
                             HasSubstr("q quit   <  > sort"), HasSubstr("1 unreadable")));
 }
 
+TEST(Top, LongNamesLeaveRoomForTheirKinds) {
+    Snapshot snapshot = test::fixed_snapshot(true);
+    snapshot.processes.resize(1);
+    snapshot.processes[0].container.id = std::string(64, 'c');
+    Top top({.by = GroupBy::kContainer});
+    type(top, "m");
+    const std::string text = shown(top, snapshot, 100);
+    EXPECT_THAT(text, AllOf(HasSubstr("1 process in 1 row by container"), HasSubstr("KIND"),
+                            HasSubstr("anon ("), HasSubstr("cccc…")));
+}
+
 TEST(Top, FitsTheTerminal) {
     const Snapshot snapshot = test::fixed_snapshot(true);
     for (const std::size_t height : {0U, 1U, 2U, 5U, 6U, 7U, 50U})
