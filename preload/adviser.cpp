@@ -35,6 +35,8 @@ constexpr std::uint64_t kStartBytes = 1UL << 20;
 constexpr unsigned kTicks = 4;
 constexpr std::uint64_t kAllowedShare = 50;
 constexpr std::uint64_t kAllowedNs = 20'000;
+// What a program may do, once it was looked at, and still count as unchanged.
+constexpr std::uint64_t kAllowedActivityNs = 2'000'000;
 constexpr std::uint64_t kLongestPauseNs = 60'000'000'000;
 
 constinit Settings settings;
@@ -124,15 +126,16 @@ void wait_until_idle() noexcept {
 void wait_for_work(std::uint32_t seen) noexcept {
     constexpr std::uint64_t kShortestPauseNs = 1'000'000;
     const bool idle = settings.trigger == Trigger::kIdle;
-    const std::uint64_t cpu = others_cpu_ns();
     const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
     std::uint64_t pause = 0;
-    show_state(trim == UINT64_MAX);
     while (bell.load() == seen && !passes_stopped()) {
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
-        if (trim <= now || (due <= now && pause != 0 && others_cpu_ns() > cpu + kAllowedNs))
+        const bool changed =
+            due != UINT64_MAX && others_cpu_ns() > cpu_at_last_look_ns() + kAllowedActivityNs;
+        if (trim <= now || (due <= now && pause != 0 && changed))
             break;
+        show_state(trim == UINT64_MAX && !changed);
         pause = due == UINT64_MAX
                     ? UINT64_MAX
                     : std::clamp(due > now ? due - now : 0,

@@ -36,9 +36,8 @@ char *map_aligned(std::size_t len, std::size_t alignment, int prot) noexcept {
 
 char *map_pages(std::size_t len, std::size_t alignment) noexcept {
     constexpr int kProt = PROT_READ | PROT_WRITE;
-    char *const memory = len >= kHugeSize && alignment < kHugeSize
-                             ? map_aligned(len, kHugeSize, kProt)
-                             : nullptr;
+    char *const memory =
+        len >= kHugeSize && alignment < kHugeSize ? map_aligned(len, kHugeSize, kProt) : nullptr;
     return memory != nullptr ? memory : map_aligned(len, alignment, kProt);
 }
 

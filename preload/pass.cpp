@@ -43,6 +43,7 @@ constinit pthread_mutex_t piece_lock = PTHREAD_MUTEX_INITIALIZER;
 constinit std::atomic<bool> stopped{false};
 constinit std::atomic<bool> remaps{false};
 constinit std::atomic<std::uint64_t> next_due{UINT64_MAX};
+constinit std::atomic<std::uint64_t> looked_at_all{0};
 
 class Lock {
   public:
@@ -104,9 +105,11 @@ class Pass {
     int error_ = 0;
     bool hopeless_ = false; // no further call can succeed
     bool cut_short_ = false;
+    bool postponed_ = false; // something that it looked at before was not due again
     std::uint64_t due_ = UINT64_MAX;
     std::uint64_t last_wall_ = now_ns();
     std::uint64_t last_cpu_ = others_cpu_ns();
+    const std::uint64_t began_ = last_cpu_;
 };
 
 // False: the program has something to do, or everything is over.
@@ -201,6 +204,8 @@ void Pass::advise_block(Block &block) noexcept {
             block.resume_at = 0;
             finish(block.history);
         }
+    } else {
+        postponed_ = postponed_ || (block.history.waits() && !block.hands_off && takes(block));
     }
     if (block.history.waits() && !block.hands_off && takes(block))
         due_ = std::min(due_, block.resume_at != 0 ? now_ns() : block.history.due_ns());
@@ -261,6 +266,8 @@ void Pass::advise_region(const Mapping &mapping, History &history) noexcept {
         auto *const addr = reinterpret_cast<char *>(mapping.start);
         if (advise_range(addr, mapping.end - mapping.start, offset, history, nullptr, 0))
             finish(history);
+    } else {
+        postponed_ = postponed_ || history.waits();
     }
     if (history.waits())
         due_ = std::min(due_, history.due_ns());
@@ -337,6 +344,8 @@ int Pass::run() noexcept {
     if (heap && wanted_.mark == 0)
         advise_heap(*layout);
     next_due = due_;
+    if (!postponed_ && !cut_short_)
+        looked_at_all = began_;
     return cut_short_ && !hopeless_ ? EINTR : error_;
 }
 
@@ -361,6 +370,10 @@ int run_pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) no
 
 std::uint64_t next_pass_ns() noexcept {
     return next_due.load();
+}
+
+std::uint64_t cpu_at_last_look_ns() noexcept {
+    return looked_at_all.load();
 }
 
 void stop_passes() noexcept {
@@ -406,6 +419,7 @@ void pass_after_fork_parent() noexcept {
 // Another thread may have been in a pass: its lock is made anew.
 void pass_after_fork_child() noexcept {
     totals = {};
+    looked_at_all = 0; // the child's clock begins anew
     pass_lock = PTHREAD_MUTEX_INITIALIZER;
     piece_lock = PTHREAD_MUTEX_INITIALIZER;
 }
