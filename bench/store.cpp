@@ -139,24 +139,8 @@ void BM_Insert(benchmark::State &state) {
     rounds.finish(state);
 }
 
-// Every later one.
-void BM_Merge(benchmark::State &state) {
-    wait_until_empty();
-    const Plain plain(size_of(state), true);
-    Connected first(size_of(state));
-    (void)advise(first, &upm_counts::inserted, size_of(state));
-    Rounds rounds;
-    for (auto _ : state) {
-        Connected process(size_of(state));
-        const Timing ours = advise(process, &upm_counts::merged, size_of(state));
-        rounds.add(plain.run(), ours);
-        state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
-    }
-    rounds.finish(state);
-}
-
-// The same as the first call of the process: it looks for the broker and connects.
-void BM_MergeFirstCall(benchmark::State &state) {
+// Every later one. As the first call of a process it looks for the broker and connects.
+void BM_Merge(benchmark::State &state, bool connected) {
     wait_until_empty();
     const Plain plain(size_of(state), true);
     Connected first(size_of(state));
@@ -164,6 +148,8 @@ void BM_MergeFirstCall(benchmark::State &state) {
     Rounds rounds;
     for (auto _ : state) {
         Process process(size_of(state), Pages::kSmall, Order::kSame);
+        if (connected)
+            (void)process.ask(Action::kConnect);
         const Timing ours = advise(process, &upm_counts::merged, size_of(state));
         rounds.add(plain.run(), ours);
         state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
@@ -248,9 +234,9 @@ void add_sizes() {
                                           {256, 5}, {1024, 3}, {4096, 2}};
     for (const auto &[mib, rounds] : kSizes) {
         in_ms(benchmark::RegisterBenchmark("BM_Insert", BM_Insert))->Arg(mib)->Iterations(rounds);
-        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge))->Arg(mib)->Iterations(rounds);
+        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge, true))->Arg(mib)->Iterations(rounds);
     }
-    in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_MergeFirstCall))
+    in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_Merge, false))
         ->Arg(1)
         ->Arg(16)
         ->Iterations(10);

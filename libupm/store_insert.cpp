@@ -164,13 +164,15 @@ void Merger::place_run(int fd, std::uint32_t first, std::uint32_t count,
 
 // Copies consecutive new pages into the segment, and maps it over those that were
 // frozen meanwhile. The others keep their state: they are compared later.
-int Merger::place_batch(const SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
+int Merger::place_batch(SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
                         std::uint32_t segment_page) noexcept {
     const std::uint64_t at = address(first);
+    int ret = writer.reserve(segment_page * page_size(), count * page_size());
+    if (ret != 0)
+        return ret;
     const NoSignals guard;
     const bool held = freeze_and_look(at, count) == 0;
-    const int ret =
-        writer.fill(segment_page * page_size(), {page(first), count * page_size()});
+    ret = writer.fill(segment_page * page_size(), {page(first), count * page_size()});
     if (!held)
         return ret;
     for (std::uint32_t i = 0; i < count && ret == 0;) {
@@ -188,18 +190,23 @@ int Merger::place_batch(const SegmentWriter &writer, std::uint32_t first, std::u
     return ret;
 }
 
-// Fills a segment with all new pages, batch by batch.
-int Merger::place(const SegmentWriter &writer, std::uint32_t hashed) noexcept {
+// Fills a segment with all new pages, batch by batch, each of which frees about as much
+// memory as it takes. `complete`: so many pages of the segment are.
+int Merger::place(SegmentWriter &writer, std::uint32_t hashed, std::uint32_t &complete) noexcept {
+    const auto batch = [&](std::uint32_t first, std::uint32_t count) {
+        const int ret = place_batch(writer, first, count, complete);
+        complete += ret == 0 ? count : 0;
+        return ret;
+    };
     int ret = 0;
     for (std::uint32_t block = 0; block < blocks_ && ret == 0; ++block)
-        ret = place_batch(writer, scratch_->blocks[block], kBatch, block * kBatch);
+        ret = batch(scratch_->blocks[block], kBatch);
     for (std::uint32_t i = 0; i < hashed && ret == 0;) {
         const std::uint32_t first = scratch_->index[i];
         if (scratch_->state[first] != PageState::kNew || in_block(first)) {
             ++i;
             continue;
         }
-        const std::uint32_t segment_page = scratch_->places[i].page;
         const std::uint32_t room = room_in_batch(first);
         std::uint32_t count = 0;
         while (i < hashed && count < room && scratch_->index[i] == first + count &&
@@ -207,9 +214,19 @@ int Merger::place(const SegmentWriter &writer, std::uint32_t hashed) noexcept {
             ++count;
             ++i;
         }
-        ret = place_batch(writer, first, count, segment_page);
+        ret = batch(first, count);
     }
     return ret;
+}
+
+// There was no room for more than the first pages of the segment: what is in them is
+// published, and the rest is left alone.
+void Merger::cut_short(std::uint32_t hashed, std::uint32_t complete, int error) noexcept {
+    if (error_ == 0)
+        error_ = error;
+    for (std::uint32_t i = 0; i < hashed; ++i)
+        if (scratch_->places[i].segment == kReserved && scratch_->places[i].page >= complete)
+            skip(scratch_->index[i], UPM_SKIPPED_NOMEM);
 }
 
 // The segment will not be published: its pages become private ones again, and new.
@@ -232,12 +249,18 @@ void Merger::take_back() noexcept {
 
 // Post: `segment` is published; or -errno, and no page is placed. kAgain: nothing is
 // skipped either, and it is to be tried once more.
-int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &segment,
+int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t &unique, Place &segment,
                              int &fd) noexcept {
     SegmentWriter writer;
+    std::uint32_t complete = 0;
     int ret = writer.create(unique * page_size(), blocks_);
     if (ret == 0)
-        ret = place(writer, hashed);
+        ret = place(writer, hashed, complete);
+    if (ret != 0 && complete != 0 && writer.cut(complete * page_size()) == 0) {
+        cut_short(hashed, complete, ret);
+        unique = complete;
+        ret = 0;
+    }
     if (ret == 0)
         ret = writer.seal();
     const bool ready = ret == 0;
@@ -270,7 +293,7 @@ int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &
 // Publishes the pages that this client has reserved. 0 or -errno: the broker cannot
 // be reached; kAgain: they are to be looked up again.
 int Merger::insert(std::uint32_t hashed) noexcept {
-    const std::uint32_t unique = number_pages(hashed);
+    std::uint32_t unique = number_pages(hashed);
     Place segment;
     int fd = -1;
     const int ret = make_and_publish(hashed, unique, segment, fd);

@@ -102,10 +102,11 @@ class Merger {
     [[nodiscard]] bool in_block(std::uint32_t index) const noexcept;
     void give_padding_back(std::uint32_t hashed) noexcept;
     [[nodiscard]] std::uint64_t hash_of(const std::byte *page) noexcept;
-    int make_and_publish(std::uint32_t hashed, std::uint32_t unique, Place &segment,
+    int make_and_publish(std::uint32_t hashed, std::uint32_t &unique, Place &segment,
                          int &fd) noexcept;
-    int place(const SegmentWriter &writer, std::uint32_t hashed) noexcept;
-    int place_batch(const SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
+    int place(SegmentWriter &writer, std::uint32_t hashed, std::uint32_t &complete) noexcept;
+    void cut_short(std::uint32_t hashed, std::uint32_t complete, int error) noexcept;
+    int place_batch(SegmentWriter &writer, std::uint32_t first, std::uint32_t count,
                     std::uint32_t segment_page) noexcept;
     void place_run(int fd, std::uint32_t first, std::uint32_t count,
                    std::uint32_t segment_page) noexcept;

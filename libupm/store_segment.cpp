@@ -56,42 +56,57 @@ int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcep
     if (fd < 0)
         return fd;
     fd_ = fd;
-    if (huge_blocks != 0 && ::ftruncate(fd, static_cast<off_t>(size)) == 0)
-        collapse(huge_blocks * kHugePage);
-    // What has its memory already is passed over.
+    if (::ftruncate(fd, static_cast<off_t>(size)) != 0)
+        return -errno;
+    const std::uint64_t wanted = huge_blocks * kHugePage;
+    if (wanted != 0 && view_.reserve(wanted) &&
+        ::mmap(view_.data(), wanted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
+            MAP_FAILED)
+        view_size_ = wanted;
+    return 0;
+}
+
+// Gives a block a huge page, which the kernel does only where there is a page already.
+// 0; -ENOMEM: the control group has no room; or another -errno: there is none, but small
+// pages will do.
+int SegmentWriter::collapse(std::uint64_t offset) noexcept {
+    constexpr char kByte = 0;
+    if (::pwrite(fd_, &kByte, 1, static_cast<off_t>(offset)) != 1)
+        return -errno;
+    if (::madvise(view_.data() + offset, kHugePage, kCollapse) == 0)
+        return 0;
+    const int error = errno;
+    if (error == EINVAL) // not this kernel, or not as it is set
+        collapse_refused.store(true, std::memory_order_relaxed);
+    return error == EBUSY ? -ENOMEM : -EAGAIN;
+}
+
+int SegmentWriter::reserve(std::uint64_t offset, std::uint64_t size) noexcept {
+    // One after the other: what is behind one without a huge page has none either.
+    if (size == kHugePage && offset == huge_ && offset < view_size_) {
+        const int ret = collapse(offset);
+        if (ret == 0)
+            huge_ += kHugePage;
+        if (ret == 0 || ret == -ENOMEM) // small pages would get the process killed
+            return ret;
+    }
     int ret = 0;
     do
-        ret = ::fallocate(fd, 0, 0, static_cast<off_t>(size)) == 0 ? 0 : -errno;
+        ret = ::fallocate(fd_, 0, static_cast<off_t>(offset), static_cast<off_t>(size)) == 0
+                  ? 0
+                  : -errno;
     while (ret == -EINTR);
     return ret;
 }
 
-// Gives the beginning of the file huge pages, and maps them. The kernel does so only
-// where there is a page already. Without them the file is as good, but slower: ordinary
-// pages come from fallocate() then, and are written to by fill().
-void SegmentWriter::collapse(std::uint64_t size) noexcept {
-    constexpr char kByte = 0;
-    for (std::uint64_t at = 0; at < size; at += kHugePage)
-        if (::pwrite(fd_, &kByte, 1, static_cast<off_t>(at)) != 1)
-            return;
-    if (!view_.reserve(size))
-        return;
-    void *const view = ::mmap(view_.data(), size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                              fd_, 0);
-    if (view != MAP_FAILED && ::madvise(view, size, kCollapse) == 0) {
-        viewed_ = size;
-        return;
-    }
-    // EINVAL: not this kernel, or not as it is set; others: not now.
-    if (view != MAP_FAILED && errno == EINVAL)
-        collapse_refused.store(true, std::memory_order_relaxed);
-    view_.reset();
+int SegmentWriter::cut(std::uint64_t size) const noexcept {
+    return ::ftruncate(fd_, static_cast<off_t>(size)) == 0 ? 0 : -errno;
 }
 
 // Ordinary pages by write(2), not through a mapping: it copies into pages that need no
 // clearing first, and takes no fault for each.
 int SegmentWriter::fill(std::uint64_t offset, std::span<const std::byte> bytes) const noexcept {
-    if (offset + bytes.size() <= viewed_) {
+    if (offset + bytes.size() <= huge_) {
         std::memcpy(view_.data() + offset, bytes.data(), bytes.size());
         return 0;
     }
@@ -111,13 +126,11 @@ int SegmentWriter::fill(std::uint64_t offset, std::span<const std::byte> bytes) 
 
 int SegmentWriter::seal() noexcept {
     view_.reset(); // no file that is mapped for writing can be sealed
-    viewed_ = 0;
     return ::fcntl(fd_, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;
 }
 
 int SegmentWriter::release() noexcept {
     view_.reset();
-    viewed_ = 0;
     return std::exchange(fd_, -1);
 }
 

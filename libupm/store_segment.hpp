@@ -16,7 +16,7 @@ namespace upm::store {
 // As /proc/PID/maps shows a mapping of a segment: "/memfd:upm-store (deleted)".
 inline constexpr const char *kSegmentName = "upm-store";
 
-// Makes one in three steps: create(), fill(), seal().
+// Makes one: create(), then reserve() and fill() for each part, at last seal().
 class SegmentWriter {
   public:
     SegmentWriter() noexcept = default;
@@ -24,12 +24,17 @@ class SegmentWriter {
     SegmentWriter &operator=(const SegmentWriter &) = delete;
     ~SegmentWriter();
 
-    // A file of that size with all of its memory, of which the first `huge_blocks`
-    // times 2 MiB are huge pages if the kernel has such. 0 or -errno: EMFILE, ENFILE,
-    // ENOMEM, ENOSPC, EFBIG (RLIMIT_FSIZE).
+    // A file of that size without memory. The first `huge_blocks` times 2 MiB will be
+    // huge pages if the kernel has such. 0 or -errno: EMFILE, ENFILE, ENOMEM, EFBIG
+    // (RLIMIT_FSIZE).
     int create(std::uint64_t size, std::uint32_t huge_blocks = 0) noexcept;
-    // Copies memory to an offset in it. 0 or -errno: EFAULT (unmapped meanwhile).
+    // Gives a part its memory, which is within a huge block or all of it, or behind
+    // them. 0 or -errno: ENOMEM, ENOSPC.
+    int reserve(std::uint64_t offset, std::uint64_t size) noexcept;
+    // Copies memory to a part. 0 or -errno: EFAULT (unmapped meanwhile).
     [[nodiscard]] int fill(std::uint64_t offset, std::span<const std::byte> bytes) const noexcept;
+    // Leaves out what comes behind. 0 or -errno.
+    [[nodiscard]] int cut(std::uint64_t size) const noexcept;
     // Ends every change to it. 0 or -errno: EBUSY (a device reads from it).
     int seal() noexcept;
 
@@ -38,11 +43,12 @@ class SegmentWriter {
     int release() noexcept;
 
   private:
-    void collapse(std::uint64_t size) noexcept;
+    int collapse(std::uint64_t offset) noexcept;
 
     int fd_ = -1;
-    AlignedRange view_;       // of the huge pages
-    std::uint64_t viewed_ = 0; // their size in bytes; 0: there are none
+    AlignedRange view_;           // of the part that is to be huge pages
+    std::uint64_t view_size_ = 0; // in bytes
+    std::uint64_t huge_ = 0;      // as far as this they are huge pages
 };
 
 // Whether this kernel can give a segment huge pages, for all that is known: false as

@@ -37,6 +37,7 @@ inline int make_segment(const void *data, std::size_t size) {
     const std::span bytes(static_cast<const std::byte *>(data), size);
     store::SegmentWriter writer;
     EXPECT_EQ(writer.create(size), 0);
+    EXPECT_EQ(writer.reserve(0, size), 0);
     EXPECT_EQ(writer.fill(0, bytes), 0);
     EXPECT_EQ(writer.seal(), 0);
     return writer.release();

@@ -6,22 +6,26 @@
 #include "tests/store/fixture.hpp"
 
 #include <cerrno>
+#include <cstdio>
 #include <dlfcn.h>
+#include <fstream>
 #include <string>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace {
 
 constexpr int kCollapse = 25; // MADV_COLLAPSE
 int collapse_error = 0;       // what the kernel is to answer, if anything else than it does
+int collapses_before = 0;     // so often it does as it does before
 
 } // namespace
 
 extern "C" int madvise(void *addr, size_t length, int advice) noexcept {
     using Advise = int (*)(void *, size_t, int);
     static const auto real = reinterpret_cast<Advise>(::dlsym(RTLD_NEXT, "madvise"));
-    if (advice == kCollapse && collapse_error != 0) {
+    if (advice == kCollapse && collapse_error != 0 && collapses_before-- <= 0) {
         errno = collapse_error;
         return -1;
     }
@@ -95,7 +99,7 @@ std::string no_huge_pages() {
     if (page_size() != 4096)
         return "pages are not of 4 KiB";
     store::SegmentWriter writer;
-    if (writer.create(kHugePage, 1) != 0)
+    if (writer.create(kHugePage, 1) != 0 || writer.reserve(0, kHugePage) != 0)
         return "no memory";
     if (!store::huge_segments())
         return "MADV_COLLAPSE is refused for shared memory: a kernel before 6.1, or "
@@ -258,7 +262,7 @@ TEST_F(StoreHuge, QuotaWithoutRoomForPadding) {
 }
 
 TEST_F(StoreHuge, KernelRefuses) {
-    for (const int error : {EAGAIN, ENOMEM, EBUSY, EINVAL}) {
+    for (const int error : {EAGAIN, ENOMEM, EINVAL}) {
         const auto salt = static_cast<std::uint64_t>(100 + error);
         EXPECT_EQ(in_child([&] {
                       const Placed pages(2 * kBlock);
@@ -275,6 +279,64 @@ TEST_F(StoreHuge, KernelRefuses) {
                   0)
             << error;
     }
+}
+
+// What the kernel says where a control group has no room for a huge page: small ones
+// would get the process killed. What had room stays shared, and the call tells.
+TEST_F(StoreHuge, ControlGroupWithoutRoom) {
+    if (const std::string why = no_huge_pages(); !why.empty())
+        GTEST_SKIP() << why;
+    const Placed pages(3 * kBlock);
+    pages.fill(7);
+    ASSERT_EQ(open(), 0) << text;
+    for (const int before : {0, 1}) {
+        collapses_before = before;
+        collapse_error = EBUSY;
+        EXPECT_EQ(call(pages.call()), -ENOMEM);
+        collapse_error = 0;
+        EXPECT_EQ(counts.inserted, static_cast<std::size_t>(before) * kBlock);
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM],
+                  static_cast<std::size_t>(3 - before) * kBlock);
+        EXPECT_TRUE(pages.holds(7));
+    }
+    EXPECT_EQ(call(pages.call()), 0);
+    EXPECT_EQ(counts.already, kBlock);
+    EXPECT_EQ(counts.inserted, 2 * kBlock);
+    EXPECT_TRUE(pages.holds(7));
+}
+
+// The same with a control group of its own, for which one must be root.
+TEST_F(StoreHuge, RealControlGroupWithoutRoom) {
+    if (const std::string why = no_huge_pages(); !why.empty())
+        GTEST_SKIP() << why;
+    const std::string group = "/sys/fs/cgroup/memory/upm-store-test-" + std::to_string(::getpid());
+    if (::mkdir(group.c_str(), 0755) != 0)
+        GTEST_SKIP() << "cannot make a memory control group: " << std::strerror(errno);
+    constexpr std::size_t kPages = 16 * kBlock;
+    const auto write = [&](const char *file, const std::string &value) {
+        std::ofstream(group + "/" + file) << value;
+    };
+    ASSERT_EQ(open(), 0) << text;
+    EXPECT_EQ(in_child([&] {
+                  write("cgroup.procs", std::to_string(::getpid()));
+                  const Placed pages(kPages);
+                  pages.fill(8);
+                  // Less than a huge page more than what is in use.
+                  const std::size_t used =
+                      std::stoul(read_file(group + "/memory.usage_in_bytes"));
+                  if (used < pages.size)
+                      return 77; // not counted there
+                  write("memory.limit_in_bytes", std::to_string(used + kHugePage / 4));
+                  const int ret = call(pages.call());
+                  if (ret != -ENOMEM || counts.skipped[UPM_SKIPPED_NOMEM] == 0)
+                      return 1;
+                  if (!pages.holds(8))
+                      return 2;
+                  write("memory.limit_in_bytes", "-1");
+                  return call(pages.call()) == 0 && pages.holds(8) ? 0 : 3;
+              }),
+              0);
+    EXPECT_EQ(::rmdir(group.c_str()), 0);
 }
 
 } // namespace
