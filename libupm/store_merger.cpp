@@ -4,6 +4,7 @@
 // to the program's memory is in store_settle.cpp.
 #include "libupm/store_merger.hpp"
 
+#include "libupm/page_scan.hpp"
 #include "libupm/store_hash.hpp"
 #include "libupm/store_scratch.hpp"
 #include "libupm/store_segment.hpp"
@@ -122,10 +123,14 @@ int Merger::merge_window() noexcept {
 // Sets the state of each page of the window, and counts those that are out of it.
 // Pages of a segment are no anonymous ones, until the program writes to them.
 int Merger::classify() noexcept {
+    const bool segment = (part_.flags & kVmaSegment) != 0;
+    if (!segment && all_present(pagemap_, window_, pages_ * page_size())) {
+        std::fill_n(scratch_->state, pages_, PageState::kTodo);
+        return 0;
+    }
     const int ret = read_pagemap(window_, pages_, scratch_->pagemap);
     if (ret != 0)
         return ret;
-    const bool segment = (part_.flags & kVmaSegment) != 0;
     for (std::uint32_t i = 0; i < pages_; ++i) {
         const std::uint64_t entry = scratch_->pagemap[i];
         scratch_->state[i] = PageState::kTodo;
