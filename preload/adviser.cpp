@@ -35,8 +35,6 @@ constexpr std::uint64_t kStartBytes = 1UL << 20;
 constexpr unsigned kTicks = 4;
 constexpr std::uint64_t kAllowedShare = 50;
 constexpr std::uint64_t kAllowedNs = 20'000;
-// What a program may do, once it was looked at, and still count as unchanged.
-constexpr std::uint64_t kAllowedActivityNs = 2'000'000;
 constexpr std::uint64_t kLongestPauseNs = 60'000'000'000;
 
 constinit Settings settings;
@@ -131,8 +129,7 @@ void wait_for_work(std::uint32_t seen) noexcept {
     while (bell.load() == seen && !passes_stopped()) {
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
-        const bool changed =
-            due != UINT64_MAX && others_cpu_ns() > cpu_at_last_look_ns() + kAllowedActivityNs;
+        const bool changed = due != UINT64_MAX && worked_since_last_look();
         if (trim <= now || (due <= now && pause != 0 && changed))
             break;
         show_state(trim == UINT64_MAX && !changed);

@@ -34,6 +34,10 @@ namespace {
 constexpr std::size_t kPieceBytes = 8UL << 20;
 // The program is busy again when it uses more than a fifth of a processor.
 constexpr std::uint64_t kBusyShare = 5;
+// What it may use and still count as unchanged since the last look: programs that wait
+// wake up once in a while.
+constexpr std::uint64_t kAllowedNs = 2'000'000;
+constexpr std::uint64_t kIdleShare = 1000;
 
 // Lock order: pass_lock, piece_lock. Nothing else is locked while one is held, but
 // by the library and, for trimming, by the allocator.
@@ -43,7 +47,12 @@ constinit pthread_mutex_t piece_lock = PTHREAD_MUTEX_INITIALIZER;
 constinit std::atomic<bool> stopped{false};
 constinit std::atomic<bool> remaps{false};
 constinit std::atomic<std::uint64_t> next_due{UINT64_MAX};
-constinit std::atomic<std::uint64_t> looked_at_all{0};
+// When the last pass began that left nothing for later; under pass_lock.
+struct Look {
+    std::uint64_t wall_ns = 0;
+    std::uint64_t cpu_ns = 0;
+};
+constinit Look last_look;
 
 class Lock {
   public:
@@ -109,7 +118,7 @@ class Pass {
     std::uint64_t due_ = UINT64_MAX;
     std::uint64_t last_wall_ = now_ns();
     std::uint64_t last_cpu_ = others_cpu_ns();
-    const std::uint64_t began_ = last_cpu_;
+    const Look began_{.wall_ns = last_wall_, .cpu_ns = last_cpu_};
 };
 
 // False: the program has something to do, or everything is over.
@@ -345,7 +354,7 @@ int Pass::run() noexcept {
         advise_heap(*layout);
     next_due = due_;
     if (!postponed_ && !cut_short_)
-        looked_at_all = began_;
+        last_look = began_;
     return cut_short_ && !hopeless_ ? EINTR : error_;
 }
 
@@ -372,8 +381,10 @@ std::uint64_t next_pass_ns() noexcept {
     return next_due.load();
 }
 
-std::uint64_t cpu_at_last_look_ns() noexcept {
-    return looked_at_all.load();
+bool worked_since_last_look() noexcept {
+    const Lock lock(pass_lock);
+    const std::uint64_t idly = (now_ns() - last_look.wall_ns) / kIdleShare;
+    return others_cpu_ns() > last_look.cpu_ns + kAllowedNs + idly;
 }
 
 void stop_passes() noexcept {
@@ -419,7 +430,7 @@ void pass_after_fork_parent() noexcept {
 // Another thread may have been in a pass: its lock is made anew.
 void pass_after_fork_child() noexcept {
     totals = {};
-    looked_at_all = 0; // the child's clock begins anew
+    last_look = {}; // the child's clock begins anew
     pass_lock = PTHREAD_MUTEX_INITIALIZER;
     piece_lock = PTHREAD_MUTEX_INITIALIZER;
 }

@@ -32,9 +32,8 @@ int run_pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) no
 // When the next pass is due, CLOCK_MONOTONIC; UINT64_MAX: when there are new blocks.
 std::uint64_t next_pass_ns() noexcept;
 
-// others_cpu_ns() when the last pass began that left nothing for later: what the program
-// did since may have changed anything.
-std::uint64_t cpu_at_last_look_ns() noexcept;
+// Whether the program did anything since the last pass began that left nothing for later.
+bool worked_since_last_look() noexcept;
 
 void stop_passes() noexcept;
 bool passes_stopped() noexcept;

@@ -277,6 +277,32 @@ class Command(Case):
             self.assertGreaterEqual(int(found[2]), 2048, out)
             self.assertRegex(errors, r"upm\[\d+\]: backend kmod; \d+ blocks, 8\.\d MiB")
 
+    def test_what_was_not_due_is_looked_at_later(self) -> None:
+        """A block that changed soon after its first pass, though the program then sleeps."""
+        script = """if True:
+            import ctypes, time
+            block = bytearray(8 << 20)
+            print(hex(ctypes.addressof(ctypes.c_char.from_buffer(block))))
+            time.sleep(0.5)
+            end = time.process_time() + 0.1
+            while time.process_time() < end:
+                block[5000] += 1
+                block[5000] %= 100
+            more = bytearray(4 << 20)
+            time.sleep(3)
+            """
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            done = run(
+                [UPM, "run", "--idle-ms", "10", "--", PYTHON, "-c", script],
+                [str(FAKE)],
+                UPM_BACKEND="kmod",
+                FAKE_UPM_LOG=str(log),
+            )
+            page = int(self.fine(done), 16) // 4096 * 4096
+            found = re.findall(r"advise .*addr=([0-9a-f]+) len=", log.read_text())
+            self.assertGreater([int(start, 16) for start in found].count(page), 1, found)
+
     def test_signal(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
