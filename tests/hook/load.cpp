@@ -346,11 +346,11 @@ int idle() {
     struct upm_hook_stats stats {};
     if (report != nullptr)
         (void)report(&stats);
+    const unsigned long long shared =
+        stats.counts.merged + stats.counts.inserted + stats.counts.zero;
     (void)std::printf("passes %llu pages %llu shared %llu\n",
                       static_cast<unsigned long long>(stats.passes),
-                      static_cast<unsigned long long>(stats.counts.pages),
-                      static_cast<unsigned long long>(stats.counts.merged + stats.counts.inserted +
-                                                      stats.counts.zero));
+                      static_cast<unsigned long long>(stats.counts.pages), shared);
     return 0;
 }
 
