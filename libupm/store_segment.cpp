@@ -66,29 +66,42 @@ int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcep
     return 0;
 }
 
-// Gives a block a huge page, which the kernel does only where there is a page already.
-// 0; -ENOMEM: the control group has no room; or another -errno: there is none, but small
-// pages will do.
-int SegmentWriter::collapse(std::uint64_t offset) noexcept {
+// Gives some blocks huge pages, which the kernel does only where there is a page already.
+// 0 or -errno.
+int SegmentWriter::collapse(std::uint64_t offset, std::uint64_t size) noexcept {
     constexpr char kByte = 0;
-    if (::pwrite(fd_, &kByte, 1, static_cast<off_t>(offset)) != 1)
+    for (std::uint64_t at = offset; at < offset + size; at += kHugePage)
+        if (::pwrite(fd_, &kByte, 1, static_cast<off_t>(at)) != 1)
+            return -errno;
+    if (::madvise(view_.data() + offset, size, kCollapse) != 0)
         return -errno;
-    if (::madvise(view_.data() + offset, kHugePage, kCollapse) == 0)
+    huge_ = offset + size;
+    return 0;
+}
+
+// With each call the kernel has all processors give up pages that they hold back, and
+// waits for them; on a busy machine that takes longer than copying. So all blocks at
+// once, and one by one only if the control group has no room for all. If the kernel finds
+// no huge page, which takes it a while, it is not asked again for this segment.
+int SegmentWriter::reserve_huge(std::uint64_t offset) noexcept {
+    if (offset + kHugePage <= huge_)
         return 0;
-    const int error = errno;
-    if (error == EINVAL) // not this kernel, or not as it is set
+    int ret = offset == 0 ? collapse(0, view_size_) : -EBUSY;
+    if (ret == -EBUSY)
+        ret = collapse(offset, kHugePage);
+    if (ret == -EINVAL) // not this kernel, or not as it is set
         collapse_refused.store(true, std::memory_order_relaxed);
-    return error == EBUSY ? -ENOMEM : -EAGAIN;
+    return ret;
 }
 
 int SegmentWriter::reserve(std::uint64_t offset, std::uint64_t size) noexcept {
-    // One after the other: what is behind one without a huge page has none either.
-    if (size == kHugePage && offset == huge_ && offset < view_size_) {
-        const int ret = collapse(offset);
+    // What is behind a block without a huge page has none either.
+    if (offset + size <= view_size_ && size == kHugePage && offset <= huge_) {
+        const int ret = reserve_huge(offset);
         if (ret == 0)
-            huge_ += kHugePage;
-        if (ret == 0 || ret == -ENOMEM) // small pages would get the process killed
-            return ret;
+            return 0;
+        if (ret == -EBUSY) // the control group is full: small pages would get us killed
+            return -ENOMEM;
     }
     int ret = 0;
     do

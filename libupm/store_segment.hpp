@@ -43,7 +43,8 @@ class SegmentWriter {
     int release() noexcept;
 
   private:
-    int collapse(std::uint64_t offset) noexcept;
+    int collapse(std::uint64_t offset, std::uint64_t size) noexcept;
+    int reserve_huge(std::uint64_t offset) noexcept;
 
     int fd_ = -1;
     AlignedRange view_;           // of the part that is to be huge pages
