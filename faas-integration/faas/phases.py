@@ -26,6 +26,7 @@ SETTLE = 120.0  # seconds that merging may take after the last request
 SAME = 0.002  # change of the sum of PSS in a second below which it stands still
 STILL = 3  # seconds for which it does, and all hooks say that they are done
 STILL_WITHOUT_HOOK = 10  # where nobody says so
+STILL_AT_WORK = 60  # where a hook has yet to look again at memory that may have changed
 PROGRESS = 10.0  # seconds between lines of progress
 # What libupm-preload.so says at a program's end, with UPM_VERBOSE.
 SAID = re.compile(
@@ -158,15 +159,15 @@ class Demo:
 
     def settle(self, pids: list[int]) -> bool:
         """Until the hooks say that they are done, and PSS stands still; False: it never did."""
-        began, still, said, last = time.monotonic(), 0, 0.0, 0
+        began, still, done_for, said, last = time.monotonic(), 0, 0, 0.0, 0
         while True:
             time.sleep(1)
             now = measure.take(PSS_REPORT, pids).pss()
             at_work, done = merging.hooks(pids)
-            same = abs(now - last) <= SAME * max(now, 1)
-            still = still + 1 if same and at_work == 0 else 0
+            still = still + 1 if abs(now - last) <= SAME * max(now, 1) else 0
+            done_for = min(still, done_for + 1) if at_work == 0 else 0
             last = now
-            if still >= (STILL if done else STILL_WITHOUT_HOOK):
+            if done_for >= (STILL if done else STILL_WITHOUT_HOOK) or still >= STILL_AT_WORK:
                 return True
             state = f"{at_work} of {len(pids)} hooks at work, PSS {now / len(pids) / MIB:.1f} MiB"
             waited = time.monotonic() - began

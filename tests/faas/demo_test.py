@@ -132,6 +132,11 @@ class SettleTest(support.TemporaryDirectory):
         self.assertTrue(self._settle(lambda now: 1e9 if now < 5 else 5e8, lambda _: (0, 0)))
         self.assertEqual(self.now, 15)
 
+    def test_a_hook_that_finds_no_more_is_not_waited_for(self) -> None:
+        """It will look again some time, since the program may have changed memory."""
+        self.assertTrue(self._settle(lambda _: 1e9, lambda _: (1, 1)))
+        self.assertEqual(self.now, phases.STILL_AT_WORK + 1)
+
     def test_says_that_it_never_settled(self) -> None:
         """After a limit."""
         self.assertFalse(self._settle(lambda now: 1e9 + 1e7 * now, lambda _: (0, 2)))
