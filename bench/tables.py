@@ -63,11 +63,16 @@ class Result:
 
 @dataclass
 class Kernel:
-    """Both results of a kernel."""
+    """The results of a kernel: instructions, and time if that was measured."""
 
     name: str
-    time: Result
     count: Result
+    time: Result | None
+
+    @property
+    def results(self) -> list[Result]:
+        """What there is."""
+        return [self.count, *([self.time] if self.time else [])]
 
 
 def median(row: Row, step: str, value: Callable[[Step], float]) -> float:
@@ -113,7 +118,9 @@ class Tables:
         """Sorts the results by what they are."""
         by_kind = {(r.kernel, r.data["clock"]): r for r in results if "size" in r.data["cases"]}
         names = sorted({k for k, _ in by_kind}, key=lambda n: [int(p) for p in n.split(".")])
-        self.kernels = [Kernel(n, by_kind[n, "time"], by_kind[n, "instructions"]) for n in names]
+        self.kernels = [
+            Kernel(n, by_kind[n, "instructions"], by_kind.get((n, "time"))) for n in names
+        ]
         self.host = next((r for r in results if "size" not in r.data["cases"]), None)
 
     def loop_ns(self, kernel: Kernel) -> float:
@@ -162,7 +169,7 @@ class Tables:
             [
                 [
                     "processor time per merged page, a process that joins, against ksmd: ≤ 1/10 "
-                    "(instructions; time)",
+                    "(instructions; time if measured)",
                     *(self._against_ksmd(k, "later") for k in self.kernels),
                 ],
                 [
@@ -170,7 +177,7 @@ class Tables:
                     *(self._against_ksmd(k, "pair") for k in self.kernels),
                 ],
                 [
-                    "advising again against merging: ≤ 1/20 (instructions; time)",
+                    "advising again against merging: ≤ 1/20 (the same)",
                     *(self._again(k) for k in self.kernels),
                 ],
                 [
@@ -212,11 +219,11 @@ class Tables:
             upm = per_page("merge") + (per_page("insert") if step == "pair" else 0)
             return upm / per_page(step)
 
-        rows = (r.row("versus", pages="4k") for r in (kernel.count, kernel.time))
+        rows = (r.row("versus", pages="4k") for r in kernel.results)
         return "; ".join(fraction(statistics.median(map(ratio, row["runs"]))) for row in rows)
 
     def _again(self, kernel: Kernel) -> str:
-        rows = (r.row("versus", pages="4k") for r in (kernel.count, kernel.time))
+        rows = (r.row("versus", pages="4k") for r in kernel.results)
         return "; ".join(fraction(cost(row, "again") / cost(row, "merge")) for row in rows)
 
     def _lock(self, kernel: Kernel, pages: str, step: str, value: str) -> str:
@@ -227,18 +234,15 @@ class Tables:
     def by_size(self, kernel: Kernel) -> str:
         """Cost per page and how it moves with size."""
         steps = ("insert", "merge", "again", "unmerge")
-        head = ["MiB", "pages", *steps, "insert, time", "merge, time"]
+        timed_steps = ("insert", "merge") if kernel.time else ()
+        head = ["MiB", "pages", *steps, *(f"{s}, time" for s in timed_steps)]
         lines = []
         for row in kernel.count.rows("size"):
-            timed = kernel.time.row("size", mib=row["mib"], pages=row["pages"])
-            lines.append(
-                [
-                    str(row["mib"]),
-                    NAMES[row["pages"]],
-                    *(number(cost(row, s)) for s in steps),
-                    *(f"{cost(timed, s) / 1000:.1f} µs" for s in ("insert", "merge")),
-                ]
-            )
+            line = [str(row["mib"]), NAMES[row["pages"]], *(number(cost(row, s)) for s in steps)]
+            if kernel.time:
+                timed = kernel.time.row("size", mib=row["mib"], pages=row["pages"])
+                line += [f"{cost(timed, s) / 1000:.1f} µs" for s in timed_steps]
+            lines.append(line)
         return table(head, lines)
 
     def split(self, kernel: Kernel) -> str:
@@ -267,21 +271,18 @@ class Tables:
         lines = []
         for name, step in steps.items():
             line = [name]
-            for result in (kernel.count, kernel.time):
+            for result in kernel.results:
                 versus = result.row("versus", pages="4k")
                 row = result.row("order") if step == "order" else versus
                 which = "merge" if step == "order" else step
                 line.append(number(cost(row, which)))
                 line.append(f"{cost(row, which) / cost(versus, 'merge'):.2f}")
-            lines.append([*line, number(rate(row, which))])
-        head = [
-            "per page that it merges, or goes over",
-            "instructions",
-            "to merging",
-            "ns of processor",
-            "to merging",
-            "MiB/s",
-        ]
+            if kernel.time:
+                line.append(number(rate(row, which)))
+            lines.append(line)
+        head = ["per page that it merges, or goes over", "instructions", "to merging"]
+        if kernel.time:
+            head += ["ns of processor", "to merging", "MiB/s"]
         return table(head, lines)
 
     def locks(self, kernel: Kernel) -> str:
@@ -337,7 +338,7 @@ class Tables:
     def machines(self) -> str:
         """What was measured where."""
         lines = []
-        results = [r for k in self.kernels for r in (k.time, k.count)]
+        results = [r for k in self.kernels for r in k.results]
         for result in [*results, *([self.host] if self.host else [])]:
             machine, host = result.data["machine"], result.data.get("host", {})
             guest = (
