@@ -234,7 +234,9 @@ void add_sizes() {
                                           {256, 5}, {1024, 3}, {4096, 2}};
     for (const auto &[mib, rounds] : kSizes) {
         in_ms(benchmark::RegisterBenchmark("BM_Insert", BM_Insert))->Arg(mib)->Iterations(rounds);
-        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge, true))->Arg(mib)->Iterations(rounds);
+        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge, true))
+            ->Arg(mib)
+            ->Iterations(rounds);
     }
     in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_Merge, false))
         ->Arg(1)

@@ -45,8 +45,7 @@ bool all_present(int pagemap, std::uint64_t start, std::uint64_t size) noexcept 
     scan.vec_len = 1;
     scan.category_mask = kIsPresent;
     scan.return_mask = kIsPresent;
-    return ::ioctl(pagemap, kScan, &scan) == 1 && first.start == start &&
-           first.end == start + size;
+    return ::ioctl(pagemap, kScan, &scan) == 1 && first.start == start && first.end == start + size;
 }
 
 } // namespace upm

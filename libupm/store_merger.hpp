@@ -157,13 +157,13 @@ class Merger {
     int pagemap_ = -1;
     int error_ = 0; // the first one that hit single pages only
     Vma part_;
-    bool registered_ = false;  // part_, with freezer_
-    std::uint64_t window_ = 0; // its start
-    std::uint32_t pages_ = 0;  // its size
-    Place guess_;              // what may follow the page that was merged last
-    AlignedRange view_; // of the segment, while a batch is compared with it
-    bool whole_blocks_ = true; // may be padded to become huge pages
-    std::uint32_t blocks_ = 0; // of the window, that get one
+    bool registered_ = false;   // part_, with freezer_
+    std::uint64_t window_ = 0;  // its start
+    std::uint32_t pages_ = 0;   // its size
+    Place guess_;               // what may follow the page that was merged last
+    AlignedRange view_;         // of the segment, while a batch is compared with it
+    bool whole_blocks_ = true;  // may be padded to become huge pages
+    std::uint32_t blocks_ = 0;  // of the window, that get one
     std::uint32_t padding_ = 0; // pages in them that take memory only for that
     Open open_[kOpen];
     std::size_t next_open_ = 0;

@@ -60,14 +60,14 @@ inline bool is_zero(const std::byte *page) noexcept {
 struct Merger::Scratch {
     static constexpr std::uint32_t kTable = 4 * kMaxPages; // a power of two
 
-    std::uint64_t pagemap[kMaxPages]; // of the window; later, of a frozen batch
-    PageState state[kMaxPages];       // of the window
-    bool mapped[kMaxPages];           // of the batch: something else is there now
-    std::uint64_t hashes[kMaxPages];  // of those pages that were hashed
-    std::uint32_t index[kMaxPages];   // which pages of the window these are
-    Place places[kMaxPages];          // and where they are to be found
-    std::uint64_t unique[kMaxPages];  // hashes of the segment that is being made
-    std::uint16_t table[kTable];      // over them: 1 + number, 0: free
+    std::uint64_t pagemap[kMaxPages];         // of the window; later, of a frozen batch
+    PageState state[kMaxPages];               // of the window
+    bool mapped[kMaxPages];                   // of the batch: something else is there now
+    std::uint64_t hashes[kMaxPages];          // of those pages that were hashed
+    std::uint32_t index[kMaxPages];           // which pages of the window these are
+    Place places[kMaxPages];                  // and where they are to be found
+    std::uint64_t unique[kMaxPages];          // hashes of the segment that is being made
+    std::uint16_t table[kTable];              // over them: 1 + number, 0: free
     std::uint32_t blocks[kMaxPages / kBatch]; // first pages of those that get a huge page
     std::byte packet[kMaxPacket];
 };

@@ -331,7 +331,6 @@ class Command(Case):
             _, errors = process.communicate()
             self.assertRegex(errors, r"8\.\d MiB merged, .* in 1 blocks:\n +upm-hook-load")
 
-
     def test_profile_of_python(self) -> None:
         """Frames of the interpreter are counted only."""
         if not list(Path("/usr/lib").glob("*/libunwind.so.8")):

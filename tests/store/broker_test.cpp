@@ -72,7 +72,8 @@ TEST_P(StoreKilled, AtEachPacket) {
     while (packet < kMost && killed_at(packet))
         ++packet;
     // hello, a look-up, and for new content publish, each with its answer.
-    EXPECT_GE(packet, GetParam().what == What::kInsert ? 7 : 5) << "so few packets cannot be a whole conversation";
+    EXPECT_GE(packet, GetParam().what == What::kInsert ? 7 : 5)
+        << "so few packets cannot be a whole conversation";
     EXPECT_LT(packet, kMost);
 }
 

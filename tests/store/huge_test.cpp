@@ -16,8 +16,8 @@
 
 namespace {
 
-constexpr int kCollapse = 25; // MADV_COLLAPSE
-int collapse_error = 0;       // what the kernel is to answer, if anything else than it does
+constexpr int kCollapse = 25;  // MADV_COLLAPSE
+int collapse_error = 0;        // what the kernel is to answer, if anything else than it does
 std::size_t collapse_room = 0; // but so many bytes come first
 
 } // namespace
@@ -46,9 +46,9 @@ constexpr std::size_t kBlock = 512; // pages
 struct Placed {
     explicit Placed(std::size_t count, std::size_t behind = 0)
         : whole(count + 2 * kBlock),
-          data(whole.data() + (kHugePage - reinterpret_cast<std::uintptr_t>(whole.data()) %
-                                               kHugePage) %
-                                  kHugePage +
+          data(whole.data() +
+               (kHugePage - reinterpret_cast<std::uintptr_t>(whole.data()) % kHugePage) %
+                   kHugePage +
                behind * page_size()),
           size(count * page_size()) {
         (void)::madvise(whole.data(), whole.size(), MADV_NOHUGEPAGE);
@@ -122,8 +122,8 @@ class StoreHuge : public StoreTest {
         ASSERT_EQ(in_child([&] {
                       const Placed pages(count);
                       pages.fill(salt);
-                      return open() == 0 && call(pages.call()) == 0 &&
-                                     counts.inserted == count && pages.holds(salt)
+                      return open() == 0 && call(pages.call()) == 0 && counts.inserted == count &&
+                                     pages.holds(salt)
                                  ? 0
                                  : 1;
                   }),
@@ -269,8 +269,8 @@ TEST_F(StoreHuge, KernelRefuses) {
                       const Placed pages(2 * kBlock);
                       pages.fill(salt);
                       collapse_error = error;
-                      if (open() != 0 || call(pages.call()) != 0 ||
-                          counts.inserted != 2 * kBlock || !pages.holds(salt))
+                      if (open() != 0 || call(pages.call()) != 0 || counts.inserted != 2 * kBlock ||
+                          !pages.holds(salt))
                           return 1;
                       if (smaps_bytes(pages, "ShmemPmdMapped") != 0)
                           return 2;
@@ -296,8 +296,7 @@ TEST_F(StoreHuge, ControlGroupWithoutRoom) {
         EXPECT_EQ(call(pages.call()), -ENOMEM);
         collapse_error = 0;
         EXPECT_EQ(counts.inserted, static_cast<std::size_t>(before) * kBlock);
-        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM],
-                  static_cast<std::size_t>(3 - before) * kBlock);
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM], static_cast<std::size_t>(3 - before) * kBlock);
         EXPECT_TRUE(pages.holds(7));
     }
     EXPECT_EQ(call(pages.call()), 0);
@@ -323,8 +322,7 @@ TEST_F(StoreHuge, RealControlGroupWithoutRoom) {
                   const Placed pages(kPages);
                   pages.fill(8);
                   // Less than a huge page more than what is in use.
-                  const std::size_t used =
-                      std::stoul(read_file(group + "/memory.usage_in_bytes"));
+                  const std::size_t used = std::stoul(read_file(group + "/memory.usage_in_bytes"));
                   if (used < pages.size)
                       return 77; // not counted there
                   write("memory.limit_in_bytes", std::to_string(used + kHugePage / 4));
