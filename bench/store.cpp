@@ -110,7 +110,7 @@ class Rounds {
 
 // One that has its connection to the broker already.
 struct Connected : Process {
-    explicit Connected(std::size_t size) : Process(size, Pages::kSmall, Order::kSame) {
+    Connected(std::size_t size, Pages pages) : Process(size, pages, Order::kSame) {
         (void)ask(Action::kConnect);
     }
 };
@@ -125,13 +125,14 @@ Timing advise(Process &process, std::uint64_t upm_counts::*field, std::size_t si
 // Names and loops are in the style of Google Benchmark.
 // NOLINTBEGIN(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
 
-// The first process of a kind: its content is new.
-void BM_Insert(benchmark::State &state) {
+// The first process of a kind: its content is new. The pages are those of the program's
+// memory before; segments have huge ones where that pays.
+void BM_Insert(benchmark::State &state, Pages pages) {
     const Plain plain(size_of(state), false);
     Rounds rounds;
     for (auto _ : state) {
         wait_until_empty();
-        Connected process(size_of(state));
+        Connected process(size_of(state), pages);
         const Timing ours = advise(process, &upm_counts::inserted, size_of(state));
         rounds.add(plain.run(), ours);
         state.SetIterationTime(static_cast<double>(ours.wall_ns) / 1e9);
@@ -140,14 +141,14 @@ void BM_Insert(benchmark::State &state) {
 }
 
 // Every later one. As the first call of a process it looks for the broker and connects.
-void BM_Merge(benchmark::State &state, bool connected) {
+void BM_Merge(benchmark::State &state, bool connected, Pages pages) {
     wait_until_empty();
     const Plain plain(size_of(state), true);
-    Connected first(size_of(state));
+    Connected first(size_of(state), pages);
     (void)advise(first, &upm_counts::inserted, size_of(state));
     Rounds rounds;
     for (auto _ : state) {
-        Process process(size_of(state), Pages::kSmall, Order::kSame);
+        Process process(size_of(state), pages, Order::kSame);
         if (connected)
             (void)process.ask(Action::kConnect);
         const Timing ours = advise(process, &upm_counts::merged, size_of(state));
@@ -233,12 +234,18 @@ void add_sizes() {
     constexpr std::int64_t kSizes[][2] = {{1, 20},  {4, 20},   {16, 10}, {64, 7},
                                           {256, 5}, {1024, 3}, {4096, 2}};
     for (const auto &[mib, rounds] : kSizes) {
-        in_ms(benchmark::RegisterBenchmark("BM_Insert", BM_Insert))->Arg(mib)->Iterations(rounds);
-        in_ms(benchmark::RegisterBenchmark("BM_Merge", BM_Merge, true))
-            ->Arg(mib)
-            ->Iterations(rounds);
+        for (const Pages pages : {Pages::kSmall, Pages::kHuge}) {
+            const std::string suffix = pages == Pages::kHuge ? "Huge" : "";
+            in_ms(benchmark::RegisterBenchmark(("BM_Insert" + suffix).c_str(), BM_Insert, pages))
+                ->Arg(mib)
+                ->Iterations(rounds);
+            in_ms(
+                benchmark::RegisterBenchmark(("BM_Merge" + suffix).c_str(), BM_Merge, true, pages))
+                ->Arg(mib)
+                ->Iterations(rounds);
+        }
     }
-    in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_Merge, false))
+    in_ms(benchmark::RegisterBenchmark("BM_MergeFirstCall", BM_Merge, false, Pages::kSmall))
         ->Arg(1)
         ->Arg(16)
         ->Iterations(10);
