@@ -11,8 +11,10 @@
 #include <csignal>
 #include <fcntl.h>
 #include <filesystem>
+#include <fstream>
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -240,6 +242,16 @@ TEST_F(StoreActivated, RefusesWhatIsNoSuchSocket) {
     }
 }
 
+bool listens(const std::string &path) {
+    std::ifstream sockets("/proc/net/unix");
+    for (std::string line; std::getline(sockets, line);) {
+        // Number: references protocol flags type state inode path
+        if (line.ends_with(" " + path) && line.find(" 00010000 ") != std::string::npos)
+            return true;
+    }
+    return false;
+}
+
 // With systemd's own tool, where that is installed.
 TEST_F(StoreActivated, BySystemdSocketActivate) {
     const char *const tool = "/usr/bin/systemd-socket-activate";
@@ -251,7 +263,8 @@ TEST_F(StoreActivated, BySystemdSocketActivate) {
         (void)::execl(tool, tool, "--seqpacket", "--listen", socket().c_str(), UPM_UPMD, nullptr);
         ::_exit(127);
     }
-    for (int tries = 0; tries < 1000 && ::access(socket().c_str(), F_OK) != 0; ++tries)
+    // The name is there before the socket listens.
+    for (int tries = 0; tries < 1000 && !listens(socket()); ++tries)
         (void)::usleep(5'000);
     use(socket());
     const Pages pages(kPages);
