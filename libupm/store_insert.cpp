@@ -78,53 +78,53 @@ bool Merger::in_block(std::uint32_t index) const noexcept {
     });
 }
 
-// Blocks come first in the segment, whole and in order: so each begins at a huge page.
-// Post: all of their pages are new, and those of them that are no news are `padding_`.
-std::uint32_t Merger::number_blocks(std::uint32_t hashed) noexcept {
-    std::uint32_t unique = 0;
+// Calls visit(index, i) for each page of the blocks, in order: i is its number among the
+// hashed ones, or `hashed` if it is a page of zeros, which was not.
+template <class Visit>
+void Merger::for_each_in_blocks(std::uint32_t hashed, Visit visit) noexcept {
     std::uint32_t i = 0;
-    padding_ = 0;
     for (std::uint32_t block = 0; block < blocks_; ++block) {
         const std::uint32_t first = scratch_->blocks[block];
         while (i < hashed && scratch_->index[i] < first)
             ++i;
         for (std::uint32_t index = first; index < first + kBatch; ++index) {
             const bool known_hash = i < hashed && scratch_->index[i] == index;
-            const std::uint64_t hash = known_hash ? scratch_->hashes[i] : hash_of(page(index));
-            if (known_hash && scratch_->places[i].segment == kReserved)
-                scratch_->places[i].page = unique;
-            else
-                ++padding_;
-            i += known_hash ? 1U : 0U;
-            const std::uint32_t place = unique;
-            if (number_of(hash, unique) != place) { // a second one of the kind
-                scratch_->unique[place] = hash;
-                unique = place + 1;
-            }
-            scratch_->state[index] = PageState::kNew;
+            visit(index, known_hash ? i++ : hashed);
         }
     }
+}
+
+// Blocks come first in the segment, whole and in order: so each begins at a huge page.
+// Post: all of their pages are new, and those of them that are no news are `padding_`.
+std::uint32_t Merger::number_blocks(std::uint32_t hashed) noexcept {
+    std::uint32_t unique = 0;
+    padding_ = 0;
+    for_each_in_blocks(hashed, [&](std::uint32_t index, std::uint32_t i) {
+        const std::uint64_t hash = i < hashed ? scratch_->hashes[i] : hash_of(page(index));
+        if (i < hashed && scratch_->places[i].segment == kReserved)
+            scratch_->places[i].page = unique;
+        else
+            ++padding_;
+        const std::uint32_t place = unique;
+        if (number_of(hash, unique) != place) { // a second one of the kind
+            scratch_->unique[place] = hash;
+            unique = place + 1;
+        }
+        scratch_->state[index] = PageState::kNew;
+    });
     return unique;
 }
 
 // What is in a block without being news, and was not mapped from there, is again what
 // it was.
 void Merger::give_padding_back(std::uint32_t hashed) noexcept {
-    std::uint32_t i = 0;
-    for (std::uint32_t block = 0; block < blocks_; ++block) {
-        const std::uint32_t first = scratch_->blocks[block];
-        while (i < hashed && scratch_->index[i] < first)
-            ++i;
-        for (std::uint32_t index = first; index < first + kBatch; ++index) {
-            const bool known_hash = i < hashed && scratch_->index[i] == index;
-            PageState &state = scratch_->state[index];
-            if (state == PageState::kNew && !known_hash)
-                state = PageState::kZero;
-            else if (state == PageState::kNew && scratch_->places[i].segment != kReserved)
-                state = PageState::kKnown;
-            i += known_hash ? 1U : 0U;
-        }
-    }
+    for_each_in_blocks(hashed, [&](std::uint32_t index, std::uint32_t i) {
+        PageState &state = scratch_->state[index];
+        if (state == PageState::kNew && i == hashed)
+            state = PageState::kZero;
+        else if (state == PageState::kNew && scratch_->places[i].segment != kReserved)
+            state = PageState::kKnown;
+    });
 }
 
 // Gives each page that was reserved its number in the segment to be: equal ones

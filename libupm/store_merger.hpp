@@ -95,6 +95,8 @@ class Merger {
 
     int insert(std::uint32_t hashed) noexcept;
     std::uint32_t number_pages(std::uint32_t hashed) noexcept;
+    template <class Visit>
+    void for_each_in_blocks(std::uint32_t hashed, Visit visit) noexcept;
     std::uint32_t number_blocks(std::uint32_t hashed) noexcept;
     std::uint32_t number_of(std::uint64_t hash, std::uint32_t &unique) noexcept;
     void forget_numbers() noexcept;
