@@ -58,8 +58,7 @@ void add_kinds(Table &table, const Row &row, const std::vector<std::string> &fie
 }
 
 // Long texts, such as a container's name, must not push the columns behind them off a
-// narrow screen: the widest ones give way, but no further
-// than to `kLeast`.
+// narrow screen: the widest ones give way, but no further than to `kLeast`.
 void fit(std::vector<std::size_t> &widths, const std::vector<Table::Column> &columns,
          std::size_t width) {
     constexpr std::size_t kLeast = 12;
