@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The environment variables of cuda-cow, all in this one table (those of libupm
-// are in libupm/env.hpp; UPM_DOMAIN there holds here too).
+// are in libupm/base/env.hpp; UPM_DOMAIN there holds here too).
 #ifndef UPM_CUDA_ENV_HPP
 #define UPM_CUDA_ENV_HPP
 

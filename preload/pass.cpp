@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pass.hpp"
 
-#include "libupm/layout.hpp"
+#include "libupm/mm/layout.hpp"
 #include "preload/adviser.hpp"
 #include "preload/blocks.hpp"
 #include "preload/maps.hpp"

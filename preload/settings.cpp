@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/settings.hpp"
 
-#include "libupm/env.hpp"
+#include "libupm/base/env.hpp"
 #include "preload/page.hpp"
 
 #include <algorithm>

@@ -2,7 +2,7 @@
 #include "cuda-cow/broker/client.hpp"
 
 #include "cuda-cow/driver/driver.hpp"
-#include "libupm/packet.hpp"
+#include "libupm/base/packet.hpp"
 
 #include <algorithm>
 #include <cerrno>

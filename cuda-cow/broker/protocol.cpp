@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/broker/protocol.hpp"
 
-#include "libupm/packet.hpp"
+#include "libupm/base/packet.hpp"
 
 #include <array>
 #include <cerrno>

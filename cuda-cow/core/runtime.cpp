@@ -2,7 +2,7 @@
 #include "cuda-cow/core/runtime.hpp"
 
 #include "cuda-cow/env.hpp"
-#include "libupm/env.hpp"
+#include "libupm/base/env.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// What libupm/backend.hpp promises, for every backend and every kind of memory.
+// What libupm/engine/backend.hpp promises, for every backend and every kind of memory.
 #include "tests/contract/memory.hpp"
 #include "tests/contract/subject.hpp"
 #include "tests/unit/support.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tests/contract/broker_process.hpp"
 
-#include "libupm/store_wire.hpp"
+#include "libupm/store/wire.hpp"
 
 #include <csignal>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tests/contract/subject.hpp"
 
-#include "libupm/backend_ksm.hpp"
+#include "libupm/backends/ksm.hpp"
 #include "tests/contract/broker_process.hpp"
 #include "tests/unit/support.hpp"
 

@@ -4,7 +4,7 @@
 #ifndef UPM_TESTS_CONTRACT_SUBJECT_HPP
 #define UPM_TESTS_CONTRACT_SUBJECT_HPP
 
-#include "libupm/engine.hpp"
+#include "libupm/engine/engine.hpp"
 
 #include <string>
 #include <vector>

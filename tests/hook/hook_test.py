@@ -157,7 +157,7 @@ class Programs(Case):
         )
 
     def test_compiler(self) -> None:
-        source = ROOT / "libupm/engine.cpp"
+        source = ROOT / "libupm/engine/engine.cpp"
         with tempfile.TemporaryDirectory() as folder:
             outputs = []
             for runner in (run, hooked):

@@ -33,12 +33,14 @@ class Arrows(unittest.TestCase):
         for path, name in (
             ("kmod/uapi/upm.h", "linux/types.h"),
             ("kmod/scan.c", "uapi/upm.h"),
-            ("libupm/backend_kmod.cpp", "kmod/uapi/upm.h"),
-            ("libupm/engine.cpp", "upm/upm.h"),
+            ("libupm/backends/kmod.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine/engine.cpp", "upm/upm.h"),
             ("tools/upm/main.cpp", "upm/upm.hpp"),
             ("tools/pss-report/main.cpp", "fmt/core.h"),
             ("tests/kmod/cow_test.cpp", "kmod/uapi/upm.h"),
-            ("tests/unit/vma_reader_test.cpp", "libupm/vma_reader.hpp"),
+            ("tests/unit/vma_reader_test.cpp", "libupm/mm/vma_reader.hpp"),
+            ("libupm/store/backend.cpp", "libupm/mm/vma_reader.hpp"),
+            ("tools/upmd/server.cpp", "libupm/store/wire.hpp"),
         ):
             self.assertIsNone(self.fault(Path(path), name), f"{path} {name}")
 
@@ -46,12 +48,18 @@ class Arrows(unittest.TestCase):
         for path, name in (
             ("kmod/uapi/upm.h", "stdint.h"),
             ("kmod/scan.c", "upm/upm.h"),
-            ("libupm/engine.cpp", "kmod/uapi/upm.h"),
-            ("libupm/engine.cpp", "tools/upm/cgroup.hpp"),
+            ("libupm/engine/engine.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine/engine.cpp", "tools/upm/cgroup.hpp"),
             ("tools/upm/main.cpp", "kmod/uapi/upm.h"),
-            ("tools/upm/main.cpp", "libupm/engine.hpp"),
-            ("bench/advise.cpp", "../libupm/engine.hpp"),
+            ("tools/upm/main.cpp", "libupm/engine/engine.hpp"),
+            ("bench/advise.cpp", "../libupm/engine/engine.hpp"),
             ("tools/pss-report/main.cpp", "upm/upm.h"),
+            ("libupm/base/env.cpp", "libupm/mm/vma_reader.hpp"),
+            ("libupm/engine/engine.cpp", "libupm/backends/kmod.hpp"),
+            ("libupm/engine/engine.cpp", "libupm/store/backend.hpp"),
+            ("libupm/backends/ksm.cpp", "libupm/store/client.hpp"),
+            ("cuda-cow/env.cpp", "libupm/store/wire.hpp"),
+            ("nowhere/main.cpp", "upm/upm.h"),
         ):
             self.assertIsNotNone(self.fault(Path(path), name), f"{path} {name}")
 

@@ -4,7 +4,7 @@
 // whose sums must hold after each. With clang a libFuzzer target:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
-//       tests/store/broker_fuzz.cpp tools/upmd/broker.cpp libupm/store_segment.cpp -lfmt
+//       tests/store/broker_fuzz.cpp tools/upmd/broker.cpp libupm/store/segment.cpp -lfmt
 //
 // Otherwise, with a main() of its own, a short run over generated packets for ctest.
 #include "tools/upmd/broker.hpp"

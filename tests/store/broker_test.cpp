@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // The real broker's life: killed at each step, started by systemd, without files.
-#include "libupm/packet.hpp"
-#include "libupm/store_segment.hpp"
+#include "libupm/base/packet.hpp"
+#include "libupm/store/segment.hpp"
 #include "tests/store/fixture.hpp"
 #include "tests/store/proxy.hpp"
 

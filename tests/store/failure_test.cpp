@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // What goes wrong around a program: its bytes stay right, and it is told.
-#include "libupm/packet.hpp"
-#include "libupm/store_segment.hpp"
+#include "libupm/base/packet.hpp"
+#include "libupm/store/segment.hpp"
 #include "tests/store/fixture.hpp"
 
 #include <cerrno>

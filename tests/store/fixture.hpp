@@ -4,8 +4,8 @@
 #ifndef UPM_TESTS_STORE_FIXTURE_HPP
 #define UPM_TESTS_STORE_FIXTURE_HPP
 
-#include "libupm/backend_store.hpp"
-#include "libupm/store_segment.hpp"
+#include "libupm/store/backend.hpp"
+#include "libupm/store/segment.hpp"
 #include "tests/contract/broker_process.hpp"
 #include "tests/unit/support.hpp"
 

@@ -2,7 +2,7 @@
 //
 // Huge pages under segments: where they come to be, that they are mapped as such, that
 // a write to one copies a small page only, and that all works as well without them.
-#include "libupm/aligned_range.hpp"
+#include "libupm/mm/aligned_range.hpp"
 #include "tests/store/fixture.hpp"
 
 #include <cerrno>

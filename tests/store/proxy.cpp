@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tests/store/proxy.hpp"
 
-#include "libupm/packet.hpp"
-#include "libupm/store_wire.hpp"
+#include "libupm/base/packet.hpp"
+#include "libupm/store/wire.hpp"
 
 #include <csignal>
 #include <cstddef>

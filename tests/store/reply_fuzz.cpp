@@ -5,10 +5,10 @@
 // libFuzzer target:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
-//       tests/store/reply_fuzz.cpp libupm/store_reply.cpp
+//       tests/store/reply_fuzz.cpp libupm/store/reply.cpp
 //
 // Otherwise, with a main() of its own, a short run over generated answers for ctest.
-#include "libupm/store_reply.hpp"
+#include "libupm/store/reply.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/async.hpp"
+#include "libupm/api/async.hpp"
 
 #include "tests/unit/fake_backend.hpp"
 

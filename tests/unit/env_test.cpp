@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/env.hpp"
+#include "libupm/base/env.hpp"
 
 #include <cstdlib>
 #include <gtest/gtest.h>

@@ -4,7 +4,7 @@
 #ifndef UPM_TESTS_UNIT_FAKE_BACKEND_HPP
 #define UPM_TESTS_UNIT_FAKE_BACKEND_HPP
 
-#include "libupm/engine.hpp"
+#include "libupm/engine/engine.hpp"
 #include "tests/unit/support.hpp"
 
 #include <atomic>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The backend kmod against a module that the test plays.
-#include "libupm/backend_kmod.hpp"
+#include "libupm/backends/kmod.hpp"
 
 #include "kmod/uapi/upm.h"
 #include "tests/unit/fake_backend.hpp"

@@ -2,7 +2,7 @@
 //
 // The backend ksm on this kernel's real KSM: memory becomes mergeable whether or
 // not ksmd runs, so only the knobs are played.
-#include "libupm/backend_ksm.hpp"
+#include "libupm/backends/ksm.hpp"
 
 #include "tests/unit/support.hpp"
 

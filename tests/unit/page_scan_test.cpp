@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/page_scan.hpp"
+#include "libupm/mm/pagemap.hpp"
 #include "tests/unit/support.hpp"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/store_hash.hpp"
+#include "libupm/store/hash.hpp"
 
 #include <array>
 #include <cstddef>

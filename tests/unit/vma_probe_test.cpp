@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/vma_reader.hpp"
+#include "libupm/mm/vma_reader.hpp"
 #include "tests/unit/support.hpp"
 
 #include <cerrno>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/broker/listener.hpp"
 
-#include "libupm/packet.hpp"
+#include "libupm/base/packet.hpp"
 
 #include <cerrno>
 #include <charconv>

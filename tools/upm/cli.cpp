@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upm/cli.hpp"
 
-#include "libupm/env.hpp"
+#include "libupm/base/env.hpp"
 #include "tools/upm/errors.hpp"
 #include "tools/upm/text.hpp"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upmd/broker.hpp"
 
-#include "libupm/store_segment.hpp"
+#include "libupm/store/segment.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -7,7 +7,7 @@
 #ifndef UPM_UPMD_BROKER_HPP
 #define UPM_UPMD_BROKER_HPP
 
-#include "libupm/store_wire.hpp"
+#include "libupm/store/wire.hpp"
 #include "tools/broker/packet_server.hpp"
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
 // upmd: the broker of libupm's backend store; see upmd(8).
-#include "libupm/env.hpp"
-#include "libupm/store_wire.hpp"
-#include "libupm/system.hpp"
+#include "libupm/base/env.hpp"
+#include "libupm/base/system.hpp"
+#include "libupm/store/wire.hpp"
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
 #include "tools/upmd/server.hpp"
@@ -86,7 +86,7 @@ Options parse(const cxxopts::ParseResult &given) {
     return options;
 }
 
-// As libupm looks for it; see libupm/store_spawn.cpp.
+// As libupm looks for it; see libupm/store/broker_launch.cpp.
 std::string default_socket() {
     const std::string_view wanted = env::text(env::socket);
     if (!wanted.empty())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upmd/server.hpp"
 
-#include "libupm/system.hpp"
+#include "libupm/base/system.hpp"
 
 #include <algorithm>
 #include <cerrno>

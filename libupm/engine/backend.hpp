@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+//
+// The contract between the library and its backends. The engine (engine.hpp) is
+// the only caller and checks every precondition, so that a backend contains
+// nothing but what is special to it. tests/contract runs one suite over all.
+#ifndef UPM_ENGINE_BACKEND_HPP
+#define UPM_ENGINE_BACKEND_HPP
+
+#include <upm/upm.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <span>
+#include <string_view>
+
+namespace upm {
+
+// One line of text of bounded size: reasons must not take memory from the heap.
+class Reason {
+  public:
+    static constexpr std::size_t kSize = 512;
+
+    constexpr Reason() noexcept = default;
+
+    [[gnu::format(printf, 2, 3)]] void set(const char *format, ...) noexcept {
+        length_ = 0;
+        va_list args;
+        va_start(args, format);
+        vappend(format, args);
+        va_end(args);
+    }
+    [[gnu::format(printf, 2, 3)]] void append(const char *format, ...) noexcept {
+        va_list args;
+        va_start(args, format);
+        vappend(format, args);
+        va_end(args);
+    }
+    [[nodiscard]] const char *c_str() const noexcept { return text_; }
+    [[nodiscard]] std::string_view view() const noexcept { return {text_, length_}; }
+
+  private:
+    [[gnu::format(printf, 2, 0)]] void vappend(const char *format, va_list args) noexcept {
+        const int wanted = std::vsnprintf(text_ + length_, kSize - length_, format, args);
+        if (wanted > 0)
+            length_ = length_ + static_cast<std::size_t>(wanted) < kSize
+                          ? length_ + static_cast<std::size_t>(wanted)
+                          : kSize - 1;
+    }
+
+    char text_[kSize] = {};
+    std::size_t length_ = 0;
+};
+
+// What a backend can do; constant once open() has succeeded.
+struct Capabilities {
+    bool advise = false;     // merges at all
+    bool immediate = false;  // merges before run() returns
+    bool remote = false;     // takes Call::pid
+    bool file_pages = false; // merges private file mappings
+    bool unmerge = false;
+    bool dry_run = false;
+    bool domains = false;
+    // MADV_DONTNEED on merged memory brings the advised bytes back, where others
+    // give zeros or the file's bytes.
+    bool restores = false;
+    bool quiescent = false; // takes only calls with Call::quiescent
+};
+
+// One validated piece of work.
+struct Call {
+    std::uint64_t addr = 0; // multiple of the page size
+    std::uint64_t len = 0;  // multiple of the page size, > 0, addr + len does not overflow
+    int pid = 0;            // 0: this process
+    int domain_fd = -1;     // -1: the default domain
+    bool unmerge = false;
+    bool dry_run = false;
+    bool quiescent = false; // the caller vouches that nobody writes meanwhile
+};
+
+class Backend {
+  public:
+    constexpr Backend() noexcept = default;
+    Backend(const Backend &) = delete;
+    Backend &operator=(const Backend &) = delete;
+
+    [[nodiscard]] virtual const char *name() const noexcept = 0;
+
+    // Finds out whether the backend works here.
+    // Post: 0, or -errno and nothing is held open. In both cases `reason` is one
+    //       line that a user can act on (what was found, or what is missing and
+    //       how to get it), without the backend's name.
+    // May be called again, from one thread at a time: a later call looks anew.
+    virtual int open(Reason &reason) noexcept = 0;
+
+    // Pre: open() has returned 0.
+    [[nodiscard]] virtual Capabilities capabilities() const noexcept = 0;
+
+    // Does the work of one call.
+    // Pre:  open() has returned 0; the call asks for nothing that capabilities()
+    //       denies; counts is zeroed.
+    // Post: 0 or -errno. counts tells what was done in either case, and
+    //       pages = merged + inserted + zero + already + queued + unmerged + kept
+    //       + sum(skipped); on success pages is the whole range. No byte that the
+    //       process can read has changed; memory stays private; the same call
+    //       again does no harm. -ENOMEM for a hole in the range, found before
+    //       anything is changed. bytes is left to the engine.
+    // From any thread, several at once, and in the child of a fork.
+    virtual int run(const Call &call, upm_counts &counts) noexcept = 0;
+
+    // Post: a descriptor with close-on-exec set, or -errno.
+    virtual int open_domain(const std::uint8_t (&key)[16]) noexcept = 0;
+
+    // Post: 0 and `stats` filled in, or -errno. Pre: domain_fd is -1 unless
+    // capabilities().domains.
+    virtual int stats(int domain_fd, struct upm_stats &stats) noexcept = 0;
+
+    // What the backend's service has to say: lines of Prometheus' text format. The
+    // length of the text, cut to that of the buffer, or -errno.
+    virtual int describe(std::span<char> /*text*/) noexcept { return -EOPNOTSUPP; }
+
+  protected:
+    // Backends live in static storage and are never destroyed, so that a thread
+    // which still works while the process exits does not lose its backend.
+    ~Backend() = default;
+};
+
+} // namespace upm
+
+#endif // UPM_ENGINE_BACKEND_HPP

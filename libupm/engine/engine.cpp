@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/engine/engine.hpp"
+
+#include "libupm/base/system.hpp"
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <unistd.h>
+
+namespace upm {
+
+namespace {
+
+// Rounds [addr, addr + len) inward to whole pages. False: it overflows. A range
+// without a whole page gets the length 0.
+bool round_inward(std::uint64_t addr, std::uint64_t len, Call &call) noexcept {
+    const std::uint64_t mask = page_size() - 1;
+    std::uint64_t end = 0;
+    if (__builtin_add_overflow(addr, len, &end))
+        return false;
+    std::uint64_t start = 0;
+    if (__builtin_add_overflow(addr, mask, &start))
+        return true; // inside the last page of all
+    start &= ~mask;
+    end &= ~mask;
+    if (end > start) {
+        call.addr = start;
+        call.len = end - start;
+    }
+    return true;
+}
+
+} // namespace
+
+void Engine::start(const Wish &wish, const Catalog &catalog) noexcept {
+    choose(wish, catalog, choice_);
+    own_domain_ = choice_.domain_fd;
+}
+
+int Engine::default_domain() const noexcept {
+    const int used = used_domain_.load();
+    return used >= 0 ? used : own_domain_.load();
+}
+
+int Engine::prepare(const Request &request, Call &call) const noexcept {
+    call = Call{};
+    if ((request.flags & ~(UPM_DRY_RUN | UPM_QUIESCENT)) != 0 ||
+        (request.unmerge && (request.flags & UPM_DRY_RUN) != 0) || request.pid < 0 ||
+        request.domain_fd < -1)
+        return -EINVAL;
+    if (!round_inward(request.addr, request.len, call))
+        return -EINVAL;
+    call.pid = request.pid == ::getpid() ? 0 : request.pid;
+    call.domain_fd = request.domain_fd >= 0 ? request.domain_fd : default_domain();
+    call.unmerge = request.unmerge;
+    call.dry_run = (request.flags & UPM_DRY_RUN) != 0;
+    call.quiescent = (request.flags & UPM_QUIESCENT) != 0;
+
+    const Capabilities can = choice_.backend->capabilities();
+    if (can.advise && (can.dry_run || !call.dry_run) && (can.unmerge || !call.unmerge) &&
+        (can.remote || call.pid == 0) && (can.domains || call.domain_fd < 0) &&
+        (call.quiescent || call.unmerge || !can.quiescent))
+        return 0;
+    return -EOPNOTSUPP;
+}
+
+// A program that closes every descriptor it does not know closes the one that
+// belongs to UPM_DOMAIN, too.
+bool Engine::reopen_default_domain(int &fd) noexcept {
+    if (fd < 0 || fd != own_domain_.load() || used_domain_.load() >= 0)
+        return false;
+    const int fresh = choice_.backend->open_domain(choice_.domain_key);
+    if (fresh < 0)
+        return false;
+    if (own_domain_.compare_exchange_strong(fd, fresh))
+        fd = fresh;
+    else
+        ::close(fresh); // another thread was faster, and fd is now its descriptor
+    return true;
+}
+
+int Engine::run(const Call &call, upm_counts &counts) noexcept {
+    counts = {};
+    if (call.len == 0)
+        return 0;
+    Call attempt = call;
+    int ret = choice_.backend->run(attempt, counts);
+    if (ret == -EBADF && reopen_default_domain(attempt.domain_fd)) {
+        counts = {};
+        ret = choice_.backend->run(attempt, counts);
+    }
+    counts.bytes = (counts.merged + counts.inserted + counts.zero) * page_size();
+    return ret;
+}
+
+int Engine::submit(const Request &request, upm_counts &counts) noexcept {
+    counts = {};
+    Call call;
+    const int ret = prepare(request, call);
+    return ret != 0 ? ret : run(call, counts);
+}
+
+int Engine::open_domain(const std::uint8_t (&key)[16]) noexcept {
+    return choice_.backend->capabilities().domains ? choice_.backend->open_domain(key)
+                                                   : -EOPNOTSUPP;
+}
+
+int Engine::use_domain(int fd) noexcept {
+    if (fd < -1)
+        return -EINVAL;
+    if (fd >= 0) {
+        if (!choice_.backend->capabilities().domains)
+            return -EOPNOTSUPP;
+        // Asking for its statistics is how to tell a domain from another file.
+        struct upm_stats unused {};
+        const int ret = choice_.backend->stats(fd, unused);
+        if (ret != 0)
+            return ret;
+    }
+    used_domain_ = fd;
+    return 0;
+}
+
+int Engine::stats(int domain_fd, struct upm_stats &stats) noexcept {
+    stats = {};
+    if (domain_fd >= 0 && !choice_.backend->capabilities().domains)
+        return -EOPNOTSUPP;
+    return choice_.backend->stats(domain_fd >= 0 ? domain_fd : default_domain(), stats);
+}
+
+int Engine::describe(std::span<char> text) noexcept {
+    return choice_.backend->describe(text);
+}
+
+void Engine::info(struct upm_info &info) const noexcept {
+    const Capabilities can = choice_.backend->capabilities();
+    info = {};
+    info.backend = choice_.backend->name();
+    info.reason = choice_.reason.c_str();
+    info.version = UPM_VERSION;
+    info.page_size = static_cast<std::uint32_t>(page_size());
+    info.immediate = can.immediate;
+    info.remote = can.remote;
+    info.file_pages = can.file_pages;
+    info.unmerge = can.unmerge;
+    info.dry_run = can.dry_run;
+    info.domains = can.domains;
+    info.restores = can.restores;
+    info.quiescent = can.quiescent;
+}
+
+} // namespace upm

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+//
+// What lies between the interfaces and a backend: checks, rounding, the choice of
+// the domain. One engine serves the process (library.hpp); tests make their own.
+#ifndef UPM_ENGINE_ENGINE_HPP
+#define UPM_ENGINE_ENGINE_HPP
+
+#include "libupm/engine/backend.hpp"
+#include "libupm/engine/registry.hpp"
+
+#include <atomic>
+#include <cstdint>
+
+namespace upm {
+
+// A call as the caller stated it.
+struct Request {
+    std::uint64_t addr = 0;
+    std::uint64_t len = 0;
+    unsigned flags = 0; // UPM_DRY_RUN, UPM_QUIESCENT
+    int pid = 0;
+    int domain_fd = -1; // -1: the engine's default
+    bool unmerge = false;
+};
+
+class Engine {
+  public:
+    constexpr Engine() noexcept = default;
+    ~Engine() = default;
+    Engine(const Engine &) = delete;
+    Engine &operator=(const Engine &) = delete;
+
+    // Chooses a backend, and opens the domain that was asked for. Once, before
+    // every other call; the backends must outlive the engine.
+    void start(const Wish &wish, const Catalog &catalog) noexcept;
+
+    // Checks and rounds. Post: 0 and a valid call, whose len is 0 when there is
+    // nothing to do, or -errno (EINVAL, EOPNOTSUPP).
+    int prepare(const Request &request, Call &call) const noexcept;
+
+    // Pre: `call` is what prepare() made. Post: that of Backend::run, and bytes.
+    int run(const Call &call, upm_counts &counts) noexcept;
+
+    // prepare and run.
+    int submit(const Request &request, upm_counts &counts) noexcept;
+
+    int open_domain(const std::uint8_t (&key)[16]) noexcept;
+    // Advise in this domain from now on, -1: the default. Stays the caller's.
+    int use_domain(int fd) noexcept;
+    int stats(int domain_fd, struct upm_stats &stats) noexcept;
+    int describe(std::span<char> text) noexcept;
+    void info(struct upm_info &info) const noexcept;
+    [[nodiscard]] Backend &backend() const noexcept { return *choice_.backend; }
+
+  private:
+    [[nodiscard]] int default_domain() const noexcept;
+    bool reopen_default_domain(int &fd) noexcept;
+
+    Choice choice_;
+    std::atomic<int> used_domain_{-1}; // upm_domain_use
+    std::atomic<int> own_domain_{-1};  // UPM_DOMAIN
+};
+
+} // namespace upm
+
+#endif // UPM_ENGINE_ENGINE_HPP

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/engine/registry.hpp"
+
+#include "libupm/base/env.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <unistd.h>
+
+namespace upm {
+
+namespace {
+
+// Opens a row's backend and the wished domain in it. 0 or -errno and a reason.
+int try_row(const CatalogRow &row, const Wish &wish, Choice &choice, Reason &reason) noexcept {
+    if (row.backend == nullptr) {
+        reason.set("not built");
+        return -ENOSYS;
+    }
+    const int ret = row.backend->open(reason);
+    if (ret != 0 || wish.domain.empty())
+        return ret;
+    if (!row.backend->capabilities().domains) {
+        reason.set("has no domains, and UPM_DOMAIN asks for one");
+        return -EOPNOTSUPP;
+    }
+    const int fd = row.backend->open_domain(choice.domain_key);
+    if (fd < 0) {
+        reason.set("cannot open the domain that UPM_DOMAIN names: %s", std::strerror(-fd));
+        return fd;
+    }
+    choice.domain_fd = fd;
+    return 0;
+}
+
+void take_last(const Catalog &catalog, Choice &choice) noexcept {
+    Reason unused;
+    choice.backend = catalog.back().backend;
+    (void)choice.backend->open(unused);
+}
+
+void choose_best(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
+    choice.reason.set("auto: ");
+    const char *separator = "";
+    for (const CatalogRow &row : catalog.first(catalog.size() - 1)) {
+        if (row.backend == nullptr)
+            continue; // no news to a user who did not ask for it
+        Reason reason;
+        const int ret = try_row(row, wish, choice, reason);
+        choice.reason.append("%s%s: %s", separator, row.name, reason.c_str());
+        if (ret == 0) {
+            choice.backend = row.backend;
+            return;
+        }
+        separator = "; ";
+    }
+    take_last(catalog, choice);
+}
+
+void choose_named(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
+    const int length = static_cast<int>(wish.backend.size());
+    choice.reason.set("UPM_BACKEND=%.*s: ", length, wish.backend.data());
+    for (const CatalogRow &row : catalog) {
+        if (wish.backend != row.name)
+            continue;
+        Reason reason;
+        const int ret = try_row(row, wish, choice, reason);
+        choice.reason.append("%s", reason.c_str());
+        if (ret == 0)
+            choice.backend = row.backend;
+        else
+            take_last(catalog, choice);
+        return;
+    }
+    choice.reason.append("no such backend (auto");
+    for (const CatalogRow &row : catalog)
+        choice.reason.append(", %s", row.name);
+    choice.reason.append(")");
+    take_last(catalog, choice);
+}
+
+} // namespace
+
+void choose(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
+    choice.domain_fd = -1;
+    if (!wish.domain.empty() && !env::parse_key(wish.domain, choice.domain_key)) {
+        choice.reason.set("UPM_DOMAIN is not a key of 32 hex digits");
+        take_last(catalog, choice);
+    } else if (wish.backend == "auto" || wish.backend.empty()) {
+        choose_best(wish, catalog, choice);
+    } else {
+        choose_named(wish, catalog, choice);
+    }
+}
+
+} // namespace upm

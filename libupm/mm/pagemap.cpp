@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/mm/pagemap.hpp"
+
+#include <sys/ioctl.h>
+
+namespace upm {
+
+namespace {
+
+// From the kernel's include/uapi/linux/fs.h, which Debian 12 has of an earlier release.
+struct PageRegion {
+    std::uint64_t start;
+    std::uint64_t end;
+    std::uint64_t categories;
+};
+
+struct ScanArguments {
+    std::uint64_t size;
+    std::uint64_t flags;
+    std::uint64_t start;
+    std::uint64_t end;
+    std::uint64_t walk_end;
+    std::uint64_t vec;
+    std::uint64_t vec_len;
+    std::uint64_t max_pages;
+    std::uint64_t category_inverted;
+    std::uint64_t category_mask;
+    std::uint64_t category_anyof_mask;
+    std::uint64_t return_mask;
+};
+static_assert(sizeof(ScanArguments) == 96);
+
+constexpr unsigned long kScan = _IOWR('f', 16, ScanArguments); // PAGEMAP_SCAN
+constexpr std::uint64_t kIsPresent = 1U << 3U;                 // PAGE_IS_PRESENT
+
+} // namespace
+
+bool all_present(int pagemap, std::uint64_t start, std::uint64_t size) noexcept {
+    PageRegion first{};
+    ScanArguments scan{};
+    scan.size = sizeof(scan);
+    scan.start = start;
+    scan.end = start + size;
+    scan.vec = reinterpret_cast<std::uint64_t>(&first);
+    scan.vec_len = 1;
+    scan.category_mask = kIsPresent;
+    scan.return_mask = kIsPresent;
+    return ::ioctl(pagemap, kScan, &scan) == 1 && first.start == start && first.end == start + size;
+}
+
+} // namespace upm

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+//
+// The backend that needs no module and no privileges: equal pages become private
+// mappings of sealed memfds, which the broker upmd hands from process to process.
+// docs/store.md is its description.
+#ifndef UPM_STORE_BACKEND_HPP
+#define UPM_STORE_BACKEND_HPP
+
+#include "libupm/engine/backend.hpp"
+#include "libupm/mm/vma_reader.hpp"
+#include "libupm/store/client.hpp"
+#include "libupm/store/freezer.hpp"
+#include "libupm/store/merger.hpp"
+
+#include <span>
+
+namespace upm {
+
+class StoreBackend final : public Backend {
+  public:
+    constexpr StoreBackend() noexcept = default;
+
+    [[nodiscard]] const char *name() const noexcept override { return "store"; }
+    int open(Reason &reason) noexcept override;
+    [[nodiscard]] Capabilities capabilities() const noexcept override {
+        return {.advise = true,
+                .immediate = true,
+                .remote = false,
+                .file_pages = false,
+                .unmerge = true,
+                .dry_run = false,
+                .domains = true,
+                .restores = true,
+                .quiescent = mode_ != store::FreezeMode::kKernel};
+    }
+    int run(const Call &call, upm_counts &counts) noexcept override;
+    int open_domain(const std::uint8_t (&key)[16]) noexcept override;
+    int stats(int domain_fd, struct upm_stats &stats) noexcept override;
+    int describe(std::span<char> text) noexcept override;
+
+  private:
+    static int run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept;
+    void recount_runs() noexcept;
+
+    store::FreezeMode mode_ = store::FreezeMode::kProtect;
+    store::SocketPath path_;
+    store::ConnectionPool pool_;
+    store::RunBudget budget_;
+};
+
+} // namespace upm
+
+#endif // UPM_STORE_BACKEND_HPP

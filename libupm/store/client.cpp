@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store/client.hpp"
+
+#include "libupm/base/packet.hpp"
+#include "libupm/base/system.hpp"
+#include "libupm/store/reply.hpp"
+#include "libupm/store/segment.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+#include <utility>
+
+namespace upm::store {
+
+namespace {
+
+// Above the numbers that programs and shells count on.
+constexpr int kLowestFd = 100;
+
+void sleep_ms(long ms) noexcept {
+    timespec time{.tv_sec = 0, .tv_nsec = ms * 1'000'000};
+    (void)::nanosleep(&time, nullptr);
+}
+
+template <class T>
+std::span<std::byte> bytes_of(T &value) noexcept {
+    return std::as_writable_bytes(std::span<T, 1>(&value, 1));
+}
+
+// Room for every reply of fixed size.
+struct SmallReply {
+    std::byte bytes[sizeof(StatsReply)];
+};
+static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= sizeof(GetReply) &&
+              sizeof(SmallReply) >= sizeof(PublishReply));
+
+// Who listens: a broker of this user or of root. Anyone else could have put the
+// socket there to learn what this process holds.
+int check_peer(int fd) noexcept {
+    ucred peer{};
+    const int ret = packet::peer_of(fd, peer);
+    if (ret != 0)
+        return ret;
+    return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
+}
+
+std::uint64_t inode_of(int fd) noexcept {
+    struct stat status {};
+    return ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+}
+
+} // namespace
+
+// A reply, and the descriptor that came with it, closed unless released.
+class Connection::Answer {
+  public:
+    Answer() noexcept = default;
+    Answer(const Answer &) = delete;
+    Answer &operator=(const Answer &) = delete;
+    ~Answer() {
+        if (fd_ >= 0)
+            ::close(fd_);
+    }
+    Packet packet;
+    void own(int fd) noexcept { fd_ = fd; }
+    [[nodiscard]] int fd() const noexcept { return fd_; }
+    int release() noexcept { return std::exchange(fd_, -1); }
+
+  private:
+    int fd_ = -1;
+};
+
+int Connection::connect(const SocketPath &path) noexcept {
+    int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    const int high = ::fcntl(fd, F_DUPFD_CLOEXEC, kLowestFd);
+    if (high >= 0) {
+        ::close(fd);
+        fd = high;
+    }
+    const timeval patience{.tv_sec = kReplyMs / 1000, .tv_usec = 0};
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    sockaddr_un address{};
+    int ret = packet::fill_address(path.text, address);
+    if (ret == 0 &&
+        ::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
+        ret = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    if (ret == 0)
+        ret = check_peer(fd);
+    if (ret != 0) {
+        ::close(fd);
+        return ret;
+    }
+    fd_ = fd;
+    inode_ = inode_of(fd);
+    return 0;
+}
+
+int Connection::hello() noexcept {
+    HelloRequest request{};
+    request.page_size = static_cast<std::uint32_t>(page_size());
+    request.named = domain_.named;
+    std::memcpy(request.key, domain_.key, sizeof(request.key));
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kHello, room.bytes, answer);
+    return ret != 0 ? ret : read_hello(answer.packet, number_, seed_);
+}
+
+int Connection::open(const SocketPath &path, const DomainKey &domain) noexcept {
+    domain_ = domain;
+    int ret = connect(path);
+    if (ret == 0)
+        ret = hello();
+    if (ret != 0)
+        close();
+    return ret;
+}
+
+bool Connection::alive() const noexcept {
+    return fd_ >= 0 && inode_of(fd_) == inode_;
+}
+
+void Connection::close() noexcept {
+    if (alive())
+        ::close(fd_);
+    fd_ = -1;
+}
+
+int Connection::send(std::span<std::byte> packet, Op op, int fd) noexcept {
+    Header header{};
+    header.op = static_cast<std::uint16_t>(op);
+    header.length = static_cast<std::uint32_t>(packet.size());
+    header.number = ++number_;
+    std::memcpy(packet.data(), &header, sizeof(header));
+
+    const iovec part{.iov_base = packet.data(), .iov_len = packet.size()};
+    const int ret = packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U});
+    return ret == -EAGAIN ? -ETIMEDOUT : ret;
+}
+
+int Connection::wait(int patience_ms) const noexcept {
+    const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
+    pollfd event{.fd = fd_, .events = POLLIN, .revents = 0};
+    for (;;) {
+        const std::uint64_t now = now_ms();
+        const int ready = now < deadline ? ::poll(&event, 1, static_cast<int>(deadline - now)) : 0;
+        if (ready > 0)
+            return 0;
+        if (ready == 0)
+            return -ETIMEDOUT;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+// Waits for the answer to the last request.
+int Connection::receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept {
+    int ret = wait(patience_ms);
+    if (ret != 0)
+        return ret;
+    const iovec part{.iov_base = room.data(), .iov_len = room.size()};
+    int fd = -1;
+    packet::Received received;
+    ret = packet::receive(fd_, {&part, 1}, {&fd, 1}, received, MSG_DONTWAIT);
+    if (ret != 0)
+        return ret;
+    answer.own(fd);
+    answer.packet = room.first(received.bytes);
+    return received.cut ? -EPROTO : 0;
+}
+
+int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byte> room,
+                         Answer &answer, int fd, int patience_ms) noexcept {
+    if (!alive())
+        return -ECONNRESET;
+    const int ret = send(request, op, fd);
+    return ret != 0 ? ret : receive(room, patience_ms, answer);
+}
+
+int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
+                       std::span<std::byte> buffer, Attached *attached) noexcept {
+    LookupRequest request{};
+    request.flags = (reserve ? kReserve : 0U) | (attached != nullptr ? kAttach : 0U);
+    request.count = static_cast<std::uint32_t>(hashes.size());
+    const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
+    std::memcpy(packet.data(), &request, sizeof(request));
+    std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
+    Answer answer;
+    std::uint32_t pages = 0;
+    int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
+                       reserve ? kPublishMs : kReplyMs);
+    if (ret == 0)
+        ret = read_lookup(answer.packet, number_, places, pages);
+    // Without one, if there was no room for a descriptor: get() will say so.
+    if (ret != 0 || attached == nullptr || pages == 0 || answer.fd() < 0)
+        return ret;
+    if (check_segment(answer.fd(), pages) != 0)
+        return -EPROTO;
+    *attached = {.fd = answer.release(), .pages = pages};
+    return 0;
+}
+
+int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept {
+    GetRequest request{};
+    request.segment = segment;
+    SmallReply room;
+    Answer answer;
+    fd = -1;
+    int ret = exchange(bytes_of(request), Op::kGet, room.bytes, answer);
+    if (ret == 0)
+        ret = read_get(answer.packet, number_, segment, pages);
+    if (ret != 0)
+        return ret;
+    // Not sealed, or not as large as it says: never map it.
+    if (answer.fd() < 0 || check_segment(answer.fd(), pages) != 0)
+        return -EPROTO;
+    fd = answer.release();
+    return 0;
+}
+
+int Connection::publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
+                        std::span<std::byte> buffer) noexcept {
+    PublishRequest request{};
+    request.count = static_cast<std::uint32_t>(hashes.size());
+    const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
+    std::memcpy(packet.data(), &request, sizeof(request));
+    std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(packet, Op::kPublish, room.bytes, answer, fd);
+    return ret != 0 ? ret : read_publish(answer.packet, number_, segment);
+}
+
+int Connection::release() noexcept {
+    Header request{};
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kRelease, room.bytes, answer);
+    return ret != 0 ? ret : read_release(answer.packet, number_);
+}
+
+int Connection::report(std::uint32_t segment, std::int64_t pages) noexcept {
+    ReportRequest request{};
+    request.segment = segment;
+    request.pages = pages;
+    return alive() ? send(bytes_of(request), Op::kReport, -1) : -ECONNRESET;
+}
+
+int Connection::stats(StatsReply &stats) noexcept {
+    Header request{};
+    SmallReply room;
+    Answer answer;
+    const int ret = exchange(bytes_of(request), Op::kStats, room.bytes, answer);
+    return ret != 0 ? ret : read_stats(answer.packet, number_, stats);
+}
+
+int Connection::metrics(std::span<std::byte> buffer) noexcept {
+    Header request{};
+    Answer answer;
+    Packet text;
+    int ret = exchange(bytes_of(request), Op::kMetrics, buffer.first(kMaxPacket), answer);
+    if (ret == 0)
+        ret = read_metrics(answer.packet, number_, text);
+    if (ret != 0)
+        return ret;
+    std::memmove(buffer.data(), text.data(), text.size());
+    return static_cast<int>(text.size());
+}
+
+int open_connection(Connection &connection, const SocketPath &path,
+                    const DomainKey &domain) noexcept {
+    int ret = connection.open(path, domain);
+    if (ret != -ENOENT && ret != -ECONNREFUSED)
+        return ret;
+    const int started = start_broker(path);
+    if (started != 0)
+        return started == -ENOENT ? ret : started;
+    // It listens after a few ms, on a busy machine after many.
+    const std::uint64_t deadline = now_ms() + kReplyMs;
+    for (long pause = 1; now_ms() < deadline; pause = pause < 50 ? pause * 2 : pause) {
+        ret = connection.open(path, domain);
+        if (ret != -ENOENT && ret != -ECONNREFUSED)
+            return ret;
+        sleep_ms(pause);
+    }
+    return ret;
+}
+
+std::uint64_t ConnectionPool::word(State state) noexcept {
+    return static_cast<std::uint64_t>(::getpid()) << 8U | state;
+}
+
+// Takes a slot that is idle, or one that is empty. What is in a slot of another
+// process came here by fork: its number is forgotten and the descriptor kept. The
+// process stands in the word, since not every way to fork runs fork handlers.
+bool ConnectionPool::take(std::size_t slot, bool idle) noexcept {
+    std::uint64_t seen = slots_[slot].word.load();
+    const bool own = seen == word(kIdle) || seen == word(kBusy);
+    if (idle ? seen != word(kIdle) : own)
+        return false;
+    if (!slots_[slot].word.compare_exchange_strong(seen, word(kBusy)))
+        return false;
+    if (!idle)
+        at(slot) = Connection();
+    return true;
+}
+
+int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
+                            std::size_t &slot) noexcept {
+    for (slot = 0; slot < kSlots; ++slot) {
+        if (!take(slot, true))
+            continue;
+        if (at(slot).domain() == domain && at(slot).alive())
+            return 0;
+        put_back(slot);
+    }
+    for (const bool idle : {false, true}) {
+        for (slot = 0; slot < kSlots; ++slot) {
+            if (!take(slot, idle))
+                continue;
+            at(slot).close();
+            const int ret = open_connection(at(slot), path, domain);
+            if (ret != 0)
+                put_back(slot);
+            return ret;
+        }
+    }
+    return -EAGAIN;
+}
+
+int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {
+    const DomainKey domain = at(slot).domain();
+    at(slot).close();
+    return open_connection(at(slot), path, domain);
+}
+
+void ConnectionPool::put_back(std::size_t slot) noexcept {
+    slots_[slot].word.store(word(at(slot).alive() ? kIdle : kEmpty));
+}
+
+} // namespace upm::store

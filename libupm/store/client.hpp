@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+//
+// The library's side of the talk with upmd: finding it, starting it, connections
+// that are kept between calls, one request at a time on each.
+#ifndef UPM_STORE_CLIENT_HPP
+#define UPM_STORE_CLIENT_HPP
+
+#include "libupm/store/wire.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <sys/types.h>
+
+namespace upm::store {
+
+struct SocketPath {
+    char text[108] = {}; // sizeof(sockaddr_un::sun_path)
+};
+
+// Where the broker listens: UPM_SOCKET; else that of the system if this user may
+// use it; else the user's own. -ENAMETOOLONG for a path that fits no socket.
+int find_socket(SocketPath &path) noexcept;
+
+// Starts upmd for that socket, and waits for it. 0: it listens, or another one is
+// about to; or -errno: ENOENT (no program upmd), ECHILD (it could not do it).
+int start_broker(const SocketPath &path) noexcept;
+
+// Which domain a connection is for.
+struct DomainKey {
+    bool named = false;
+    std::uint8_t key[16] = {};
+    friend bool operator==(const DomainKey &, const DomainKey &) = default;
+};
+
+// How long a client waits for an answer, in ms; a request that waits for others
+// to publish gets the second one.
+inline constexpr int kReplyMs = 5'000;
+inline constexpr int kPublishMs = 30'000;
+
+// One connection that a caller has for itself. Every request returns 0 or -errno:
+// the broker's own answer, or ECONNRESET, ECONNREFUSED, ENOENT (it is gone),
+// ETIMEDOUT, EPROTO (it answered nonsense), EACCES (it belongs to another user).
+class Connection {
+  public:
+    Connection() noexcept = default;
+
+    int open(const SocketPath &path, const DomainKey &domain) noexcept;
+    // Whether the descriptor is still the socket that open() made: a program may
+    // have closed it, and put another file in its place.
+    [[nodiscard]] bool alive() const noexcept;
+    void close() noexcept;
+
+    // The first segment among the places of an answer, checked, or nothing: -1. Whoever
+    // asks for it owns the descriptor.
+    struct Attached {
+        int fd = -1;
+        std::uint32_t pages = 0;
+    };
+    // `places` gets one place for each hash. `buffer` is scratch memory of at
+    // least kMaxPacket bytes, here and below.
+    int lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
+               std::span<std::byte> buffer, Attached *attached = nullptr) noexcept;
+    // A checked descriptor of the segment in `fd`, its size in `pages`.
+    int get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept;
+    int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
+                std::span<std::byte> buffer) noexcept;
+    int release() noexcept;
+    int report(std::uint32_t segment, std::int64_t pages) noexcept;
+    int stats(StatsReply &stats) noexcept;
+    // Text without a terminating zero; its length, or -errno.
+    int metrics(std::span<std::byte> buffer) noexcept;
+
+    [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
+    [[nodiscard]] const DomainKey &domain() const noexcept { return domain_; }
+
+  private:
+    class Answer;
+
+    int connect(const SocketPath &path) noexcept;
+    int hello() noexcept;
+    int send(std::span<std::byte> packet, Op op, int fd) noexcept;
+    [[nodiscard]] int wait(int patience_ms) const noexcept;
+    int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
+    int exchange(std::span<std::byte> request, Op op, std::span<std::byte> room, Answer &answer,
+                 int fd = -1, int patience_ms = kReplyMs) noexcept;
+
+    int fd_ = -1;
+    std::uint64_t inode_ = 0; // of the socket
+    std::uint32_t number_ = 0;
+    std::uint64_t seed_ = 0;
+    DomainKey domain_;
+};
+
+// The connections of this process. They stay open between calls, since to the
+// broker an open one means that the segments it handed out there are in use. A
+// child of a fork must not talk on those of its parent: it makes its own, and
+// keeps the parent's open, because it maps the same segments.
+class ConnectionPool {
+  public:
+    static constexpr std::size_t kSlots = 32;
+
+    constexpr ConnectionPool() noexcept = default;
+
+    // One for the caller alone; starts a broker if there is none. -EAGAIN: all
+    // are in use.
+    int acquire(const SocketPath &path, const DomainKey &domain, std::size_t &slot) noexcept;
+    // Of an acquired one: a new connection in place of one that broke.
+    int reopen(const SocketPath &path, std::size_t slot) noexcept;
+    void put_back(std::size_t slot) noexcept;
+    Connection &at(std::size_t slot) noexcept { return slots_[slot].connection; }
+
+  private:
+    enum State : std::uint8_t { kEmpty, kIdle, kBusy };
+    struct Slot {
+        std::atomic<std::uint64_t> word{0}; // process and state
+        Connection connection;
+    };
+    static std::uint64_t word(State state) noexcept;
+    bool take(std::size_t slot, bool idle) noexcept;
+
+    Slot slots_[kSlots];
+};
+
+// Connects, and starts a broker if nobody listens.
+int open_connection(Connection &connection, const SocketPath &path,
+                    const DomainKey &domain) noexcept;
+
+} // namespace upm::store
+
+#endif // UPM_STORE_CLIENT_HPP

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store/reply.hpp"
+
+#include <cerrno>
+
+namespace upm::store {
+
+namespace {
+
+constexpr std::int32_t kMaxErrno = 4095; // as in the kernel's include/linux/err.h
+
+// Post: `packet` is what follows the reply's header.
+int take_header(Packet &packet, Op op, std::uint32_t number) noexcept {
+    const std::size_t size = packet.size();
+    ReplyHeader reply{};
+    const bool good =
+        take(packet, reply) && reply.header.magic == kMagic && reply.header.version == kVersion &&
+        reply.header.op == static_cast<std::uint16_t>(op) && reply.header.number == number &&
+        reply.header.length == size && reply.error <= 0 && reply.error >= -kMaxErrno;
+    return good ? reply.error : -EPROTO;
+}
+
+// A reply of fixed size.
+template <class Reply>
+int read_whole(Packet packet, Op op, std::uint32_t number, Reply &reply) noexcept {
+    Packet body = packet;
+    const int ret = take_header(body, op, number);
+    if (ret != 0)
+        return ret;
+    return packet.size() == sizeof(reply) && take(packet, reply) ? 0 : -EPROTO;
+}
+
+} // namespace
+
+int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed) noexcept {
+    HelloReply reply{};
+    const int ret = read_whole(packet, Op::kHello, number, reply);
+    if (ret == 0)
+        seed = reply.seed;
+    return ret;
+}
+
+int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,
+                std::uint32_t &pages) noexcept {
+    const int ret = take_header(packet, Op::kLookup, number);
+    if (ret != 0)
+        return ret;
+    std::uint32_t counts[2] = {}; // count, pages
+    if (!take(packet, counts) || counts[0] != places.size() || counts[1] > kMaxPages ||
+        !take_all(packet, places.data(), counts[0]))
+        return -EPROTO;
+    pages = counts[1];
+    return 0;
+}
+
+int read_get(Packet packet, std::uint32_t number, std::uint32_t segment,
+             std::uint32_t &pages) noexcept {
+    GetReply reply{};
+    const int ret = read_whole(packet, Op::kGet, number, reply);
+    if (ret != 0)
+        return ret;
+    if (reply.segment != segment || reply.pages == 0 || reply.pages > kMaxPages)
+        return -EPROTO;
+    pages = reply.pages;
+    return 0;
+}
+
+int read_publish(Packet packet, std::uint32_t number, std::uint32_t &segment) noexcept {
+    PublishReply reply{};
+    const int ret = read_whole(packet, Op::kPublish, number, reply);
+    if (ret != 0)
+        return ret;
+    if (!is_segment(reply.segment))
+        return -EPROTO;
+    segment = reply.segment;
+    return 0;
+}
+
+int read_release(Packet packet, std::uint32_t number) noexcept {
+    ReplyHeader reply{};
+    return read_whole(packet, Op::kRelease, number, reply);
+}
+
+int read_stats(Packet packet, std::uint32_t number, StatsReply &stats) noexcept {
+    return read_whole(packet, Op::kStats, number, stats);
+}
+
+int read_metrics(Packet packet, std::uint32_t number, Packet &text) noexcept {
+    const int ret = take_header(packet, Op::kMetrics, number);
+    if (ret == 0)
+        text = packet;
+    return ret;
+}
+
+} // namespace upm::store
