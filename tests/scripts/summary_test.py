@@ -81,8 +81,8 @@ FAILED (failures=1, skipped=1)
 class Summary(unittest.TestCase):
     """Each test gives logs and exit statuses, and looks at the last line."""
 
-    def close(self, *steps: tuple[str, int]) -> tuple[str, int]:
-        """Last line and exit status for steps of (log, exit status)."""
+    def sum_up(self, *steps: tuple[str, int]) -> subprocess.CompletedProcess[str]:
+        """The program's run for steps of (log, exit status)."""
         with tempfile.TemporaryDirectory() as folder:
             lines = []
             for number, (log, status) in enumerate(steps):
@@ -91,8 +91,12 @@ class Summary(unittest.TestCase):
                 lines.append(f"step-{number}\t{status}\t1.5\t{path}\n")
             records = Path(folder) / "records"
             records.write_text("".join(lines), encoding="utf-8")
-            done = subprocess.run([SUMMARY, records], capture_output=True, text=True, check=False)
-            return done.stdout.splitlines()[-1], done.returncode
+            return subprocess.run([SUMMARY, records], capture_output=True, text=True, check=False)
+
+    def close(self, *steps: tuple[str, int]) -> tuple[str, int]:
+        """Last line and exit status for steps of (log, exit status)."""
+        done = self.sum_up(*steps)
+        return done.stdout.splitlines()[-1], done.returncode
 
     def test_counts_gtest_and_leaves_skips_out(self) -> None:
         self.assertEqual(self.close((GTEST_OK, 0)), ("2 passed, 0 failed", 0))
@@ -144,6 +148,15 @@ class Summary(unittest.TestCase):
     def test_scripts_that_count_themselves(self) -> None:
         self.assertEqual(self.close(("7 passed, 0 failed\n", 0)), ("7 passed, 0 failed", 0))
         self.assertEqual(self.close(("6 passed, 1 failed\n", 0)), ("6 passed, 1 failed", 1))
+
+    def test_repeated_boots_are_told_and_are_no_failure(self) -> None:
+        log = "vm: boot repeated: Oops: int3: 0000 [#1] (kernel log: build/vm/1.log)\n" + GTEST_OK
+        done = self.sum_up((log, 0), (GTEST_OK, 0))
+        told = [line.strip() for line in done.stdout.splitlines() if "boot repeated" in line]
+        self.assertEqual(
+            told, ["boot repeated: Oops: int3: 0000 [#1] (kernel log: build/vm/1.log)"]
+        )
+        self.assertEqual((done.stdout.splitlines()[-1], done.returncode), ("4 passed, 0 failed", 0))
 
 
 if __name__ == "__main__":

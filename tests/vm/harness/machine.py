@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import VmError, initramfs
+from . import VmError, initramfs, klog
 from .kernels import Kernel
 
 # What the kernel is told besides the console. Emulation is slow, so that what
@@ -35,6 +35,8 @@ _BOOT = (
     "audit=0 cgroup_no_v1=all secretmem.enable=1 "
     "cryptomgr.notests initcall_blacklist=blake2s_mod_init"  # self-tests: a second of 6.1's boot
 )
+# Makes a kernel panic for want of a first process.
+_BOOT_DYING = "rdinit=/none"
 # page_poison finds writes to freed pages that only a TLB entry still reaches.
 _BOOT_DEBUG = "page_owner=on page_poison=1"
 # Bytes of a 9p message. Larger ones were not faster, and the guest would need
@@ -59,6 +61,8 @@ class Options:
     keep: Sequence[Path] = ()
     kmemleak: bool = False
     panic_on_warn: bool = True
+    dying_boots: int = 0
+    """So many boots, from the first, panic before the guest is ready."""
 
 
 @dataclass
@@ -77,7 +81,18 @@ class Outcome:
     dirty: list[str] = field(default_factory=list)
     timed_out: bool = False
     boot_seconds: float = 0
+    """When the guest was ready; 0 if it never was."""
     total_seconds: float = 0
+
+    def died_in_boot(self) -> bool:
+        """Returns true if the kernel died before the guest was ready.
+
+        Nothing of the project has run by then, the module included. A guest that
+        gave up with a reason, one that hangs and a qemu that starts no kernel fail
+        at each boot; they do not count.
+        """
+        ended = not (self.boot_seconds or self.failed or self.timed_out)
+        return ended and bool(klog.dirty_lines(self.log.decode(errors="replace").splitlines()))
 
 
 def _command_script(options: Options) -> bytes:
@@ -224,6 +239,8 @@ class Machine:
             words.append(_BOOT_DEBUG)
         if o.panic_on_warn:
             words.append("panic_on_warn=1")
+        if o.dying_boots:
+            words.append(_BOOT_DYING)
         return " ".join([*words, o.append]).strip()
 
     def _initramfs(self) -> bytes:
