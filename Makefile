@@ -153,7 +153,7 @@ test-long: all $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=long:%)
 
 test-programs: user $(call deps,programs)
-	@JOBS=$(JOBS) tests/hook/real_programs.py
+	@JOBS=$(JOBS) tests/preload/real_programs.py
 
 test-debug: all $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug

@@ -2,7 +2,7 @@
 //
 // The contract between the library and its backends. The engine (engine.hpp) is
 // the only caller and checks every precondition, so that a backend contains
-// nothing but what is special to it. tests/contract runs one suite over all.
+// nothing but what is special to it. tests/libupm/contract runs one suite over all.
 #ifndef UPM_ENGINE_BACKEND_HPP
 #define UPM_ENGINE_BACKEND_HPP
 

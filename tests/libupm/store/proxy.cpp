@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include "tests/libupm/store/proxy.hpp"
+
+#include "libupm/base/packet.hpp"
+#include "libupm/store/wire.hpp"
+
+#include <csignal>
+#include <cstddef>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdexcept>
+#include <unistd.h>
+#include <vector>
+
+namespace upm::test {
+
+namespace {
+
+int open_socket(const std::string &path, bool listening) {
+    sockaddr_un address{};
+    if (packet::fill_address(path, address) != 0)
+        throw std::runtime_error("path");
+    const int made = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    const auto *const at = reinterpret_cast<const sockaddr *>(&address);
+    const bool good = listening ? ::bind(made, at, sizeof(address)) == 0 && ::listen(made, 8) == 0
+                                : ::connect(made, at, sizeof(address)) == 0;
+    if (good)
+        return made;
+    (void)::close(made);
+    return -1;
+}
+
+} // namespace
+
+KillingProxy::KillingProxy(BrokerProcess &broker, int kill_at, bool restart)
+    : broker_(broker), kill_at_(kill_at), restart_(restart),
+      listener_(open_socket(socket(), true)) {
+    if (listener_ < 0 || ::pipe2(stop_, O_CLOEXEC) != 0)
+        throw std::runtime_error("proxy");
+    thread_ = std::thread([this] { serve(); });
+}
+
+KillingProxy::~KillingProxy() {
+    (void)::close(stop_[1]);
+    thread_.join();
+    (void)::close(stop_[0]);
+    (void)::close(listener_);
+}
+
+// One client at a time. Without a broker it hangs up, as a dying one does.
+void KillingProxy::serve() {
+    for (;;) {
+        pollfd events[2] = {{.fd = listener_, .events = POLLIN, .revents = 0},
+                            {.fd = stop_[0], .events = POLLIN, .revents = 0}};
+        if (::poll(events, 2, -1) < 0 || events[1].revents != 0)
+            return;
+        const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        const int broker = open_socket(broker_.socket(), false);
+        if (broker >= 0)
+            relay(client, broker);
+        (void)::close(client);
+        (void)::close(broker);
+    }
+}
+
+void KillingProxy::relay(int client, int broker) {
+    for (;;) {
+        pollfd events[3] = {{.fd = client, .events = POLLIN, .revents = 0},
+                            {.fd = broker, .events = POLLIN, .revents = 0},
+                            {.fd = stop_[0], .events = POLLIN, .revents = 0}};
+        if (::poll(events, 3, -1) < 0 || events[2].revents != 0)
+            return;
+        if (events[0].revents != 0 && !forward(client, broker))
+            return;
+        if (events[1].revents != 0 && !forward(broker, client))
+            return;
+    }
+}
+
+bool KillingProxy::forward(int from, int to) {
+    std::vector<std::byte> room(store::kMaxPacket);
+    const iovec whole{.iov_base = room.data(), .iov_len = room.size()};
+    int fds[1] = {-1};
+    packet::Received received;
+    if (packet::receive(from, {&whole, 1}, fds, received) != 0)
+        return false;
+    if (++packets_ == kill_at_) {
+        packet::close_all(std::span(fds).first(received.fds));
+        (void)broker_.stop(SIGKILL);
+        killed_ = true;
+        if (restart_)
+            broker_.start();
+        return false;
+    }
+    const iovec part{.iov_base = room.data(), .iov_len = received.bytes};
+    const bool sent = packet::send(to, {&part, 1}, std::span(fds).first(received.fds)) == 0;
+    packet::close_all(std::span(fds).first(received.fds));
+    return sent;
+}
+
+} // namespace upm::test

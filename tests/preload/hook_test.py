@@ -1,0 +1,387 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The hook in real programs, at its most eager: they must run as they do without.
+
+    tests/preload/hook_test.py LOAD-PROGRAM [CLASS...]
+
+The kernel module is played by the unit tests' stand-in, so that the hook finds a
+backend on every machine; it merges nothing, and says that it did.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HOOK = ROOT / "build/lib/libupm-preload.so"
+UPM = ROOT / "build/bin/upm"
+FAKE = ROOT / "build/cmake/tests/support/upm-fake-device.so"
+LOAD = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("upm-hook-load")
+PYTHON = "/usr/bin/python3"
+EAGER = {"UPM_IDLE_MS": "10", "UPM_MIN_BYTES": "64K", "UPM_BACKEND": "kmod"}
+SECONDS = 60
+
+
+def clean() -> dict[str, str]:
+    """The environment, without anything of UPM's."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
+
+
+def run(
+    command: list[str | Path],
+    preload: list[str] | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, with the hook if there is something to preload."""
+    environment = clean() | (EAGER if preload else {}) | variables
+    if preload:
+        environment["LD_PRELOAD"] = ":".join(preload)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def hooked(command: list[str | Path], **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same with the hook and the stand-in of the module."""
+    return run(command, [str(HOOK), str(FAKE)], **variables)
+
+
+class Case(unittest.TestCase):
+    """What the tests share."""
+
+    def fine(self, done: subprocess.CompletedProcess[str]) -> str:
+        """Standard output of a program that succeeded and complained about nothing."""
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def same(self, command: list[str | Path]) -> None:
+        """Output, errors and status are what they are without the hook."""
+        plain = run(command)
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        done = hooked(command)
+        self.assertEqual(
+            (done.returncode, done.stdout, done.stderr), (0, plain.stdout, plain.stderr)
+        )
+
+
+class Loads(Case):
+    """A program that is hard on its memory and checks every byte."""
+
+    def test_calls(self) -> None:
+        self.fine(hooked([LOAD, "calls"]))
+
+    def test_threads(self) -> None:
+        self.fine(hooked([LOAD, "threads"]))
+
+    def test_signals(self) -> None:
+        self.fine(hooked([LOAD, "signals"]))
+
+    def test_forks(self) -> None:
+        self.fine(hooked([LOAD, "forks"]))
+
+    def test_zeros(self) -> None:
+        self.fine(hooked([LOAD, "zeros"]))
+
+    def test_without_a_backend_it_stays_out(self) -> None:
+        self.fine(hooked([LOAD, "threads"], UPM_BACKEND="none"))
+
+    def test_zeros_with_the_best_backend_here(self) -> None:
+        self.fine(run([LOAD, "zeros"], [str(HOOK)], UPM_BACKEND="auto"))
+
+
+class Allocators(Case):
+    """Other allocators, preloaded before and behind the hook."""
+
+    def check(self, pattern: str) -> None:
+        libraries = sorted(Path("/usr/lib").glob(f"*/{pattern}"))
+        if not libraries:
+            self.skipTest(f"no {pattern}: make installs it")
+        for order in ([str(HOOK), str(libraries[0])], [str(libraries[0]), str(HOOK)]):
+            for load in ("threads",) if order[0] == str(HOOK) else ("signals",):
+                with self.subTest(order=order, load=load):
+                    plain = run([LOAD, load], [str(libraries[0])])
+                    done = run([LOAD, load], [*order, str(FAKE)])
+                    self.assertEqual(
+                        (done.returncode, done.stderr), (plain.returncode, plain.stderr)
+                    )
+
+    def test_jemalloc(self) -> None:
+        self.check("libjemalloc.so.2")
+
+    def test_mimalloc(self) -> None:
+        self.check("libmimalloc.so.2*")
+
+    def test_tcmalloc(self) -> None:
+        self.check("libtcmalloc_minimal.so.4")
+
+
+class Programs(Case):
+    """Programs that everybody has."""
+
+    def test_python(self) -> None:
+        self.same(
+            [
+                PYTHON,
+                "-c",
+                "import subprocess, threading, hashlib\n"
+                "data = [bytes([i]) * (1 << 20) for i in range(8)]\n"
+                "digests = []\n"
+                "jobs = [threading.Thread(target=lambda d=d: digests.append("
+                "hashlib.sha256(d * 3).hexdigest())) for d in data]\n"
+                "[job.start() for job in jobs]; [job.join() for job in jobs]\n"
+                "print(sorted(digests))\n"
+                "print(subprocess.check_output(['sh', '-c', 'echo child; cat /etc/os-release']))\n",
+            ]
+        )
+
+    def test_sqlite(self) -> None:
+        if not shutil.which("sqlite3"):
+            self.skipTest("no sqlite3")
+        self.same(
+            [
+                "sqlite3",
+                ":memory:",
+                "create table t(a integer primary key, b text);"
+                "with recursive n(i) as (select 1 union all select i+1 from n where i<200000)"
+                " insert into t select i, hex(i*7919) from n;"
+                "create index i on t(b); delete from t where a%3=0; vacuum;"
+                "pragma integrity_check; select count(*), sum(length(b)), max(b) from t;",
+            ]
+        )
+
+    def test_compiler(self) -> None:
+        source = ROOT / "libupm/engine/engine.cpp"
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = []
+            for runner in (run, hooked):
+                to = Path(folder) / "out.s"
+                command: list[str | Path] = [
+                    "g++", "-std=c++20", "-O2", "-S", "-DUPM_VERSION=\"0\"", f"-I{ROOT}",
+                    f"-I{ROOT}/libupm/include", "-o", to, source,
+                ]  # fmt: skip
+                self.fine(runner(command))
+                outputs.append(to.read_bytes())
+            self.assertEqual(outputs[0], outputs[1])
+
+    def test_static_program(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source, program = Path(folder) / "a.c", Path(folder) / "a"
+            source.write_text('#include <stdio.h>\nint main(void) { puts("static"); return 0; }\n')
+            if run(["gcc", "-static", "-o", program, source]).returncode != 0:
+                self.skipTest("no static libc")
+            self.same([program])
+
+    def test_setuid_program(self) -> None:
+        if os.geteuid() != 0:
+            self.skipTest("needs root to make a setuid program")
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "load"
+            shutil.copy(LOAD, program)
+            Path(folder).chmod(0o755)
+            program.chmod(0o4755)
+            done = subprocess.run(
+                [program, "idle"],
+                env=clean() | EAGER | {"LD_PRELOAD": f"{HOOK}:{FAKE}"},
+                user="nobody",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("passes 0 pages 0", done.stdout)
+
+
+class Command(Case):
+    """upm run."""
+
+    def upm(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return run(
+            [UPM, "run", *arguments], None, LD_PRELOAD=str(FAKE), UPM_BACKEND="kmod", **variables
+        )
+
+    def test_status_of_the_program(self) -> None:
+        self.assertEqual(self.upm("--", "sh", "-c", "exit 7").returncode, 7)
+        self.assertEqual(self.upm("--", "no-such-program").returncode, 127)
+        self.assertEqual(self.upm("--", "/").returncode, 126)
+
+    def test_options_of_the_program_are_its_own(self) -> None:
+        self.assertEqual(self.fine(self.upm("echo", "--profile", "-h")), "--profile -h\n")
+
+    def test_refuses_nonsense(self) -> None:
+        for arguments in (
+            ["--trigger", "never", "--", "true"],
+            ["--min-bytes", "much", "--", "true"],
+            ["--idle-ms", "0", "--", "true"],
+            ["--scope", "none", "--", "true"],
+            [],
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertEqual(self.upm(*arguments).returncode, 2)
+
+    def test_deterministic(self) -> None:
+        script = "print(hash('a'), open('/proc/self/maps').readline())"
+        runs = {self.fine(self.upm("--deterministic", "--", PYTHON, "-c", script)) for _ in "12"}
+        self.assertEqual(len(runs), 1)
+
+    def holder(self, *options: str, **variables: str) -> subprocess.Popen[str]:
+        """A program with 8 MiB that waits."""
+        process = subprocess.Popen(
+            [UPM, "run", *options, "--", LOAD, "idle"],
+            env=clean() | {"LD_PRELOAD": str(FAKE), "UPM_BACKEND": "kmod"} | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        self.assertRegex(process.stdout.readline(), "^ready 0x")
+        return process
+
+    def advises(self, log: Path) -> int:
+        return log.read_text().count("advise") if log.exists() else 0
+
+    def wait_for_advise(self, log: Path) -> None:
+        for _ in range(600):
+            if self.advises(log) > 0:
+                return
+            time.sleep(0.05)
+        self.fail("nothing was advised")
+
+    def wait_for_state(self, pid: int, wanted: str) -> None:
+        """Until a thread of the process has that name."""
+        for _ in range(600):
+            names = [p.read_text().strip() for p in Path(f"/proc/{pid}/task").glob("*/comm")]
+            if wanted in names:
+                return
+            time.sleep(0.05)
+        self.fail(f"no thread {wanted}, but {names}")
+
+    def test_idle(self) -> None:
+        """All of the memory is advised once the thread says that it has nothing left."""
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            process = self.holder("--idle-ms", "10", UPM_VERBOSE="1", FAKE_UPM_LOG=str(log))
+            self.wait_for_state(process.pid, "upm-hook idle")
+            self.assertGreater(self.advises(log), 0)
+            out, errors = process.communicate()
+            found = re.search(r"passes (\d+) pages (\d+)", out)
+            assert found
+            self.assertGreaterEqual(int(found[2]), 2048, out)
+            self.assertRegex(errors, r"upm\[\d+\]: backend kmod; \d+ blocks, 8\.\d MiB")
+
+    def test_what_was_not_due_is_looked_at_later(self) -> None:
+        """A block that changed soon after its first pass, though the program then sleeps."""
+        script = """if True:
+            import ctypes, time
+            block = bytearray(8 << 20)
+            print(hex(ctypes.addressof(ctypes.c_char.from_buffer(block))))
+            time.sleep(0.5)
+            end = time.process_time() + 0.1
+            while time.process_time() < end:
+                block[5000] += 1
+                block[5000] %= 100
+            more = bytearray(4 << 20)
+            time.sleep(3)
+            """
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            done = run(
+                [UPM, "run", "--idle-ms", "10", "--", PYTHON, "-c", script],
+                [str(FAKE)],
+                UPM_BACKEND="kmod",
+                FAKE_UPM_LOG=str(log),
+            )
+            page = int(self.fine(done), 16) // 4096 * 4096
+            found = re.findall(r"advise .*addr=([0-9a-f]+) len=", log.read_text())
+            self.assertGreater([int(start, 16) for start in found].count(page), 1, found)
+
+    def test_signal(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            process = self.holder("--trigger", "signal", FAKE_UPM_LOG=str(log))
+            time.sleep(0.5)
+            self.assertEqual(self.advises(log), 0)
+            process.send_signal(signal.SIGRTMAX - 2)
+            self.wait_for_advise(log)
+            process.communicate()
+            self.assertEqual(process.returncode, 0)
+
+    def test_manual(self) -> None:
+        process = self.holder("--trigger", "manual", "--idle-ms", "10")
+        time.sleep(0.3)
+        out, _ = process.communicate()
+        self.assertIn("passes 0", out)
+
+    def test_profile(self) -> None:
+        if not list(Path("/usr/lib").glob("*/libunwind.so.8")):
+            self.skipTest("no libunwind.so.8")
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log"
+            process = self.holder("--profile", "--idle-ms", "10", FAKE_UPM_LOG=str(log))
+            self.wait_for_advise(log)
+            time.sleep(0.3)
+            _, errors = process.communicate()
+            self.assertRegex(errors, r"8\.\d MiB merged, .* in 1 blocks:\n +upm-hook-load")
+
+    def test_profile_of_python(self) -> None:
+        """Frames of the interpreter are counted only."""
+        if not list(Path("/usr/lib").glob("*/libunwind.so.8")):
+            self.skipTest("no libunwind.so.8")
+        script = "import time; block = bytearray(b'x' * 1000) * 9000; time.sleep(1)"
+        done = run(
+            [UPM, "run", "--profile", "--idle-ms", "10", "--", PYTHON, "-c", script],
+            [str(FAKE)],
+        )
+        self.fine(done)
+        stack = r"8\.\d MiB merged, .* in 1 blocks:\n +\(Python, \d+ frames\)\n +libc"
+        self.assertRegex(done.stderr, stack)
+        self.assertNotIn("_PyEval_EvalFrameDefault", done.stderr)
+
+
+class Torch(Case):
+    """A small model in PyTorch."""
+
+    def test_same_answer(self) -> None:
+        if run([PYTHON, "-c", "import torch"]).returncode != 0:
+            self.skipTest("no python3-torch: make demo installs it")
+        self.same(
+            [
+                PYTHON,
+                "-c",
+                "import time, torch\n"
+                "torch.manual_seed(1); torch.set_num_threads(2)\n"
+                "net = torch.nn.Sequential(torch.nn.Linear(1024, 2048), torch.nn.ReLU(),"
+                " torch.nn.Linear(2048, 512))\n"
+                "data = torch.rand(64, 1024)\n"
+                "with torch.no_grad():\n"
+                "    for _ in range(3):\n"
+                "        time.sleep(0.1); print(net(data).double().sum().item())\n"
+                "opt = torch.optim.SGD(net.parameters(), lr=0.1)\n"
+                "for _ in range(3):\n"
+                "    loss = net(data).pow(2).mean(); opt.zero_grad(); loss.backward(); opt.step()\n"
+                "    print(loss.item()); time.sleep(0.1)\n",
+            ]
+        )
+
+
+def main() -> int:
+    suite = unittest.defaultTestLoader.loadTestsFromNames(
+        sys.argv[2:] or ["Loads", "Allocators", "Programs", "Command", "Torch"],
+        sys.modules[__name__],
+    )
+    result = unittest.TextTestRunner(verbosity=2).run(suite)
+    if not result.wasSuccessful():
+        return 1
+    return 4 if len(result.skipped) == result.testsRun else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

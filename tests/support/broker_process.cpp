@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#include "tests/support/broker_process.hpp"
+
+#include "libupm/store/wire.hpp"
+
+#include <csignal>
+#include <fcntl.h>
+#include <stdexcept>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace upm::test {
+
+BrokerProcess::BrokerProcess(std::vector<std::string> options)
+    : socket_(folder_.path() + "/upmd.sock"), options_(std::move(options)) {
+    start();
+}
+
+BrokerProcess::~BrokerProcess() {
+    if (pid_ > 0)
+        (void)stop(SIGKILL);
+}
+
+void BrokerProcess::start() {
+    int ends[2] = {-1, -1};
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+        throw std::runtime_error("pipe");
+    std::vector<std::string> words = {UPM_UPMD, "--on-demand", "--idle-exit",
+                                      "0",      "--socket",    socket_};
+    words.insert(words.end(), options_.begin(), options_.end());
+    std::vector<char *> argv;
+    argv.reserve(words.size() + 1);
+    for (std::string &word : words)
+        argv.push_back(word.data());
+    argv.push_back(nullptr);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+        (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        const int ready = ::fcntl(ends[1], F_DUPFD, 100);
+        (void)::dup2(ready, store::kReadyFd);
+        (void)::close_range(store::kReadyFd + 1, ~0U, 0);
+        (void)::execv(argv[0], argv.data());
+        ::_exit(127);
+    }
+    (void)::close(ends[1]);
+    char word = 0;
+    const bool listens = ::read(ends[0], &word, 1) == 1 && word == store::kListens;
+    (void)::close(ends[0]);
+    if (!listens)
+        throw std::runtime_error("upmd does not start: " + std::string(UPM_UPMD));
+}
+
+int BrokerProcess::stop(int signal) {
+    int status = -1;
+    (void)::kill(pid_, signal);
+    (void)::waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return status;
+}
+
+} // namespace upm::test

@@ -1,0 +1,68 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""tools/dev/check-tree must know which way dependencies point."""
+
+import importlib.machinery
+import importlib.util
+import sys
+import unittest
+from pathlib import Path
+from types import ModuleType
+
+CHECK_TREE = Path(__file__).resolve().parents[3] / "tools/dev/check-tree"
+
+
+def load(path: Path) -> ModuleType:
+    """A script without an ending, as a module."""
+    sys.dont_write_bytecode = True
+    loader = importlib.machinery.SourceFileLoader("check_tree", str(path))
+    spec = importlib.util.spec_from_loader("check_tree", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Arrows(unittest.TestCase):
+    """Pairs of a file and what it includes."""
+
+    def setUp(self) -> None:
+        self.fault = load(CHECK_TREE).arrow_fault
+
+    def test_allowed(self) -> None:
+        for path, name in (
+            ("kmod/uapi/upm.h", "linux/types.h"),
+            ("kmod/scan.c", "uapi/upm.h"),
+            ("libupm/backends/kmod.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine/engine.cpp", "upm/upm.h"),
+            ("tools/upm/main.cpp", "upm/upm.hpp"),
+            ("tools/pss-report/main.cpp", "fmt/core.h"),
+            ("tests/kmod/cow_test.cpp", "kmod/uapi/upm.h"),
+            ("tests/libupm/mm/vma_reader_test.cpp", "libupm/mm/vma_reader.hpp"),
+            ("libupm/store/backend.cpp", "libupm/mm/vma_reader.hpp"),
+            ("tools/upmd/server.cpp", "libupm/store/wire.hpp"),
+        ):
+            self.assertIsNone(self.fault(Path(path), name), f"{path} {name}")
+
+    def test_refused(self) -> None:
+        for path, name in (
+            ("kmod/uapi/upm.h", "stdint.h"),
+            ("kmod/scan.c", "upm/upm.h"),
+            ("libupm/engine/engine.cpp", "kmod/uapi/upm.h"),
+            ("libupm/engine/engine.cpp", "tools/upm/cgroup.hpp"),
+            ("tools/upm/main.cpp", "kmod/uapi/upm.h"),
+            ("tools/upm/main.cpp", "libupm/engine/engine.hpp"),
+            ("bench/advise.cpp", "../libupm/engine/engine.hpp"),
+            ("tools/pss-report/main.cpp", "upm/upm.h"),
+            ("libupm/base/env.cpp", "libupm/mm/vma_reader.hpp"),
+            ("libupm/engine/engine.cpp", "libupm/backends/kmod.hpp"),
+            ("libupm/engine/engine.cpp", "libupm/store/backend.hpp"),
+            ("libupm/backends/ksm.cpp", "libupm/store/client.hpp"),
+            ("cuda-cow/env.cpp", "libupm/store/wire.hpp"),
+            ("nowhere/main.cpp", "upm/upm.h"),
+        ):
+            self.assertIsNotNone(self.fault(Path(path), name), f"{path} {name}")
+
+
+if __name__ == "__main__":
+    unittest.main()
