@@ -15,7 +15,7 @@ from typing import Any
 
 from faas import measure, merging
 from faas.containers import Container, Host
-from faas.phases import MIB, PSS_REPORT, Demo, Say
+from faas.session import MIB, PSS_REPORT, Session
 
 WORSE = 1.05  # times the PSS of the beginning that the end may have
 PART = 4  # the first and the last of so many parts are compared
@@ -30,7 +30,7 @@ class Churn:
     turns: list[dict[str, float]] = field(default_factory=list)
     """Of each turn: seconds since the first, containers started, PSS and USS in MiB."""
     answers: set[str] = field(default_factory=set)
-    unsettled: int = 0
+    not_merged: int = 0
     """Turns in which merging was not over when memory was measured."""
 
     def ends(self) -> tuple[float, float]:
@@ -61,30 +61,30 @@ def _mean(pids: list[int]) -> tuple[float, float]:
 
 
 class _Run:
-    def __init__(self, demo: Demo, host: Host, way: merging.Way | None, found: Churn) -> None:
-        self._demo, self._host, self._way, self._found = demo, host, way, found
+    def __init__(self, session: Session, host: Host, way: merging.Way | None, found: Churn) -> None:
+        self._session, self._host, self._way, self._found = session, host, way, found
         self._live: list[Container] = []
         self.started = 0
 
     def fill(self) -> None:
-        while len(self._live) < self._demo.plan.n:
+        while len(self._live) < self._session.plan.n:
             self.started += 1
             container = self._host.create(f"churn{self.started}")
             self._live.append(container)
-            self._demo.start(self._host, container, self._way)
-            self._demo.ask(container, self._found.answers)
+            self._session.start(self._host, container, self._way)
+            self._session.ask(container, self._found.answers)
 
     def replace_oldest(self) -> None:
         self._host.remove(self._live.pop(0))
         self.fill()
 
-    def settle(self) -> tuple[float, float]:
+    def usage_when_merged(self) -> tuple[float, float]:
         pids = [container.pid for container in self._live]
         if self._way is not None:
             self._way.advise(pids)
-            self._found.unsettled += not self._demo.settle(pids)
+            self._found.not_merged += not self._session.wait_until_merged(pids)
         for container in self._live:
-            self._demo.ask(container, self._found.answers)
+            self._session.ask(container, self._found.answers)
         return _mean(pids)
 
     def end(self) -> None:
@@ -92,27 +92,27 @@ class _Run:
             self._host.remove(self._live.pop())
 
 
-def run(demo: Demo, seconds: float, say: Say) -> tuple[Churn, dict[str, Any]]:
+def run(session: Session, seconds: float) -> tuple[Churn, dict[str, Any]]:
     """Churns for that long, and until each container was replaced once."""
-    found, n = Churn(), demo.plan.n
+    found, n = Churn(), session.plan.n
     with contextlib.ExitStack() as stack:
-        way = merging.open_way(demo.plan.backend, stack)
-        host = stack.enter_context(demo.host())
-        say(f"{n} x {demo.function.name}: {host.kind}; {way}")
-        plain = _Run(demo, host, None, found)
+        way = merging.open_way(session.plan.backend, stack)
+        host = stack.enter_context(session.host())
+        session.say(f"{n} x {session.function.name}: {host.kind}; {way}")
+        plain = _Run(session, host, None, found)
         plain.fill()
-        found.without = plain.settle()[0]
+        found.without = plain.usage_when_merged()[0]
         plain.end()
-        say(f"without UPM: PSS {found.without:.1f} MiB per container")
-        churn = _Run(demo, host, way, found)
+        session.say(f"without UPM: PSS {found.without:.1f} MiB per container")
+        churn = _Run(session, host, way, found)
         churn.fill()
         began = time.monotonic()
         while time.monotonic() - began < seconds or len(found.turns) <= n:
-            pss, uss = churn.settle()
+            pss, uss = churn.usage_when_merged()
             at = time.monotonic() - began
             turn = {"seconds": at, "started": churn.started, "pss": pss, "uss": uss}
             found.turns.append(turn)
-            say(f"{churn.started} started: PSS {pss:.1f} MiB per container, USS {uss:.1f}")
+            session.say(f"{churn.started} started: PSS {pss:.1f} MiB per container, USS {uss:.1f}")
             churn.replace_oldest()
         churn.end()
         about = {"containers": host.kind, "upm": str(way)}

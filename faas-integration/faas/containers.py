@@ -247,7 +247,7 @@ class Host:
             reason = "as asked for" if self._how == "process" else self._try_runc(stack)
             if reason and self._how == "runc":
                 raise ContainerError(f"no containers: {reason}")
-            self._settle(reason)
+            self._choose_paths(reason)
             self._stack = stack.pop_all()
         return self
 
@@ -307,7 +307,7 @@ class Host:
             Spec(command, variables, self.paths.task, self.function.memory, binds),
         )
 
-    def _settle(self, reason: str) -> None:
+    def _choose_paths(self, reason: str) -> None:
         namespaces = ", ".join(bundle.NAMESPACES)
         if reason:
             self.kind = f"plain processes, not containers: {reason}"

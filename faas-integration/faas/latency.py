@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from faas.containers import Container, Host
 from faas.merging import Way
-
-if TYPE_CHECKING:
-    from faas.phases import Demo
+from faas.session import Session
 
 ROUNDS = 40  # of warm requests
 SHORTEST = 12
@@ -44,37 +41,37 @@ class Comparison:
         return middle, 1.2533 * float(spread) / len(ratios) ** 0.5
 
 
-def compare(demo: Demo, host: Host, way: Way) -> Comparison:
+def compare(session: Session, host: Host, way: Way) -> Comparison:
     """Starts plan.pairs containers of each kind, has them merge, and asks in turns."""
     found = Comparison()
     kinds: tuple[Way | None, Way] = (None, way)
     made: list[list[Container]] = [[], []]
-    for number in range(demo.plan.pairs):
+    for number in range(session.plan.pairs):
         took = [0.0, 0.0]
         for i in (0, 1) if number % 2 == 0 else (1, 0):
             container = host.create(f"l{number + 1}-{i}")
             made[i].append(container)
-            demo.start(host, container, kinds[i])
-            took[i] = demo.ask(container, found.answers)
+            session.start(host, container, kinds[i])
+            took[i] = session.ask(container, found.answers)
         found.first.append((took[0], took[1]))
     pids = [container.pid for container in made[1]]
     way.advise(pids)
-    demo.settle(pids)
-    _rounds(demo, made, found)
+    session.wait_until_merged(pids)
+    _rounds(session, made, found)
     for container in made[0] + made[1]:
         host.remove(container)
     return found
 
 
-def _rounds(demo: Demo, made: list[list[Container]], found: Comparison) -> None:
+def _rounds(session: Session, made: list[list[Container]], found: Comparison) -> None:
     for container in made[0] + made[1]:
-        demo.ask(container, found.answers)  # after merging, once: what it breaks is broken
+        session.ask(container, found.answers)  # after merging, once: what it breaks is broken
     spent = 0.0
     for number in range(ROUNDS):
         for pair in zip(*made, strict=True):
             took = [0.0, 0.0]
             for i in (0, 1) if number % 2 == 0 else (1, 0):
-                took[i] = demo.ask(pair[i], found.answers)
+                took[i] = session.ask(pair[i], found.answers)
             found.warm.append((took[0], took[1]))
             spent += sum(took)
         if number + 1 >= SHORTEST and spent > LONGEST:

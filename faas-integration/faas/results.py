@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from faas import latency, measure
-from faas.phases import MIB, PSS_REPORT, Demo, Phase, same_answers
+from faas.phases import Demo, Phase, same_answers
+from faas.session import MIB, PSS_REPORT
 
 GIB = 1 << 30
 # Qiu et al., IEEE BigData 2023 (arXiv 2311.13588), and the data published with it:
@@ -34,7 +35,7 @@ def change(before: float, after: float) -> str:
 
 def saved(demo: Demo, phase: Phase) -> float:
     """MiB of PSS that all containers use less than without UPM."""
-    return (demo.phases[0].mean("pss") - phase.mean("pss")) * demo.plan.n
+    return (demo.phases[0].mean("pss") - phase.mean("pss")) * demo.session.plan.n
 
 
 def more_fit(demo: Demo, phase: Phase) -> int:
@@ -77,7 +78,7 @@ def _left(demo: Demo) -> list[str]:
     lines = ["", "Left to save by perfect merging, MiB per container, by kind of mapping:"]
     for phase in demo.phases:
         kinds = sorted(phase.estimate.kinds.items(), key=lambda item: -item[1])
-        shares = [(kind, size / MIB / demo.plan.n) for kind, size in kinds]
+        shares = [(kind, size / MIB / demo.session.plan.n) for kind, size in kinds]
         text = ", ".join(f"{kind} {size:.1f}" for kind, size in shares if size >= 0.05)
         lines.append(f"  {phase.name:20}{text or 'nothing'}")
     return lines
@@ -123,7 +124,7 @@ def table(demo: Demo) -> str:
         *_left(demo),
         *_times(demo),
         "",
-        f"MiB, means of {demo.plan.n}; {demo.kind}.",
+        f"MiB, means of {demo.session.plan.n}; {demo.kind}.",
         f"With UPM: {demo.way}. Answers: {same}.",
         "System: in use by all of the machine, other programs too, less what it was before the",
         "containers. More fit: the sum of PSS saved, divided by the PSS of a container with UPM.",
@@ -133,11 +134,11 @@ def table(demo: Demo) -> str:
     lines += [
         f"{phase.name}: merging was not over when memory was measured."
         for phase in demo.phases
-        if not phase.settled
+        if not phase.merging_over
     ]
-    if demo.plan.model in ORIGINAL and demo.function.weights:
-        lines.append(f"The original UPM, 16 containers: {ORIGINAL[demo.plan.model]};")
-        lines.append(f"{ORIGINAL_ADVISE[demo.plan.model]}.")
+    if demo.session.plan.model in ORIGINAL and demo.session.function.weights:
+        lines.append(f"The original UPM, 16 containers: {ORIGINAL[demo.session.plan.model]};")
+        lines.append(f"{ORIGINAL_ADVISE[demo.session.plan.model]}.")
     return "\n".join(lines)
 
 
@@ -146,7 +147,7 @@ def faults(demo: Demo) -> list[str]:
     found = [] if same_answers(demo) else ["the answers are not the same"]
     before = demo.phases[0].mean("pss")
     for phase in demo.phases[1:]:
-        if demo.plan.n > 1 and phase.mean("pss") >= before:
+        if demo.session.plan.n > 1 and phase.mean("pss") >= before:
             after = phase.mean("pss")
             found.append(f"{phase.name}: PSS did not fall: {before:.1f} -> {after:.1f} MiB")
     return found
@@ -191,9 +192,9 @@ def document(demo: Demo, before: dict[str, Any]) -> dict[str, Any]:
             compared[f"{name}_change_percent"] = change_percent  # type: ignore[assignment]
     return {
         "machine": before,
-        "n": demo.plan.n,
-        "function": demo.function.name,
-        "model": demo.plan.model if demo.function.weights else None,
+        "n": demo.session.plan.n,
+        "function": demo.session.function.name,
+        "model": demo.session.plan.model if demo.session.function.weights else None,
         "containers": demo.kind,
         "upm": demo.way,
         "same_answers": same_answers(demo),
@@ -204,15 +205,15 @@ def document(demo: Demo, before: dict[str, Any]) -> dict[str, Any]:
 
 def write(demo: Demo, before: dict[str, Any]) -> list[Path]:
     """demo.json, and pss-report's figures of the phases. Raises MeasureError, OSError."""
-    out = demo.plan.out
+    out = demo.session.plan.out
     out.mkdir(parents=True, exist_ok=True)
     path = out / "demo.json"
     path.write_text(json.dumps(document(demo, before), indent=2) + "\n")
     recordings = [str(out / phase.recording) for phase in demo.phases]
     figures = [out / "report.html", out / "report.svg"]
-    what = f"{demo.plan.n} x {demo.function.name}"
-    if demo.function.weights:
-        what += f" ({demo.plan.model})"
+    what = f"{demo.session.plan.n} x {demo.session.function.name}"
+    if demo.session.function.weights:
+        what += f" ({demo.session.plan.model})"
     options = ["--html", str(figures[0]), "--plot", str(figures[1])]
     measure.run(PSS_REPORT, *options, "--title", what, *recordings)
     return [path, *figures]

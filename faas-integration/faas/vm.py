@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 
-from faas.phases import ROOT, Demo, Plan
+from faas.session import ROOT, Plan, Session
 
 PATIENCE = 8.0  # factor of timeouts that suit a real machine
 BASE, EACH = 2048, 640  # MiB of the machine: without containers, and for each
@@ -21,7 +21,7 @@ def run(kernel: str, plan: Plan) -> int:
     Raises ImageError, OSError.
     """
     function = plan.function
-    Demo(plan, print).host().make_image()  # and the weights: here, where it is quick
+    Session(plan, print).host().make_image()  # and the weights: here, where it is quick
     memory = BASE + EACH * plan.n
     phases = 3 if plan.fixed_layout else 2
     print(f"booting {kernel} with {memory} MiB; each of {phases} phases takes minutes", flush=True)
@@ -34,4 +34,9 @@ def run(kernel: str, plan: Plan) -> int:
     demo += ["--patience", str(PATIENCE)]
     if not plan.fixed_layout:
         demo.append("--no-fixed-layout")
-    return subprocess.run([*machine, *demo], check=False).returncode
+    running = subprocess.Popen([*machine, *demo])
+    try:
+        return running.wait()
+    finally:
+        running.terminate()  # after SIGTERM: it ends the machine
+        running.wait()

@@ -4,8 +4,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import support
-from faas import churn, functions, latency, measure, merging, phases
+from faas import churn, command, functions, latency, measure, merging, phases, session
 
 ROW = {"pid": 7, "usage": {"rss": 30, "pss": 20, "uss": 10}}
 SYSTEM = {"mem_total": 1 << 40, "mem_available": 1 << 30}
@@ -94,7 +96,7 @@ class MergingTest(support.TemporaryDirectory):
         self.assertEqual(way.backend, "kmod")
 
 
-class SettleTest(support.TemporaryDirectory):
+class WaitUntilMergedTest(support.TemporaryDirectory):
     """When the demo takes merging for over."""
 
     def setUp(self) -> None:
@@ -102,10 +104,10 @@ class SettleTest(support.TemporaryDirectory):
         super().setUp()
         self.now = 0.0
         self.said: list[str] = []
-        plan = phases.Plan(2, functions.find("text"), "tiny", self.directory)
-        self.demo = phases.Demo(plan, self.said.append)
+        plan = session.Plan(2, functions.find("text"), "tiny", self.directory)
+        self.session = session.Session(plan, self.said.append)
 
-    def _settle(self, pss: Callable[[float], float], hooks: Callable[[float], object]) -> bool:
+    def _wait(self, pss: Callable[[float], float], hooks: Callable[[float], object]) -> bool:
         def sleep(seconds: float) -> None:
             self.now += seconds
 
@@ -118,30 +120,30 @@ class SettleTest(support.TemporaryDirectory):
             mock.patch.object(measure, "take", sample),
             mock.patch.object(merging, "hooks", lambda _: hooks(self.now)),
         ):
-            return self.demo.settle([1, 2])
+            return self.session.wait_until_merged([1, 2])
 
     def test_waits_for_the_slowest_hook(self) -> None:
         """However long PSS stood still before."""
-        settled = self._settle(lambda _: 1e9, lambda now: (int(now < 30), 1 + int(now >= 30)))
-        self.assertTrue(settled)
+        over = self._wait(lambda _: 1e9, lambda now: (int(now < 30), 1 + int(now >= 30)))
+        self.assertTrue(over)
         self.assertEqual(self.now, 32)
         self.assertIn("1 of 2 hooks at work", self.said[0])
 
     def test_without_a_hook_it_waits_longer(self) -> None:
         """For ten seconds without a change."""
-        self.assertTrue(self._settle(lambda now: 1e9 if now < 5 else 5e8, lambda _: (0, 0)))
+        self.assertTrue(self._wait(lambda now: 1e9 if now < 5 else 5e8, lambda _: (0, 0)))
         self.assertEqual(self.now, 15)
 
     def test_a_hook_that_finds_no_more_is_not_waited_for(self) -> None:
         """It will look again some time, since the program may have changed memory."""
-        self.assertTrue(self._settle(lambda _: 1e9, lambda _: (1, 1)))
-        self.assertEqual(self.now, phases.STILL_AT_WORK + 1)
+        self.assertTrue(self._wait(lambda _: 1e9, lambda _: (1, 1)))
+        self.assertEqual(self.now, session.STILL_AT_WORK + 1)
 
-    def test_says_that_it_never_settled(self) -> None:
+    def test_says_that_merging_was_never_over(self) -> None:
         """After a limit."""
-        self.assertFalse(self._settle(lambda now: 1e9 + 1e7 * now, lambda _: (0, 2)))
-        self.assertGreaterEqual(self.now, phases.SETTLE)
-        self.assertIn("NOT settled", self.said[-1])
+        self.assertFalse(self._wait(lambda now: 1e9 + 1e7 * now, lambda _: (0, 2)))
+        self.assertGreaterEqual(self.now, session.LONGEST_MERGING)
+        self.assertIn("merging was NOT over", self.said[-1])
 
     def test_hooks_are_told_by_the_names_of_threads(self) -> None:
         """Of live ones; this process has none."""
@@ -154,6 +156,59 @@ class SettleTest(support.TemporaryDirectory):
                 time.sleep(0.05)
             self.assertEqual(merging.hooks([process.pid, os.getpid()]), (0, 1))
             process.communicate(b"\n")
+
+
+# Begins, cleans up, and says so.
+WORK = """
+import pathlib, sys, time
+from faas import command
+def work():
+    try:
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(60)
+    finally:
+        print("clean")
+sys.exit(command.run("work", work))
+"""
+
+
+class CommandTest(support.TemporaryDirectory):
+    """What demo and churn have in common."""
+
+    def test_sigterm_cleans_up(self) -> None:
+        """As Ctrl-C does."""
+        began = self.directory / "began"
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORK, began],
+            env={**os.environ, "PYTHONPATH": str(support.FAAS)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(process.kill)
+        end = time.monotonic() + 30
+        while not began.exists():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.02)
+        process.terminate()
+        self.assertEqual(process.communicate(timeout=30)[0], "clean\n")
+        self.assertEqual(process.returncode, 128 + signal.SIGTERM)
+
+    def test_what_cannot_be_has_its_exit_status(self) -> None:
+        """3 where nothing can merge, 1 for errors and faults."""
+
+        def nothing() -> int:
+            raise merging.MergingError("no module")
+
+        def missing() -> int:
+            raise FileNotFoundError("no file")
+
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            self.assertEqual(command.run("demo", nothing), 3)
+            self.assertEqual(command.run("churn", missing), 1)
+            self.assertEqual(command.report(["so it goes"]), 1)
+        self.assertIn("demo: nothing here can merge: no module\nchurn: no file", said.getvalue())
+        self.addCleanup(signal.signal, signal.SIGTERM, signal.SIG_DFL)
 
 
 class RunTest(support.TemporaryDirectory):
@@ -226,11 +281,11 @@ class ChurnTest(support.TemporaryDirectory):
         (self.directory / "function.py").write_text(HEAVY)
         text = functions.find("text")
         function = dataclasses.replace(text, name="heavy", directory=self.directory)
-        plan = phases.Plan(2, function, "tiny", self.directory, containers="process")
+        plan = session.Plan(2, function, "tiny", self.directory, containers="process")
         with mock.patch.object(functions.Function, "make_input", lambda _: {}):
-            demo = phases.Demo(plan, print)
+            heavy = session.Session(plan, print)
         try:
-            found, _ = churn.run(demo, 0, print)
+            found, _ = churn.run(heavy, 0)
         except merging.MergingError as error:
             self.skipTest(str(error))
         self.assertEqual(found.faults(2), [])

@@ -234,6 +234,17 @@ class HttpTest(Case):
             time.sleep(0.02)
 
 
+class RuntimeDemoTest(unittest.TestCase):
+    """One program for all runtimes."""
+
+    def test_a_few_requests(self) -> None:
+        """The answers are the same without UPM and with it."""
+        command = [str(platforms.RUNTIMES / "demo"), "http", "--requests", "2"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("answers: all the same", done.stdout)
+
+
 class WrapperFilesTest(Case):
     """What users copy into their images."""
 
