@@ -6,10 +6,12 @@
  * private by copy-on-write, and merges inside the caller's domain. Memory of
  * others needs CAP_SYS_PTRACE in the user namespace of their address space.
  */
+#include <linux/anon_inodes.h>
 #include <linux/capability.h>
 #include <linux/file.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/nospec.h>
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -25,37 +27,128 @@
 
 #define ADVISE_FLAGS (UPM_ADVISE_UNMERGE | UPM_ADVISE_DRY_RUN)
 
-/*
- * Copy back what the caller's structure has room for. @usize is the size that
- * the caller's header gives the structure.
- */
-static int result_copy(void __user *to, const void *from, size_t ksize,
-		       size_t usize)
+union ucmd_arg {
+	struct upm_ioc_info info;
+	struct upm_ioc_advise advise;
+	struct upm_ioc_domain domain;
+	struct upm_ioc_stats stats;
+};
+
+/* One call: where the caller's structure is, and a copy of it. */
+struct ucmd {
+	void __user *user;
+	u32 usize;		/* bytes that the caller's structure has */
+	union ucmd_arg arg;
+};
+
+/* Copy back the first @size bytes, as far as the caller's structure has room. */
+static int ucmd_respond(const struct ucmd *c, size_t size)
 {
-	return copy_to_user(to, from, min(ksize, usize)) ? -EFAULT : 0;
+	return copy_to_user(c->user, &c->arg, min_t(size_t, size, c->usize)) ?
+		       -EFAULT : 0;
+}
+
+/* ---- domain descriptors --------------------------------------------------- */
+
+static int domain_file_release(struct inode *inode, struct file *file)
+{
+	upm_domain_put(file->private_data);
+	upm_sweep_kick();
+	return 0;
+}
+
+static const struct file_operations domain_fops = {
+	.owner = THIS_MODULE,
+	.release = domain_file_release,
+};
+
+/* An open file that holds @dom with a reference of its own, or ERR_PTR. */
+static struct file *domain_file(struct upm_domain *dom)
+{
+	struct file *file;
+
+	upm_domain_get(dom);
+	file = anon_inode_getfile("[upm-domain]", &domain_fops, dom, O_RDONLY);
+	if (IS_ERR(file))
+		upm_domain_put(dom);
+	return file;
+}
+
+/* The domain of a descriptor, with a reference, or ERR_PTR(-EBADF). */
+static struct upm_domain *domain_of_fd(int fd)
+{
+	struct upm_domain *dom = ERR_PTR(-EBADF);
+	struct file *file = fget(fd);
+
+	if (!file)
+		return dom;
+	if (file->f_op == &domain_fops) {
+		dom = file->private_data;
+		upm_domain_get(dom);
+	}
+	fput(file);
+	return dom;
+}
+
+static struct upm_domain *domain_get(struct task_struct *task, int fd)
+{
+	return fd < 0 ? upm_domain_of_task(task) : domain_of_fd(fd);
+}
+
+static int ioctl_domain_open(struct ucmd *c)
+{
+	struct upm_ioc_domain *d = &c->arg.domain;
+	struct upm_domain *dom;
+	struct file *file;
+	int err;
+
+	if (d->flags || d->reserved[0] || d->reserved[1])
+		return -EINVAL;
+	dom = upm_domain_of_name(d->key);
+	if (IS_ERR(dom))
+		return PTR_ERR(dom);
+	file = domain_file(dom);
+	upm_domain_put(dom);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+
+	/* The caller sees the number before the descriptor is there. */
+	d->fd = get_unused_fd_flags(O_CLOEXEC);
+	if (d->fd < 0) {
+		err = d->fd;
+		goto err_file;
+	}
+	err = ucmd_respond(c, offsetofend(struct upm_ioc_domain, fd));
+	if (err)
+		goto err_fd;
+	fd_install(d->fd, file);
+	return 0;
+
+err_fd:
+	put_unused_fd(d->fd);
+err_file:
+	fput(file);
+	return err;
 }
 
 /* ---- info --------------------------------------------------------------- */
 
-static int ioctl_info(void __user *arg, size_t usize)
+static int ioctl_info(struct ucmd *c)
 {
-	struct upm_ioc_info info;
-	int err = copy_struct_from_user(&info, sizeof(info), arg, usize);
+	struct upm_ioc_info *info = &c->arg.info;
 
-	if (err)
-		return err;
-	memset(&info, 0, sizeof(info));
-	info.abi_version = UPM_ABI_VERSION;
-	info.page_size = PAGE_SIZE;
-	info.features = UPM_FEATURE_REMOTE | UPM_FEATURE_FILE_PAGES |
-			UPM_FEATURE_DOMAINS | UPM_FEATURE_DRY_RUN |
-			UPM_FEATURE_UNMERGE | UPM_FEATURE_NUMA;
-	info.advise_flags = ADVISE_FLAGS;
-	info.batch_pages = READ_ONCE(upm_knobs.batch_pages);
-	info.enabled = READ_ONCE(upm_knobs.enabled);
-	info.skip_reasons = UPM_SKIP_NR;
-	strscpy(info.version, UPM_VERSION, sizeof(info.version));
-	return result_copy(arg, &info, sizeof(info), usize);
+	memset(info, 0, sizeof(*info));
+	info->abi_version = UPM_ABI_VERSION;
+	info->page_size = PAGE_SIZE;
+	info->features = UPM_FEATURE_REMOTE | UPM_FEATURE_FILE_PAGES |
+			 UPM_FEATURE_DOMAINS | UPM_FEATURE_DRY_RUN |
+			 UPM_FEATURE_UNMERGE | UPM_FEATURE_NUMA;
+	info->advise_flags = ADVISE_FLAGS;
+	info->batch_pages = READ_ONCE(upm_knobs.batch_pages);
+	info->enabled = READ_ONCE(upm_knobs.enabled);
+	info->skip_reasons = UPM_SKIP_NR;
+	strscpy(info->version, UPM_VERSION, sizeof(info->version));
+	return ucmd_respond(c, sizeof(*info));
 }
 
 /* ---- advise ------------------------------------------------------------- */
@@ -71,11 +164,6 @@ static struct task_struct *task_get(pid_t nr)
 	task = get_pid_task(pid, PIDTYPE_PID);
 	put_pid(pid);
 	return task;
-}
-
-static struct upm_domain *domain_get(struct task_struct *task, int fd)
-{
-	return fd < 0 ? upm_domain_of_task(task) : upm_domain_of_fd(fd);
 }
 
 /*
@@ -168,7 +256,7 @@ static int advise_run(struct upm_ioc_advise *a, struct upm_call *call)
 	if (a->flags & UPM_ADVISE_UNMERGE)
 		err = upm_unmerge(call);
 	else if (a->flags & UPM_ADVISE_DRY_RUN)
-		err = upm_predict(call);
+		err = upm_dry_run(call);
 	else
 		err = upm_merge(call);
 
@@ -210,38 +298,34 @@ static int advise_check(const struct upm_ioc_advise *a)
 	return 0;
 }
 
-static int ioctl_advise(void __user *arg, size_t usize)
+static int ioctl_advise(struct ucmd *c)
 {
-	struct upm_ioc_advise a;
+	struct upm_ioc_advise *a = &c->arg.advise;
 	struct upm_call call = {};
-	int err;
+	int err = advise_check(a);
 
-	err = copy_struct_from_user(&a, sizeof(a), arg, usize);
 	if (err)
 		return err;
-	err = advise_check(&a);
-	if (err)
-		return err;
-	call.task = task_get(a.pid);
+	call.task = task_get(a->pid);
 	if (!call.task)
 		return -ESRCH;
-	err = target_open(&call, a.domain_fd);
+	err = target_open(&call, a->domain_fd);
 	if (err)
 		goto out_task;
-	err = range_check(&a, call.mm);
+	err = range_check(a, call.mm);
 	if (!err)
-		err = range_check_mapped(call.mm, a.addr, a.addr + a.len);
+		err = range_check_mapped(call.mm, a->addr, a->addr + a->len);
 	if (err)
 		goto out_target;
-	call.addr = a.addr;
-	call.end = a.addr + a.len;
-	err = advise_run(&a, &call);
-	totals_add(&call.counts, a.flags);
+	call.addr = a->addr;
+	call.end = a->addr + a->len;
+	err = advise_run(a, &call);
+	totals_add(&call.counts, a->flags);
 
 	if (READ_ONCE(upm_knobs.hardened) && !capable(CAP_SYS_ADMIN))
 		counts_blur(&call.counts);
-	a.counts = call.counts;
-	if (result_copy(arg, &a, sizeof(a), usize))
+	a->counts = call.counts;
+	if (ucmd_respond(c, sizeof(*a)))
 		err = -EFAULT;
 out_target:
 	target_close(&call);
@@ -250,99 +334,84 @@ out_task:
 	return err;
 }
 
-/* ---- domains and statistics --------------------------------------------- */
+/* ---- statistics --------------------------------------------------------- */
 
-static int ioctl_domain_open(void __user *arg, size_t usize)
+static int ioctl_stats(struct ucmd *c)
 {
-	struct upm_ioc_domain d;
-	struct upm_domain *dom;
-	struct file *file;
-	int err = copy_struct_from_user(&d, sizeof(d), arg, usize);
-
-	if (err)
-		return err;
-	if (d.flags || d.reserved[0] || d.reserved[1])
-		return -EINVAL;
-	dom = upm_domain_of_name(d.key);
-	memzero_explicit(d.key, sizeof(d.key));
-	if (IS_ERR(dom))
-		return PTR_ERR(dom);
-	file = upm_domain_file(dom);
-	upm_domain_put(dom);
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-
-	/* The caller sees the number before the descriptor is there. */
-	d.fd = get_unused_fd_flags(O_CLOEXEC);
-	if (d.fd < 0) {
-		err = d.fd;
-		goto err_file;
-	}
-	err = put_user(d.fd, (s32 __user *)(arg + offsetof(typeof(d), fd)));
-	if (err)
-		goto err_fd;
-	fd_install(d.fd, file);
-	return 0;
-
-err_fd:
-	put_unused_fd(d.fd);
-err_file:
-	fput(file);
-	return err;
-}
-
-static int ioctl_stats(void __user *arg, size_t usize)
-{
+	struct upm_ioc_stats *s = &c->arg.stats;
 	struct upm_census census = {};
 	struct upm_domain *dom;
-	struct upm_ioc_stats s;
-	int err = copy_struct_from_user(&s, sizeof(s), arg, usize);
+	int err;
 
-	if (err)
-		return err;
-	if (s.flags || s.domain_fd < -1)
-		return s.flags ? -EINVAL : -EBADF;
-	dom = domain_get(current, s.domain_fd);
+	if (s->flags)
+		return -EINVAL;
+	if (s->domain_fd < -1)
+		return -EBADF;
+	dom = domain_get(current, s->domain_fd);
 	if (IS_ERR(dom))
 		return PTR_ERR(dom);
-	err = mutex_lock_killable(&dom->walk_mutex);
-	if (!err) {
-		upm_index_walk(dom, UPM_WALK_COUNT, ULONG_MAX, true, &census);
-		mutex_unlock(&dom->walk_mutex);
-		s.pages_shared = census.shared;
-		s.pages_sharing = census.sharing;
-		s.pages_unused = census.unused;
-		s.max_pages = min(READ_ONCE(upm_knobs.max_pages),
-				  READ_ONCE(upm_knobs.domain_max_pages));
-		s.metadata_bytes = upm_index_metadata(dom);
-	}
+	err = upm_domain_census(dom, &census);
+	s->pages_shared = census.shared;
+	s->pages_sharing = census.sharing;
+	s->pages_unused = census.unused;
+	s->max_pages = min(READ_ONCE(upm_knobs.max_pages),
+			   READ_ONCE(upm_knobs.domain_max_pages));
+	s->metadata_bytes = upm_index_metadata(dom);
 	upm_domain_put(dom);
-	if (err)
-		return -EINTR;
-	return result_copy(arg, &s, sizeof(s), usize);
+	return err ? err : ucmd_respond(c, sizeof(*s));
 }
 
 /* ---- the device --------------------------------------------------------- */
 
+struct ioctl_op {
+	unsigned int cmd;
+	unsigned int size;
+	int (*run)(struct ucmd *c);
+};
+
+#define IOCTL_OP(_cmd, _run, _struct)					\
+	[_IOC_NR(_cmd)] = {						\
+		.cmd = _cmd,						\
+		.size = sizeof(struct _struct),				\
+		.run = _run,						\
+	}
+
+static const struct ioctl_op ioctl_ops[] = {
+	IOCTL_OP(UPM_IOC_INFO, ioctl_info, upm_ioc_info),
+	IOCTL_OP(UPM_IOC_ADVISE, ioctl_advise, upm_ioc_advise),
+	IOCTL_OP(UPM_IOC_DOMAIN_OPEN, ioctl_domain_open, upm_ioc_domain),
+	IOCTL_OP(UPM_IOC_STATS, ioctl_stats, upm_ioc_stats),
+};
+
+/* The size in a number is the caller's; all else must be as in the table. */
+static const struct ioctl_op *ioctl_op_of(unsigned int cmd)
+{
+	const unsigned int size = _IOC(0, 0, 0, _IOC_SIZEMASK);
+	const struct ioctl_op *op;
+
+	if (_IOC_NR(cmd) >= ARRAY_SIZE(ioctl_ops))
+		return NULL;
+	op = &ioctl_ops[array_index_nospec(_IOC_NR(cmd),
+					   ARRAY_SIZE(ioctl_ops))];
+	return (cmd ^ op->cmd) & ~size ? NULL : op;
+}
+
 static long upm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	void __user *user = (void __user *)arg;
-	size_t usize = _IOC_SIZE(cmd);
+	const struct ioctl_op *op = ioctl_op_of(cmd);
+	struct ucmd c = {
+		.user = (void __user *)arg,
+		.usize = _IOC_SIZE(cmd),
+	};
+	int err;
 
-	if (_IOC_TYPE(cmd) != UPM_IOC_MAGIC ||
-	    _IOC_DIR(cmd) != (_IOC_READ | _IOC_WRITE))
+	if (!op)
 		return -ENOTTY;
-	switch (_IOC_NR(cmd)) {
-	case _IOC_NR(UPM_IOC_INFO):
-		return ioctl_info(user, usize);
-	case _IOC_NR(UPM_IOC_ADVISE):
-		return ioctl_advise(user, usize);
-	case _IOC_NR(UPM_IOC_DOMAIN_OPEN):
-		return ioctl_domain_open(user, usize);
-	case _IOC_NR(UPM_IOC_STATS):
-		return ioctl_stats(user, usize);
-	}
-	return -ENOTTY;
+	err = copy_struct_from_user(&c.arg, op->size, c.user, c.usize);
+	if (!err)
+		err = op->run(&c);
+	memzero_explicit(&c.arg, op->size); /* the key of a domain */
+	return err;
 }
 
 /* The process that used it is gone, or soon will be. */

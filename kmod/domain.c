@@ -15,12 +15,11 @@
  * namespace that ended may come again with other people in it. The id of a
  * cgroup never comes again.
  */
-#include <linux/anon_inodes.h>
 #include <linux/capability.h>
 #include <linux/cgroup.h>
-#include <linux/file.h>
 #include <linux/hashtable.h>
 #include <linux/jhash.h>
+#include <linux/lockdep.h>
 #include <linux/random.h>
 #include <linux/rhashtable.h>
 #include <linux/sched.h>
@@ -36,6 +35,8 @@ static DEFINE_MUTEX(upm_domains_mutex);
 static unsigned int named_count;	/* under upm_domains_mutex */
 static u32 domain_next_id;		/* under upm_domains_mutex */
 static u32 domain_hash_seed;
+static struct kobject *domains_folder;	/* a folder in it for each domain, */
+static struct kobj_type *domain_type;	/* with the files of this type */
 
 static u32 key_hash(const struct upm_domain_key *key)
 {
@@ -81,101 +82,12 @@ static void domain_free_rcu(struct rcu_head *rcu)
 }
 
 /* The last reference to the folder in sysfs goes after the domain itself. */
-static void domain_kobj_release(struct kobject *kobj)
+void upm_domain_release(struct kobject *kobj)
 {
 	struct upm_domain *dom = container_of(kobj, struct upm_domain, kobj);
 
 	call_rcu(&dom->rcu, domain_free_rcu);
 }
-
-struct domain_attribute {
-	struct attribute attr;
-	ssize_t (*show)(struct upm_domain *dom, char *buf);
-};
-
-static ssize_t domain_attr_show(struct kobject *kobj, struct attribute *attr,
-				char *buf)
-{
-	struct domain_attribute *da =
-		container_of(attr, struct domain_attribute, attr);
-
-	return da->show(container_of(kobj, struct upm_domain, kobj), buf);
-}
-
-static const struct sysfs_ops domain_sysfs_ops = {
-	.show = domain_attr_show,
-};
-
-static void domain_census(struct upm_domain *dom, struct upm_census *census)
-{
-	mutex_lock(&dom->walk_mutex);
-	upm_index_walk(dom, UPM_WALK_COUNT, ULONG_MAX, true, census);
-	mutex_unlock(&dom->walk_mutex);
-}
-
-static ssize_t kind_show(struct upm_domain *dom, char *buf)
-{
-	switch (dom->key.kind) {
-	case UPM_DOMAIN_UID:
-		return sysfs_emit(buf, "uid %u userns %u\n",
-				  __kuid_val(dom->key.user.uid),
-				  dom->key.user.ns->ns.inum);
-	case UPM_DOMAIN_CGROUP:
-		return sysfs_emit(buf, "cgroup %llu\n", dom->key.cgroup);
-	case UPM_DOMAIN_NAMED:
-		return sysfs_emit(buf, "named\n");	/* the key is secret */
-	case UPM_DOMAIN_GLOBAL:
-		break;
-	}
-	return sysfs_emit(buf, "global\n");
-}
-
-static ssize_t pages_show(struct upm_domain *dom, char *buf)
-{
-	return sysfs_emit(buf, "%ld\n", atomic_long_read(&dom->pages));
-}
-
-static ssize_t pages_shared_show(struct upm_domain *dom, char *buf)
-{
-	struct upm_census census = {};
-
-	domain_census(dom, &census);
-	return sysfs_emit(buf, "%lu\n", census.shared);
-}
-
-static ssize_t pages_sharing_show(struct upm_domain *dom, char *buf)
-{
-	struct upm_census census = {};
-
-	domain_census(dom, &census);
-	return sysfs_emit(buf, "%lu\n", census.sharing);
-}
-
-#define DOMAIN_ATTR(_name)						\
-	static struct domain_attribute domain_attr_##_name = {		\
-		.attr = { .name = #_name, .mode = 0400 },		\
-		.show = _name##_show,					\
-	}
-
-DOMAIN_ATTR(kind);
-DOMAIN_ATTR(pages);
-DOMAIN_ATTR(pages_shared);
-DOMAIN_ATTR(pages_sharing);
-
-static struct attribute *domain_attrs[] = {
-	&domain_attr_kind.attr,
-	&domain_attr_pages.attr,
-	&domain_attr_pages_shared.attr,
-	&domain_attr_pages_sharing.attr,
-	NULL,
-};
-ATTRIBUTE_GROUPS(domain);
-
-static struct kobj_type domain_ktype = {
-	.sysfs_ops = &domain_sysfs_ops,
-	.default_groups = domain_groups,
-	.release = domain_kobj_release,
-};
 
 static struct upm_domain *domain_find(const struct upm_domain_key *key,
 				      u32 hash)
@@ -197,7 +109,6 @@ static struct upm_domain *domain_find(const struct upm_domain_key *key,
 /*
  * May the caller make one more named domain? Nobody may have more than a quarter
  * of them without CAP_SYS_RESOURCE, so that one user cannot keep out the others.
- * Under upm_domains_mutex.
  */
 static bool named_room(void)
 {
@@ -206,6 +117,7 @@ static bool named_room(void)
 	struct upm_domain *dom;
 	int bucket;
 
+	lockdep_assert_held(&upm_domains_mutex);
 	if (named_count >= max)
 		return false;
 	hash_for_each(domain_table, bucket, dom, link)
@@ -214,13 +126,14 @@ static bool named_room(void)
 	return own < DIV_ROUND_UP(max, 4) || capable(CAP_SYS_RESOURCE);
 }
 
-/* Under upm_domains_mutex. The result has two references: table and caller. */
+/* The result has two references: the table's and the caller's. */
 static struct upm_domain *domain_create(const struct upm_domain_key *key,
 					u32 hash)
 {
 	struct upm_domain *dom;
 	int err;
 
+	lockdep_assert_held(&upm_domains_mutex);
 	/* Only who names domains can run into the limit, not the others. */
 	if (key->kind == UPM_DOMAIN_NAMED && !named_room())
 		return ERR_PTR(-ENOSPC);
@@ -237,7 +150,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	if (key->kind == UPM_DOMAIN_UID)
 		get_user_ns(key->user.ns);
 	dom->id = domain_next_id++;
-	err = kobject_init_and_add(&dom->kobj, &domain_ktype, upm_domains_kobj,
+	err = kobject_init_and_add(&dom->kobj, domain_type, domains_folder,
 				   "%u", dom->id);
 	if (err)
 		goto err_kobj;
@@ -272,9 +185,10 @@ static struct upm_domain *domain_get(const struct upm_domain_key *key)
 	return dom;
 }
 
-/* Under upm_domains_mutex; nobody else has a reference, or can get one. */
+/* Nobody else has a reference, or can get one. */
 static void domain_remove(struct upm_domain *dom, struct list_head *dead)
 {
+	lockdep_assert_held(&upm_domains_mutex);
 	hash_del_rcu(&dom->link);
 	named_count -= dom->key.kind == UPM_DOMAIN_NAMED;
 	trace_upm_domain(dom->id, dom->key.kind, false);
@@ -355,6 +269,12 @@ struct upm_domain *upm_domain_of_name(const u8 name[16])
 	return domain_get(&key);
 }
 
+/* One more reference; the caller has one. */
+void upm_domain_get(struct upm_domain *dom)
+{
+	refcount_inc(&dom->ref);
+}
+
 void upm_domain_put(struct upm_domain *dom)
 {
 	/* Never the last one: that is the table's, see upm_domains_reap(). */
@@ -390,6 +310,31 @@ out:
 	return next;
 }
 
+/**
+ * upm_domain_census() - count what a domain shares
+ * @dom: domain; NULL: all
+ * @census: is added to
+ *
+ * Visits every shared page. Return: 0, -EINTR on a fatal signal.
+ */
+int upm_domain_census(struct upm_domain *dom, struct upm_census *census)
+{
+	int err = 0;
+
+	if (!dom) {
+		while (!err && (dom = upm_domain_next(dom)))
+			err = upm_domain_census(dom, census);
+		if (dom)
+			upm_domain_put(dom);
+		return err;
+	}
+	if (mutex_lock_killable(&dom->walk_mutex))
+		return -EINTR;
+	upm_index_walk(dom, UPM_WALK_COUNT, ULONG_MAX, true, census);
+	mutex_unlock(&dom->walk_mutex);
+	return 0;
+}
+
 /* Remove the domains that nobody uses and that have no page. May sleep. */
 void upm_domains_reap(void)
 {
@@ -409,50 +354,12 @@ void upm_domains_reap(void)
 	domains_destroy(&dead);
 }
 
-static int domain_file_release(struct inode *inode, struct file *file)
-{
-	upm_domain_put(file->private_data);
-	upm_sweep_kick();
-	return 0;
-}
-
-static const struct file_operations domain_fops = {
-	.owner = THIS_MODULE,
-	.release = domain_file_release,
-};
-
-/* An open file that holds @dom with a reference of its own, or ERR_PTR. */
-struct file *upm_domain_file(struct upm_domain *dom)
-{
-	struct file *file;
-
-	refcount_inc(&dom->ref);
-	file = anon_inode_getfile("[upm-domain]", &domain_fops, dom, O_RDONLY);
-	if (IS_ERR(file))
-		upm_domain_put(dom);
-	return file;
-}
-
-/* The domain of a descriptor, with a reference, or ERR_PTR(-EBADF). */
-struct upm_domain *upm_domain_of_fd(int fd)
-{
-	struct upm_domain *dom = ERR_PTR(-EBADF);
-	struct file *file = fget(fd);
-
-	if (!file)
-		return dom;
-	if (file->f_op == &domain_fops) {
-		dom = file->private_data;
-		refcount_inc(&dom->ref);
-	}
-	fput(file);
-	return dom;
-}
-
-int upm_domains_init(void)
+/* Each domain gets a folder of @type in @folder. */
+void upm_domains_init(struct kobject *folder, struct kobj_type *type)
 {
 	domain_hash_seed = get_random_u32();
-	return 0;
+	domains_folder = folder;
+	domain_type = type;
 }
 
 /* At module exit: no call and no descriptor is left, so no reference either. */

@@ -24,7 +24,7 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 	f->dom = dom;
 	f->memcg = mm == current->mm ? NULL : get_mem_cgroup_from_mm(mm);
 	f->cursor = NULL;
-	f->predicted = 0;
+	f->successors = 0;
 	f->nr_spare = 0;
 	f->want_spare = SPARE_FEW;
 	f->no_spare = false;
@@ -147,8 +147,8 @@ static struct page *hit(struct upm_finder *f, struct upm_entry *entry)
 	return entry->page;
 }
 
-/* The entry found by order, if it has these bytes. */
-static struct upm_entry *find_predicted(struct upm_finder *f, const void *bytes,
+/* The successor of the last hit, if it has these bytes. */
+static struct upm_entry *find_successor(struct upm_finder *f, const void *bytes,
 					int nid)
 {
 	struct upm_entry *entry;
@@ -167,17 +167,18 @@ static struct upm_entry *find_predicted(struct upm_finder *f, const void *bytes,
  * Insert new content. Another call may insert the same just now: then theirs is
  * taken.
  */
-static int insert(struct upm_finder *f, struct page *page, const void *bytes,
-		  u64 hash, int nid, struct page **shared)
+static struct upm_verdict insert(struct upm_finder *f, struct page *page,
+				 const void *bytes, u64 hash, int nid,
+				 struct page **shared)
 {
 	struct upm_spare *spare = spare_peek(f, nid);
 	struct upm_entry *entry;
 
 	if (!spare) {
 		if (f->no_spare || f->nr_spare)
-			return UPM_SKIP_NOMEM;
+			return upm_page_left(UPM_SKIP_NOMEM);
 		f->want_spare = READ_ONCE(upm_knobs.batch_pages);
-		return UPM_FOUND_LATER;
+		return upm_page_is(UPM_FOUND_LATER);
 	}
 	copy_highpage(spare->page, page);
 	spare->entry->hash = hash;
@@ -187,20 +188,20 @@ static int insert(struct upm_finder *f, struct page *page, const void *bytes,
 	} while (entry == ERR_PTR(-EAGAIN));
 
 	if (entry == ERR_PTR(-ENOSPC))
-		return UPM_SKIP_LIMIT;
+		return upm_page_left(UPM_SKIP_LIMIT);
 	if (IS_ERR(entry))
-		return UPM_SKIP_NOMEM;
+		return upm_page_left(UPM_SKIP_NOMEM);
 	if (entry == spare->entry) {
 		f->nr_spare--;
 		*shared = hit(f, entry);
-		return UPM_FOUND_NEW;
+		return upm_page_is(UPM_FOUND_NEW);
 	}
 	if (entry_matches(entry, bytes, nid)) {
 		*shared = hit(f, entry);
-		return UPM_FOUND_KNOWN;
+		return upm_page_is(UPM_FOUND_KNOWN);
 	}
 	put_page(entry->page);
-	return UPM_SKIP_COLLISION;
+	return upm_page_left(UPM_SKIP_COLLISION);
 }
 
 /*
@@ -213,8 +214,8 @@ static void pay_for_miss(struct upm_finder *f, struct page *page)
 		copy_highpage(f->spare[f->nr_spare - 1].page, page);
 }
 
-static int find(struct upm_finder *f, struct page *page, const void *bytes,
-		struct page **shared)
+static struct upm_verdict find(struct upm_finder *f, struct page *page,
+			       const void *bytes, struct page **shared)
 {
 	bool hardened = READ_ONCE(upm_knobs.hardened);
 	int nid = READ_ONCE(upm_knobs.merge_across_nodes) ? NUMA_NO_NODE
@@ -223,11 +224,11 @@ static int find(struct upm_finder *f, struct page *page, const void *bytes,
 	u64 hash;
 
 	if (!hardened)
-		entry = find_predicted(f, bytes, nid);
+		entry = find_successor(f, bytes, nid);
 	if (entry) {
-		f->predicted++;
+		f->successors++;
 		*shared = hit(f, entry);
-		return UPM_FOUND_KNOWN;
+		return upm_page_is(UPM_FOUND_KNOWN);
 	}
 	hash = upm_index_hash(f->dom, bytes, nid);
 	entry = upm_index_get(f->dom, hash);
@@ -235,12 +236,12 @@ static int find(struct upm_finder *f, struct page *page, const void *bytes,
 		return insert(f, page, bytes, hash, nid, shared);
 	if (!entry_matches(entry, bytes, nid)) {
 		put_page(entry->page);
-		return UPM_SKIP_COLLISION;
+		return upm_page_left(UPM_SKIP_COLLISION);
 	}
 	if (hardened)
 		pay_for_miss(f, page);
 	*shared = hit(f, entry);
-	return UPM_FOUND_KNOWN;
+	return upm_page_is(UPM_FOUND_KNOWN);
 }
 
 /**
@@ -255,13 +256,13 @@ static int find(struct upm_finder *f, struct page *page, const void *bytes,
  *
  * Return: UPM_FOUND_KNOWN; UPM_FOUND_NEW if it was made now; UPM_FOUND_ZERO if
  * none is needed; UPM_FOUND_LATER if the spare pages are used up: refill and
- * ask again; or the reason to leave the page, an enum upm_skip.
+ * ask again; UPM_PAGE_LEFT with the reason.
  */
-int upm_find(struct upm_finder *f, struct page *page, bool anon,
-	     struct page **shared)
+struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
+			    struct page **shared)
 {
+	struct upm_verdict found = upm_page_is(UPM_FOUND_ZERO);
 	const void *bytes = kmap_local_page(page);
-	int found = UPM_FOUND_ZERO;
 
 	if (!anon || !bytes_zero(bytes))
 		found = find(f, page, bytes, shared);

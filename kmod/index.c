@@ -16,7 +16,7 @@
  * result of a lookup is an entry with that reference; put_page(entry->page)
  * gives it back.
  *
- * DOC: prediction by order
+ * DOC: the successor, found by order
  *
  * Containers load the same files in the same order. Entries are kept in a list
  * in the order in which one call inserted them, a new one behind the one that
@@ -25,6 +25,7 @@
  */
 #include <linux/hash.h>
 #include <linux/highmem.h>
+#include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/rculist.h>
 #include <linux/rhashtable.h>
@@ -213,8 +214,9 @@ static void pages_unreserve(struct upm_domain *dom)
 
 /*
  * Puts @entry into hash and list, or returns another one with its key. One that is
- * full gives up its place in the hash; it stays in the list, where prediction and
- * sweep find it. Under dom->lock, so that no entry is freed.
+ * full gives up its place in the hash; it stays in the list, where it is
+ * still found as a successor, and by the sweep. No entry is freed meanwhile: the
+ * lock is held.
  */
 static struct upm_entry *entry_publish(struct upm_domain *dom,
 				       struct upm_entry *entry,
@@ -222,6 +224,7 @@ static struct upm_entry *entry_publish(struct upm_domain *dom,
 {
 	struct upm_entry *old;
 
+	lockdep_assert_held(&dom->lock);
 	old = rhashtable_lookup_get_insert_fast(&dom->index, &entry->node,
 						index_params);
 	if (IS_ERR(old))
@@ -299,6 +302,7 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 {
 	struct page *page = entry->page;
 
+	lockdep_assert_held(&dom->lock);
 	if (!page_ref_freeze(page, 1))
 		return NULL;
 	WRITE_ONCE(entry->page, NULL);
@@ -390,6 +394,7 @@ void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
 	LIST_HEAD(free);
 	bool more = true;
 
+	lockdep_assert_held(&dom->walk_mutex);
 	if (mode == UPM_WALK_COUNT)
 		cursor_rewind(dom);
 	while (more && budget) {

@@ -13,35 +13,36 @@
 
 static int __init upm_init(void)
 {
+	struct kobject *domains;
 	int err;
 
+	upm_knobs_init();
 	err = upm_index_global_init();
 	if (err)
 		return err;
-	err = upm_sysfs_init();
-	if (err)
+	domains = upm_sysfs_init();
+	if (!domains) {
+		err = -ENOMEM;
 		goto err_index;
-	err = upm_domains_init();
-	if (err)
-		goto err_sysfs;
+	}
+	upm_domains_init(domains, &upm_domain_ktype);
 	err = upm_sweep_init();
 	if (err)
 		goto err_domains;
-	err = upm_knobs_init();
+	err = upm_sysfs_files_init();
 	if (err)
 		goto err_sweep;
 	err = upm_device_init();
 	if (err)
-		goto err_knobs;
+		goto err_files;
 	return 0;
 
-err_knobs:
-	upm_knobs_exit();
+err_files:
+	upm_sysfs_files_exit();
 err_sweep:
 	upm_sweep_exit();
 err_domains:
 	upm_domains_exit();
-err_sysfs:
 	upm_sysfs_exit();
 err_index:
 	upm_index_global_exit();
@@ -49,14 +50,14 @@ err_index:
 }
 
 /*
- * No descriptor is open, so no call runs. The knobs go before what they start: a
+ * No descriptor is open, so no call runs. The files go before what they start: a
  * write to some of them sets off a sweep. Shared pages that are still mapped need
  * nothing of the module any more.
  */
 static void __exit upm_exit(void)
 {
 	upm_device_exit();
-	upm_knobs_exit();
+	upm_sysfs_files_exit();
 	upm_sweep_exit();
 	upm_domains_exit();
 	upm_sysfs_exit();

@@ -36,7 +36,7 @@
  * fault reads the file. That is right for pages that were the file's, so only
  * clean pages of file mappings merge (scan.c). khugepaged frees page tables of file
  * mappings that it believes to be empty, but only where the VMA has no anon_vma:
- * so batch_prepare() makes every file VMA have one before a page is mapped that
+ * so upm_prepare() makes every file VMA have one before a page is mapped that
  * the page cache knows nothing of.
  *
  * VM_MIXEDMAP must be off for migrate_vma_setup(), and on for vm_insert_pages()
@@ -44,8 +44,8 @@
  * and NUMA balancing away. It is off only under the lock, and only for a range
  * that holds no PTE that needs it (upm_scan.foreign_special).
  */
-#include <linux/magic.h>
 #include <linux/migrate.h>
+#include <linux/mmap_lock.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -87,12 +87,6 @@ static void phase_end(struct batch *b, enum upm_phase phase)
 	b->mark = now;
 }
 
-void upm_call_skip(struct upm_call *call, int reason, unsigned long pages)
-{
-	call->counts.pages += pages;
-	call->counts.skipped[reason] += pages;
-}
-
 /* ---- find --------------------------------------------------------------- */
 
 /* Decide on every frozen page. Cuts the batch off where spare pages ran out. */
@@ -104,17 +98,17 @@ static void batch_find(struct batch *b, unsigned int first, unsigned int last)
 	for (i = first; i <= last; i++) {
 		unsigned long src = b->src[i - first];
 		struct page *page = migrate_pfn_to_page(src);
-		u8 *state = &b->scan.state[i];
+		struct upm_verdict *v = &b->scan.page[i];
 
-		if (*state != UPM_PAGE_CANDIDATE)
+		if (v->state != UPM_PAGE_CANDIDATE)
 			continue;
 		if (page)
-			*state = upm_find(&b->finder, page, anon, &b->pages[i]);
+			*v = upm_find(&b->finder, page, anon, &b->pages[i]);
 		else if (src & MIGRATE_PFN_MIGRATE)
-			*state = UPM_FOUND_ZEROED;
+			*v = upm_page_is(UPM_FOUND_ZEROED);
 		else
-			*state = UPM_SKIP_BUSY;
-		if (*state == UPM_FOUND_LATER) {
+			*v = upm_page_left(UPM_SKIP_BUSY);
+		if (v->state == UPM_FOUND_LATER) {
 			b->nr = i;
 			break;
 		}
@@ -123,13 +117,13 @@ static void batch_find(struct batch *b, unsigned int first, unsigned int last)
 
 static bool shares(const struct batch *b, unsigned int i)
 {
-	return b->scan.state[i] == UPM_FOUND_KNOWN ||
-	       b->scan.state[i] == UPM_FOUND_NEW;
+	return b->scan.page[i].state == UPM_FOUND_KNOWN ||
+	       b->scan.page[i].state == UPM_FOUND_NEW;
 }
 
 static bool replaces(const struct batch *b, unsigned int i)
 {
-	return shares(b, i) || b->scan.state[i] == UPM_FOUND_ZERO;
+	return shares(b, i) || b->scan.page[i].state == UPM_FOUND_ZERO;
 }
 
 /* ---- map ---------------------------------------------------------------- */
@@ -230,18 +224,6 @@ static void batch_finish(struct batch *b, struct migrate_vma *mig,
 
 /* ---- the batch ---------------------------------------------------------- */
 
-/* Leave every candidate, and what might become one, as it is, for @reason. */
-static void batch_refuse(struct batch *b, int reason)
-{
-	unsigned int i;
-
-	for (i = 0; i < b->nr; i++)
-		if (b->scan.state[i] == UPM_PAGE_CANDIDATE ||
-		    b->scan.state[i] == UPM_PAGE_ORPHAN)
-			b->scan.state[i] = reason;
-	b->scan.first = b->nr;
-}
-
 /*
  * Freeze the candidates, find their shared pages, map, and let go. The mmap
  * lock is held for writing.
@@ -260,9 +242,10 @@ static void batch_replace(struct batch *b)
 		.flags = MIGRATE_VMA_SELECT_SYSTEM,
 	};
 
+	mmap_assert_write_locked(vma->vm_mm);
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
 	if (migrate_vma_setup(&mig)) {
-		batch_refuse(b, UPM_SKIP_BUSY);
+		upm_scan_refuse(&b->scan, UPM_SKIP_BUSY);
 		if (mixed)
 			upm_vm_flags_set(vma, VM_MIXEDMAP);
 		return;
@@ -284,89 +267,6 @@ static void batch_replace(struct batch *b)
 	phase_end(b, UPM_PHASE_FINISH);
 }
 
-/*
- * Would a fault on this VMA wait for a program of which the caller knows nothing?
- * Its pages are there, so none reads the file but by a race, which the program may
- * provoke, and it may never answer: an agent would hang, with the lock held.
- */
-static bool fault_may_hang(const struct batch *b)
-{
-	const struct file *file = b->vma->vm_file;
-
-	return file && b->call->mm != current->mm &&
-	       file_inode(file)->i_sb->s_magic == FUSE_SUPER_MAGIC;
-}
-
-/*
- * A write fault, as by the program, on page @i of the batch. FOLL_NOWAIT: the
- * mmap_lock is held for writing, no time to wait for a page to be read.
- */
-static void make_private(struct batch *b, unsigned int i)
-{
-	upm_gup_remote(b->call->mm, b->addr + i * PAGE_SIZE, 1,
-		       FOLL_WRITE | FOLL_FORCE | FOLL_NOWAIT, NULL);
-}
-
-/* Page @i of a file mapping is the file's own again: drop it and read it. */
-static void make_clean(struct batch *b, unsigned int i)
-{
-	unsigned long addr = b->addr + i * PAGE_SIZE;
-	bool mixed = b->vma->vm_flags & VM_MIXEDMAP;
-
-	upm_vm_flags_set(b->vma, VM_MIXEDMAP);
-	upm_zap_range(b->vma, addr, PAGE_SIZE);
-	if (!mixed)
-		upm_vm_flags_clear(b->vma, VM_MIXEDMAP);
-	upm_gup_remote(b->call->mm, addr, 1, FOLL_FORCE | FOLL_NOWAIT, NULL);
-}
-
-/*
- * A write fault on clean page @i gives a file VMA its anon_vma; the page becomes the
- * file's again. Without VM_WRITE the private copy is read-only: a thread that wrote
- * to it in between would not fault, and its bytes would go with the copy.
- */
-static void make_anon_vma(struct batch *b, unsigned int i)
-{
-	unsigned long writable = b->vma->vm_flags & VM_WRITE;
-
-	upm_vm_flags_clear(b->vma, VM_WRITE);
-	make_private(b, i);
-	make_clean(b, i);
-	upm_vm_flags_set(b->vma, writable);
-}
-
-/*
- * Make candidates of what cannot be merged as it is: orphans, and the pages of a
- * file VMA that has no anon_vma (see the head of this file). What fails shows in the
- * new scan.
- */
-static void batch_prepare(struct batch *b)
-{
-	struct vm_area_struct *vma = b->vma;
-	bool bare_file = vma->vm_file && !vma->anon_vma;
-	unsigned int i;
-
-	if (!b->scan.orphans && (!bare_file || b->scan.first >= b->nr))
-		return;
-	if (fault_may_hang(b)) {
-		batch_refuse(b, UPM_SKIP_FILE);
-		return;
-	}
-	if (bare_file && b->scan.first < b->nr)
-		make_anon_vma(b, b->scan.first);
-	for (i = 0; i < b->nr; i++) {
-		if (b->scan.state[i] != UPM_PAGE_ORPHAN)
-			continue;
-		if (vma->vm_file)
-			make_clean(b, i);
-		else
-			make_private(b, i);
-	}
-	upm_scan_range(vma, b->addr, b->nr, &b->scan);
-	if (vma->vm_file && !vma->anon_vma)
-		batch_refuse(b, UPM_SKIP_NOMEM);
-}
-
 static void batch_account(struct batch *b)
 {
 	struct upm_ioc_counts *c = &b->call->counts;
@@ -374,7 +274,7 @@ static void batch_account(struct batch *b)
 
 	c->pages += b->nr;
 	for (i = 0; i < b->nr; i++) {
-		switch (b->scan.state[i]) {
+		switch (b->scan.page[i].state) {
 		case UPM_FOUND_KNOWN:
 			c->merged++;
 			break;
@@ -393,42 +293,10 @@ static void batch_account(struct batch *b)
 			c->skipped[UPM_SKIP_NOMEM]++;
 			break;
 		default:
-			c->skipped[b->scan.state[i]]++;
+			c->skipped[b->scan.page[i].reason]++;
 		}
 	}
 	b->call->addr = b->addr + b->nr * PAGE_SIZE;
-}
-
-/*
- * The VMA that holds call->addr, and in *@nr how many pages of the call lie in
- * it, at most @max; or NULL, with the pages up to the next VMA counted as
- * unmapped, or those of a VMA that cannot be merged as skipped.
- */
-struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned int *nr,
-				    unsigned int max)
-{
-	struct vm_area_struct *vma = find_vma(call->mm, call->addr);
-	unsigned long end = call->end;
-	int refusal;
-
-	if (!vma || vma->vm_start > call->addr) {
-		if (vma && vma->vm_start < end)
-			end = vma->vm_start;
-		upm_call_skip(call, UPM_SKIP_UNMAPPED,
-			      (end - call->addr) >> PAGE_SHIFT);
-		call->addr = end;
-		return NULL;
-	}
-	if (vma->vm_end < end)
-		end = vma->vm_end;
-	refusal = upm_vma_refusal(vma);
-	if (refusal >= 0) {
-		upm_call_skip(call, refusal, (end - call->addr) >> PAGE_SHIFT);
-		call->addr = end;
-		return NULL;
-	}
-	*nr = min_t(unsigned long, (end - call->addr) >> PAGE_SHIFT, max);
-	return vma;
 }
 
 static void batch_totals(struct batch *b, u64 locked_ns)
@@ -439,8 +307,8 @@ static void batch_totals(struct batch *b, u64 locked_ns)
 		atomic64_add(b->phase_ns[i], &upm_totals.phase_ns[i]);
 		b->phase_ns[i] = 0;
 	}
-	atomic64_add(b->finder.predicted, &upm_totals.predicted);
-	b->finder.predicted = 0;
+	atomic64_add(b->finder.successors, &upm_totals.successors);
+	b->finder.successors = 0;
 	atomic64_inc(&upm_totals.batches);
 	atomic64_add(locked_ns, &upm_totals.lock_ns);
 	upm_totals_max(&upm_totals.lock_ns_max, locked_ns);
@@ -457,7 +325,7 @@ static int batch_run(struct batch *b)
 		return -EINTR;
 	start = ktime_get_ns();
 	b->mark = start;
-	b->vma = upm_call_vma(call, &b->nr, READ_ONCE(upm_knobs.batch_pages));
+	b->vma = upm_call_mergeable(call, &b->nr);
 	if (!b->vma)
 		goto out;
 	b->addr = call->addr;
@@ -466,9 +334,9 @@ static int batch_run(struct batch *b)
 	phase_end(b, UPM_PHASE_SCAN);
 
 	if (b->scan.foreign_special && (b->vma->vm_flags & VM_MIXEDMAP))
-		batch_refuse(b, UPM_SKIP_SPECIAL);
+		upm_scan_refuse(&b->scan, UPM_SKIP_SPECIAL);
 	else
-		batch_prepare(b);
+		upm_prepare(b->vma, b->addr, &b->scan);
 	if (b->scan.first < b->nr)
 		batch_replace(b);
 	batch_account(b);

@@ -13,6 +13,7 @@
  * a fault or an unmap of this range replaces.
  */
 #include <linux/mman.h>
+#include <linux/mmap_lock.h>
 #include <linux/mmzone.h>
 #include <linux/page-flags.h>
 #include <linux/pgtable.h>
@@ -25,11 +26,8 @@
 /* Mappings that say of themselves that their content is not for others. */
 #define UPM_VM_SECRET (VM_DONTDUMP | VM_WIPEONFORK | UPM_VM_DROPPABLE)
 
-/*
- * Why no page of @vma may be merged, or -1. VM_MIXEDMAP alone is no reason,
- * since we set it ourselves: see upm_scan.foreign_special.
- */
-int upm_vma_refusal(struct vm_area_struct *vma)
+/* A reason why no page of @vma may be merged, or UPM_SKIP_NR. */
+static enum upm_skip vma_refusal(struct vm_area_struct *vma)
 {
 	unsigned long flags = vma->vm_flags;
 
@@ -51,19 +49,29 @@ int upm_vma_refusal(struct vm_area_struct *vma)
 		return UPM_SKIP_UFFD;
 	if (flags & UPM_VM_SECRET)
 		return UPM_SKIP_SECRET;
-	return -1;
+	return UPM_SKIP_NR;
 }
 
-static u8 state_of_page(struct page *page, bool file_vma)
+/*
+ * Returns true if no page of @vma may be merged, and why. VM_MIXEDMAP alone is no
+ * reason, since we set it ourselves: see upm_scan.foreign_special.
+ */
+bool upm_vma_refused(struct vm_area_struct *vma, enum upm_skip *reason)
+{
+	*reason = vma_refusal(vma);
+	return *reason != UPM_SKIP_NR;
+}
+
+static struct upm_verdict look_at_page(struct page *page, bool file_vma)
 {
 	if (upm_page_is_shared(page))
-		return UPM_PAGE_MERGED;
+		return upm_page_is(UPM_PAGE_MERGED);
 	if (upm_page_is_orphan(page))
-		return UPM_PAGE_ORPHAN;
+		return upm_page_is(UPM_PAGE_ORPHAN);
 	if (PageTransCompound(page))
-		return UPM_SKIP_COMPOUND;
+		return upm_page_left(UPM_SKIP_COMPOUND);
 	if (folio_test_ksm(page_folio(page)))
-		return UPM_SKIP_KSM;
+		return upm_page_left(UPM_SKIP_KSM);
 	/*
 	 * A private copy in a file mapping must stay anonymous: when the file
 	 * drops its pages (hole punch, invalidation), the kernel spares
@@ -71,38 +79,39 @@ static u8 state_of_page(struct page *page, bool file_vma)
 	 */
 	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages) ||
 			 atomic_read(&page->_mapcount) >= UPM_FILE_MAPPINGS_MAX))
-		return UPM_SKIP_FILE;
-	return UPM_PAGE_CANDIDATE;
+		return upm_page_left(UPM_SKIP_FILE);
+	return upm_page_is(UPM_PAGE_CANDIDATE);
 }
 
-static u8 state_of_pte(struct vm_area_struct *vma, pte_t pte,
-		       struct upm_scan *scan)
+static struct upm_verdict look_at_pte(struct vm_area_struct *vma, pte_t pte,
+				      struct upm_scan *scan)
 {
 	if (pte_none(pte))
-		return UPM_SKIP_NOT_PRESENT;
+		return upm_page_left(UPM_SKIP_NOT_PRESENT);
 	if (!pte_present(pte))
-		return UPM_SKIP_SWAPPED;
+		return upm_page_left(UPM_SKIP_SWAPPED);
 	if (is_zero_pfn(pte_pfn(pte)))
-		return UPM_PAGE_ZERO;
+		return upm_page_is(UPM_PAGE_ZERO);
 	if (pte_special(pte) || !pfn_valid(pte_pfn(pte))) {
 		scan->foreign_special = true;
-		return UPM_SKIP_SPECIAL;
+		return upm_page_left(UPM_SKIP_SPECIAL);
 	}
-	return state_of_page(pfn_to_page(pte_pfn(pte)), vma->vm_file);
+	return look_at_page(pfn_to_page(pte_pfn(pte)), vma->vm_file);
 }
 
 /*
- * The PTE table for @addr, NULL if there is none; *@class then holds for all
+ * The PTE table for @addr, NULL if there is none; *@all then holds for all pages
  * that the missing table would map.
  */
-static pte_t *pte_table(struct mm_struct *mm, unsigned long addr, u8 *state)
+static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
+			struct upm_verdict *all)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
 	pud_t *pud;
 	pmd_t pmd, *pmdp;
 
-	*state = UPM_SKIP_NOT_PRESENT;
+	*all = upm_page_left(UPM_SKIP_NOT_PRESENT);
 	if (pgd_none(*pgd) || pgd_bad(*pgd))
 		return NULL;
 	p4d = p4d_offset(pgd, addr);
@@ -117,11 +126,13 @@ static pte_t *pte_table(struct mm_struct *mm, unsigned long addr, u8 *state)
 	if (pmd_none(pmd))
 		return NULL;
 	if (!pmd_present(pmd)) {
-		*state = UPM_SKIP_SWAPPED;	/* a huge page under migration */
+		/* A huge page under migration. */
+		*all = upm_page_left(UPM_SKIP_SWAPPED);
 		return NULL;
 	}
 	if (pmd_trans_huge(pmd)) {
-		*state = UPM_PAGE_CANDIDATE;	/* the freeze splits it */
+		/* The freeze splits it. */
+		*all = upm_page_is(UPM_PAGE_CANDIDATE);
 		return NULL;
 	}
 	if (pmd_bad(pmd))
@@ -141,10 +152,11 @@ static pte_t *pte_table(struct mm_struct *mm, unsigned long addr, u8 *state)
 void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 		    unsigned int nr, struct upm_scan *scan)
 {
+	struct upm_verdict none = {};
 	pte_t *table = NULL;
 	unsigned int i;
-	u8 none = 0;
 
+	mmap_assert_locked(vma->vm_mm);
 	scan->nr = nr;
 	scan->first = nr;
 	scan->last = 0;
@@ -155,15 +167,27 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
 		if (i == 0 || !(addr & ~PMD_MASK))
 			table = pte_table(vma->vm_mm, addr, &none);
-		scan->state[i] = table ?
-			state_of_pte(vma, ptep_get(table + pte_index(addr)),
-				     scan) : none;
-		scan->orphans += scan->state[i] == UPM_PAGE_ORPHAN;
-		if (scan->state[i] != UPM_PAGE_CANDIDATE)
+		scan->page[i] = table ?
+			look_at_pte(vma, ptep_get(table + pte_index(addr)),
+				    scan) : none;
+		scan->orphans += scan->page[i].state == UPM_PAGE_ORPHAN;
+		if (scan->page[i].state != UPM_PAGE_CANDIDATE)
 			continue;
 		scan->last = i;
 		if (scan->first == nr)
 			scan->first = i;
 	}
 	rcu_read_unlock();
+}
+
+/* Leave every candidate, and what might become one, as it is, for @reason. */
+void upm_scan_refuse(struct upm_scan *scan, enum upm_skip reason)
+{
+	unsigned int i;
+
+	for (i = 0; i < scan->nr; i++)
+		if (scan->page[i].state == UPM_PAGE_CANDIDATE ||
+		    scan->page[i].state == UPM_PAGE_ORPHAN)
+			scan->page[i] = upm_page_left(reason);
+	scan->first = scan->nr;
 }

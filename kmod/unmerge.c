@@ -28,7 +28,7 @@ static long unmerge_run(struct upm_call *call, unsigned int from,
 			      NULL);
 }
 
-static bool is_merged(u8 state)
+static bool is_merged(enum upm_page_state state)
 {
 	return state == UPM_PAGE_MERGED || state == UPM_PAGE_ORPHAN;
 }
@@ -40,10 +40,10 @@ static int unmerge_batch(struct upm_call *call, const struct upm_scan *scan)
 	long done;
 
 	for (i = 0; i < scan->nr; i = j) {
-		bool merged = is_merged(scan->state[i]);
+		bool merged = is_merged(scan->page[i].state);
 
-		for (j = i; j < scan->nr && is_merged(scan->state[j]) == merged;
-		     j++)
+		for (j = i; j < scan->nr &&
+		     is_merged(scan->page[j].state) == merged; j++)
 			;
 		c->pages += j - i;
 		if (!merged) {
@@ -69,28 +69,22 @@ static int unmerge_batch(struct upm_call *call, const struct upm_scan *scan)
 /* A VMA may have become secret, or armed, after it was merged. */
 static bool may_hold_merged(struct vm_area_struct *vma)
 {
-	int refusal = upm_vma_refusal(vma);
+	enum upm_skip reason;
 
-	return (vma->vm_flags & VM_MIXEDMAP) &&
-	       (refusal < 0 || refusal == UPM_SKIP_UFFD ||
-		refusal == UPM_SKIP_SECRET);
+	if (!(vma->vm_flags & VM_MIXEDMAP))
+		return false;
+	return !upm_vma_refused(vma, &reason) || reason == UPM_SKIP_UFFD ||
+	       reason == UPM_SKIP_SECRET;
 }
 
 /* What was never merged is kept, whatever the reason. */
 static int unmerge_some(struct upm_call *call, struct upm_scan *scan)
 {
-	struct vm_area_struct *vma = find_vma(call->mm, call->addr);
-	unsigned long end = call->end;
+	unsigned long end;
+	struct vm_area_struct *vma = upm_call_vma(call, &end);
 
-	if (!vma || vma->vm_start > call->addr) {
-		if (vma)
-			end = min(end, vma->vm_start);
-		upm_call_skip(call, UPM_SKIP_UNMAPPED,
-			      (end - call->addr) >> PAGE_SHIFT);
-		call->addr = end;
+	if (!vma)
 		return 0;
-	}
-	end = min(end, vma->vm_end);
 	if (!may_hold_merged(vma)) {
 		call->counts.pages += (end - call->addr) >> PAGE_SHIFT;
 		call->counts.kept += (end - call->addr) >> PAGE_SHIFT;

@@ -71,7 +71,7 @@
  */
 #define UPM_FILE_MAPPINGS_MAX 64
 
-/* ---- knobs.c: what an administrator sets, /sys/kernel/upm ------------- */
+/* ---- knobs.c: what an administrator sets ------------------------------ */
 
 enum upm_policy {
 	UPM_POLICY_UID,		/* user namespace and effective uid */
@@ -96,13 +96,8 @@ struct upm_knobs {
 };
 
 extern struct upm_knobs upm_knobs;
-extern struct kobject *upm_kobj;
-extern struct kobject *upm_domains_kobj;
 
-int upm_sysfs_init(void);
-void upm_sysfs_exit(void);
-int upm_knobs_init(void);
-void upm_knobs_exit(void);
+void upm_knobs_init(void);
 
 /* ---- stats.c: what happened since the module was loaded --------------- */
 
@@ -123,7 +118,7 @@ struct upm_totals {
 	atomic64_t inserted;
 	atomic64_t zero;
 	atomic64_t unmerged;
-	atomic64_t predicted;	/* found by order, without a hash */
+	atomic64_t successors;	/* found by order, without a hash */
 	atomic64_t freed;	/* shared pages that nobody mapped any more */
 	atomic64_t skipped[UPM_SKIP_NR];
 	atomic64_t phase_ns[UPM_PHASE_NR];
@@ -144,7 +139,7 @@ void upm_totals_reset(void);
  */
 struct upm_entry {
 	struct rhash_head node;
-	struct list_head list;	/* order of insertion: order of prediction */
+	struct list_head list;	/* order of insertion: successors */
 	struct page *page;	/* NULL: dead, or a walker's cursor */
 	union {
 		u64 hash;	/* key: content and, if it matters, the node */
@@ -235,14 +230,15 @@ struct upm_domain {
 	atomic_long_t pages;
 };
 
-int upm_domains_init(void);
+void upm_domains_init(struct kobject *folder, struct kobj_type *type);
 void upm_domains_exit(void);
 struct upm_domain *upm_domain_of_task(struct task_struct *task);
 struct upm_domain *upm_domain_of_name(const u8 name[16]);
-struct upm_domain *upm_domain_of_fd(int fd);
-struct file *upm_domain_file(struct upm_domain *dom);
+void upm_domain_get(struct upm_domain *dom);
 void upm_domain_put(struct upm_domain *dom);
+void upm_domain_release(struct kobject *kobj);
 struct upm_domain *upm_domain_next(struct upm_domain *dom);
+int upm_domain_census(struct upm_domain *dom, struct upm_census *census);
 void upm_domains_reap(void);
 
 /* ---- sweep.c: shared pages that nobody maps --------------------------- */
@@ -255,12 +251,9 @@ void upm_sweep_now(void);
 
 /* ---- scan.c: what the page table says --------------------------------- */
 
-/*
- * What is known of a page of a batch. Below UPM_SKIP_NR it is the reason, an
- * enum upm_skip, to leave the page as it is.
- */
 enum upm_page_state {
-	UPM_PAGE_CANDIDATE = 32,
+	UPM_PAGE_LEFT,		/* stays as it is, for a reason */
+	UPM_PAGE_CANDIDATE,
 	UPM_PAGE_ZERO,		/* is the kernel's zero page */
 	UPM_PAGE_MERGED,	/* is a shared page of ours */
 	UPM_PAGE_ORPHAN,	/* was one, before the module was loaded again */
@@ -271,6 +264,22 @@ enum upm_page_state {
 	UPM_FOUND_LATER,	/* spare pages ran out: in the next batch */
 };
 
+/* What is known of a page of a batch. */
+struct upm_verdict {
+	u8 state;		/* enum upm_page_state */
+	u8 reason;		/* enum upm_skip, of a page that is left */
+};
+
+static inline struct upm_verdict upm_page_is(enum upm_page_state state)
+{
+	return (struct upm_verdict){ .state = state };
+}
+
+static inline struct upm_verdict upm_page_left(enum upm_skip reason)
+{
+	return (struct upm_verdict){ .state = UPM_PAGE_LEFT, .reason = reason };
+}
+
 /* One look at a range of one VMA. */
 struct upm_scan {
 	unsigned int nr;	/* pages */
@@ -278,12 +287,13 @@ struct upm_scan {
 	unsigned int last;	/* candidate, inclusive */
 	unsigned int orphans;
 	bool foreign_special;	/* a PTE that only VM_MIXEDMAP makes legal */
-	u8 state[UPM_BATCH_MAX]; /* enum upm_page_state */
+	struct upm_verdict page[UPM_BATCH_MAX];
 };
 
 void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 		    unsigned int nr, struct upm_scan *scan);
-int upm_vma_refusal(struct vm_area_struct *vma);
+void upm_scan_refuse(struct upm_scan *scan, enum upm_skip reason);
+bool upm_vma_refused(struct vm_area_struct *vma, enum upm_skip *reason);
 
 /* ---- find.c: the shared page for some bytes --------------------------- */
 
@@ -297,7 +307,7 @@ struct upm_finder {
 	struct upm_domain *dom;
 	struct mem_cgroup *memcg; /* to charge in place of the caller's, or NULL */
 	struct upm_entry *cursor; /* last hit; its page is referenced */
-	unsigned int predicted;	/* hits without a hash */
+	unsigned int successors; /* hits without a hash */
 	unsigned int nr_spare;
 	unsigned int want_spare;
 	bool no_spare;		/* even one could not be had */
@@ -308,10 +318,10 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 		     struct mm_struct *mm);
 void upm_finder_refill(struct upm_finder *f);
 void upm_finder_release(struct upm_finder *f);
-int upm_find(struct upm_finder *f, struct page *page, bool anon,
-	     struct page **shared);
+struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
+			    struct page **shared);
 
-/* ---- merge.c, predict.c, unmerge.c: the work ---------------------------- */
+/* ---- call.c: the way over a range -------------------------------------- */
 
 /* One call: whose memory, which part, what became of it. */
 struct upm_call {
@@ -323,13 +333,29 @@ struct upm_call {
 	struct upm_ioc_counts counts;
 };
 
-struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned int *nr,
-				    unsigned int max);
+void upm_call_skip(struct upm_call *call, enum upm_skip reason,
+		   unsigned long pages);
+struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end);
+struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
+					  unsigned int *nr);
+
+/* ---- prepare.c, merge.c, dry_run.c, unmerge.c: the work ----------------- */
+
+void upm_prepare(struct vm_area_struct *vma, unsigned long addr,
+		 struct upm_scan *scan);
 int upm_merge(struct upm_call *call);
-int upm_predict(struct upm_call *call);
+int upm_dry_run(struct upm_call *call);
 int upm_unmerge(struct upm_call *call);
 int upm_unmerge_all(void);
-void upm_call_skip(struct upm_call *call, int reason, unsigned long pages);
+
+/* ---- sysfs.c: /sys/kernel/upm ------------------------------------------ */
+
+extern struct kobj_type upm_domain_ktype;
+
+struct kobject *upm_sysfs_init(void);
+void upm_sysfs_exit(void);
+int upm_sysfs_files_init(void);
+void upm_sysfs_files_exit(void);
 
 /* ---- device.c: /dev/upm ------------------------------------------------ */
 

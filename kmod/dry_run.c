@@ -11,8 +11,8 @@
 #include "compat/compat.h"
 #include "upm.h"
 
-static void predict_page(struct upm_call *call, struct vm_area_struct *vma,
-			 struct page *page)
+static void count_page(struct upm_call *call, struct vm_area_struct *vma,
+		       struct page *page)
 {
 	int nid = READ_ONCE(upm_knobs.merge_across_nodes) ? NUMA_NO_NODE
 							  : page_to_nid(page);
@@ -34,8 +34,8 @@ static void predict_page(struct upm_call *call, struct vm_area_struct *vma,
 	kunmap_local(bytes);
 }
 
-static void predict_candidate(struct upm_call *call, struct vm_area_struct *vma,
-			      unsigned long addr)
+static void count_candidate(struct upm_call *call, struct vm_area_struct *vma,
+			    unsigned long addr)
 {
 	struct page *page;
 
@@ -45,31 +45,34 @@ static void predict_candidate(struct upm_call *call, struct vm_area_struct *vma,
 		call->counts.skipped[UPM_SKIP_BUSY]++;
 		return;
 	}
-	predict_page(call, vma, page);
+	count_page(call, vma, page);
 	put_page(page);
 }
 
-static void predict_batch(struct upm_call *call, struct vm_area_struct *vma,
-			  const struct upm_scan *scan)
+static void count_batch(struct upm_call *call, struct vm_area_struct *vma,
+			const struct upm_scan *scan)
 {
 	unsigned int i;
 
+	call->counts.pages += scan->nr;
 	for (i = 0; i < scan->nr; i++) {
-		u8 state = scan->state[i];
-
-		call->counts.pages++;
-		if (state == UPM_PAGE_CANDIDATE || state == UPM_PAGE_ORPHAN)
-			predict_candidate(call, vma,
-					  call->addr + i * PAGE_SIZE);
-		else if (state == UPM_PAGE_ZERO || state == UPM_PAGE_MERGED)
+		switch (scan->page[i].state) {
+		case UPM_PAGE_CANDIDATE:
+		case UPM_PAGE_ORPHAN:
+			count_candidate(call, vma, call->addr + i * PAGE_SIZE);
+			break;
+		case UPM_PAGE_ZERO:
+		case UPM_PAGE_MERGED:
 			call->counts.already++;
-		else
-			call->counts.skipped[state]++;
+			break;
+		default:
+			call->counts.skipped[scan->page[i].reason]++;
+		}
 	}
 }
 
 /* As upm_merge(), with the same contract, but only counts. */
-int upm_predict(struct upm_call *call)
+int upm_dry_run(struct upm_call *call)
 {
 	struct upm_scan *scan = kvmalloc(sizeof(*scan), GFP_KERNEL_ACCOUNT);
 	struct vm_area_struct *vma;
@@ -84,10 +87,10 @@ int upm_predict(struct upm_call *call)
 			err = -EINTR;
 			break;
 		}
-		vma = upm_call_vma(call, &nr, READ_ONCE(upm_knobs.batch_pages));
+		vma = upm_call_mergeable(call, &nr);
 		if (vma) {
 			upm_scan_range(vma, call->addr, nr, scan);
-			predict_batch(call, vma, scan);
+			count_batch(call, vma, scan);
 			call->addr += nr * PAGE_SIZE;
 		}
 		mmap_read_unlock(call->mm);

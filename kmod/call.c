@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What merge, dry run and unmerge have in common: the way over a range. */
+#include <linux/mm.h>
+#include <linux/mmap_lock.h>
+
+#include "upm.h"
+
+/* Count @pages of the range as left for @reason. */
+void upm_call_skip(struct upm_call *call, enum upm_skip reason,
+		   unsigned long pages)
+{
+	call->counts.pages += pages;
+	call->counts.skipped[reason] += pages;
+}
+
+/**
+ * upm_call_vma() - the VMA that holds call->addr
+ * @call: its range is not worked through; the mmap_lock of its mm is held
+ * @end: where the VMA's part of the range ends
+ *
+ * Return: the VMA; NULL if there is none: then the pages up to the next one are
+ * counted as unmapped, and call->addr is behind them.
+ */
+struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end)
+{
+	struct vm_area_struct *vma;
+
+	mmap_assert_locked(call->mm);
+	vma = find_vma(call->mm, call->addr);
+	*end = call->end;
+	if (vma && vma->vm_start <= call->addr) {
+		*end = min(*end, vma->vm_end);
+		return vma;
+	}
+	if (vma)
+		*end = min(*end, vma->vm_start);
+	upm_call_skip(call, UPM_SKIP_UNMAPPED,
+		      (*end - call->addr) >> PAGE_SHIFT);
+	call->addr = *end;
+	return NULL;
+}
+
+/*
+ * As upm_call_vma(), for a VMA that may be merged; *@nr is how many of its pages
+ * come next, at most a batch. What lies in another VMA is counted as skipped.
+ */
+struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
+					  unsigned int *nr)
+{
+	unsigned long end, pages;
+	struct vm_area_struct *vma = upm_call_vma(call, &end);
+	enum upm_skip reason;
+
+	if (!vma)
+		return NULL;
+	pages = (end - call->addr) >> PAGE_SHIFT;
+	if (upm_vma_refused(vma, &reason)) {
+		upm_call_skip(call, reason, pages);
+		call->addr = end;
+		return NULL;
+	}
+	*nr = min_t(unsigned long, pages, READ_ONCE(upm_knobs.batch_pages));
+	return vma;
+}
