@@ -137,6 +137,8 @@ static int ioctl_info(struct ucmd *c)
 {
 	struct upm_ioc_info *info = &c->arg.info;
 
+	if (info->reserved0 || info->reserved1[0] || info->reserved1[1])
+		return -EINVAL;
 	memset(info, 0, sizeof(*info));
 	info->abi_version = UPM_ABI_VERSION;
 	info->page_size = PAGE_SIZE;
@@ -343,7 +345,7 @@ static int ioctl_stats(struct ucmd *c)
 	struct upm_domain *dom;
 	int err;
 
-	if (s->flags)
+	if (s->flags || s->reserved[0] || s->reserved[1] || s->reserved[2])
 		return -EINVAL;
 	if (s->domain_fd < -1)
 		return -EBADF;
@@ -366,21 +368,24 @@ static int ioctl_stats(struct ucmd *c)
 struct ioctl_op {
 	unsigned int cmd;
 	unsigned int size;
+	unsigned int min_size;	/* that of the first version, to its last input */
 	int (*run)(struct ucmd *c);
 };
 
-#define IOCTL_OP(_cmd, _run, _struct)					\
+#define IOCTL_OP(_cmd, _run, _struct, _last)				\
 	[_IOC_NR(_cmd)] = {						\
 		.cmd = _cmd,						\
 		.size = sizeof(struct _struct),				\
+		.min_size = offsetofend(struct _struct, _last),		\
 		.run = _run,						\
 	}
 
 static const struct ioctl_op ioctl_ops[] = {
-	IOCTL_OP(UPM_IOC_INFO, ioctl_info, upm_ioc_info),
-	IOCTL_OP(UPM_IOC_ADVISE, ioctl_advise, upm_ioc_advise),
-	IOCTL_OP(UPM_IOC_DOMAIN_OPEN, ioctl_domain_open, upm_ioc_domain),
-	IOCTL_OP(UPM_IOC_STATS, ioctl_stats, upm_ioc_stats),
+	IOCTL_OP(UPM_IOC_INFO, ioctl_info, upm_ioc_info, reserved1),
+	IOCTL_OP(UPM_IOC_ADVISE, ioctl_advise, upm_ioc_advise, reserved1),
+	IOCTL_OP(UPM_IOC_DOMAIN_OPEN, ioctl_domain_open, upm_ioc_domain,
+		 reserved),
+	IOCTL_OP(UPM_IOC_STATS, ioctl_stats, upm_ioc_stats, reserved),
 };
 
 /* The size in a number is the caller's; all else must be as in the table. */
@@ -407,6 +412,8 @@ static long upm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (!op)
 		return -ENOTTY;
+	if (c.usize < op->min_size)
+		return -EINVAL;
 	err = copy_struct_from_user(&c.arg, op->size, c.user, c.usize);
 	if (!err)
 		err = op->run(&c);

@@ -10,14 +10,16 @@
  * Structures grow at their end: a kernel takes a shorter (older) one and
  * zero-extends it, and takes a longer (newer) one when the part that it does
  * not know is zero; the size is in the ioctl number. A field that the kernel
- * does not know is never written.
+ * does not know is never written. The structures of this header are the shortest;
+ * only upm_ioc_advise may end anywhere behind its reserved1.
  *
  * Errors, the same for every call (each also fails with EFAULT when the
  * argument cannot be read or written, and ENOTTY for an unknown call):
  *
  *  EINVAL      unknown flag, contradicting flags, a reserved field that is not
- *              zero, addr or len not a multiple of the page size, addr + len
- *              overflows or leaves the address space
+ *              zero, a structure that is too short, addr or len not a multiple
+ *              of the page size, addr + len overflows or leaves the address
+ *              space
  *  E2BIG       the structure is longer than the kernel's, and the part that
  *              the kernel does not know is not zero
  *  ENOMEM      some page of [addr, addr + len) is not mapped (as madvise(2)

@@ -4,6 +4,7 @@
 // And calls of programs that were built with another version of the header.
 #include "tests/kmod/support/actor.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -224,6 +225,27 @@ TEST_F(Arguments, OtherCalls) {
     EXPECT_EQ(try_ioctl(device_.fd(), UPM_IOC_STATS, &stats), EBADF);
 }
 
+// Reserved fields are those of every call.
+TEST_F(Arguments, ReservedFieldsOfOtherCalls) {
+    upm_ioc_info info{};
+    for (__u64 *field : {&info.reserved1[0], &info.reserved1[1]}) {
+        *field = 1;
+        EXPECT_EQ(try_ioctl(device_.fd(), UPM_IOC_INFO, &info), EINVAL);
+        *field = 0;
+    }
+    info.reserved0 = 1;
+    EXPECT_EQ(try_ioctl(device_.fd(), UPM_IOC_INFO, &info), EINVAL);
+
+    upm_ioc_stats stats{};
+    stats.domain_fd = -1;
+    for (__u64 &field : stats.reserved) {
+        field = 1;
+        EXPECT_EQ(try_ioctl(device_.fd(), UPM_IOC_STATS, &stats), EINVAL);
+        field = 0;
+    }
+    EXPECT_EQ(try_ioctl(device_.fd(), UPM_IOC_STATS, &stats), 0);
+}
+
 TEST_F(Arguments, Info) {
     const upm_ioc_info info = device_.info();
     EXPECT_EQ(info.abi_version, std::uint32_t{UPM_ABI_VERSION});
@@ -277,6 +299,39 @@ TEST_F(Arguments, OlderStructure) {
     EXPECT_EQ(pages, kPages);
     for (const std::byte byte : memory.guard)
         ASSERT_EQ(byte, std::byte{0xa5});
+}
+
+// Shorter than any version of the structure: refused, and neither the structure nor a
+// byte behind it is written.
+TEST_F(Arguments, TooShortStructure) {
+    const struct {
+        unsigned number;
+        std::size_t least;
+    } calls[] = {
+        {0, sizeof(upm_ioc_info)},
+        {1, offsetof(upm_ioc_advise, counts)},
+        {2, sizeof(upm_ioc_domain)},
+        {3, sizeof(upm_ioc_stats)},
+    };
+    for (const auto &call : calls) {
+        for (const std::size_t size : {std::size_t{0}, std::size_t{4}, call.least - 1}) {
+            std::array<std::byte, 512> memory{};
+            std::fill(memory.begin() + static_cast<std::ptrdiff_t>(size), memory.end(),
+                      std::byte{0xa5});
+            const auto before = memory;
+            const unsigned long request =
+                _IOC(_IOC_READ | _IOC_WRITE, UPM_IOC_MAGIC, call.number, size);
+            EXPECT_EQ(try_ioctl(device_.fd(), request, memory.data()), EINVAL)
+                << "call " << call.number << ", " << size << " bytes";
+            EXPECT_EQ(memory, before) << "call " << call.number << ", " << size << " bytes";
+        }
+    }
+    // The shortest that is taken.
+    const unsigned long request =
+        _IOC(_IOC_READ | _IOC_WRITE, UPM_IOC_MAGIC, 1, offsetof(upm_ioc_advise, counts));
+    EXPECT_EQ(try_ioctl(device_.fd(), request, &call_), 0);
+    EXPECT_EQ(call_.counts.pages, 0U);
+    EXPECT_EQ(statistic("pages_shared"), kPages);
 }
 
 // ---- a signal ----------------------------------------------------------------
