@@ -4,6 +4,7 @@
 ##
 ##   all         user space and the module for every kernel whose headers are installed
 ##   kmod        only the module: build/kmod/<release>/upm.ko
+##   tests       what tests and benchmarks run, too (without running it)
 ##   test        unit tests here, then the test suite in a VM on 6.1 and 6.12
 ##   kmod-7.2    the module for the kernel of Debian sid, in a folder of sid (as root)
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
@@ -14,10 +15,9 @@
 ##   bench       benchmarks, in a VM
 ##   demo        N containers of a function, without and with UPM (N=16 MODEL=alexnet
 ##               or resnet50, BACKEND=auto); with KERNEL=6.1 in a VM with the module (N=4)
-##   demo-vm     the same as demo with KERNEL=6.1, or the first kernel that is tested on
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
-##   uninstall   remove what install installed
+##   uninstall   remove what install installed (DESTDIR)
 ##   wheel       the Python package as build/upm-<version>-<tags>.whl
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
 ##   clean       remove build/
@@ -47,9 +47,9 @@ SHELL   := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) test test-vm test-long \
-	test-programs test-debug lint bench demo demo-vm docs install uninstall wheel dkms \
-	clean help
+.PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
+	test-long test-programs test-debug lint bench demo docs install uninstall wheel \
+	dkms clean help
 
 all: user kmod
 
@@ -71,15 +71,27 @@ $(BUILD)/.deps/%: tools/dev/deps
 CMAKE_DIR := $(BUILD)/cmake
 
 # All of them: a new one is no reason for ninja to look again.
-CMAKE_LISTS = $(wildcard CMakeLists.txt */CMakeLists.txt */*/CMakeLists.txt)
+CMAKE_LISTS = $(shell find . -path ./$(BUILD) -prune -o -name CMakeLists.txt -print)
 
+# Without tests and benchmarks at first, which need more packages.
 $(CMAKE_DIR)/build.ninja: $(CMAKE_LISTS) | $(call deps,user)
 	@cmake -S . -B $(CMAKE_DIR) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-		-DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+		-DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DCMAKE_INSTALL_PREFIX=$(PREFIX) \
+		$(if $(wildcard $(CMAKE_DIR)/CMakeCache.txt),,-DUPM_BUILD_TESTS=OFF -DUPM_BUILD_BENCH=OFF)
 	@touch $@
 
+# With them from here on; `make` builds the targets `all` only, all the same.
+$(CMAKE_DIR)/.with-tests: | $(CMAKE_DIR)/build.ninja $(call deps,tests)
+	@cmake -DUPM_BUILD_TESTS=ON -DUPM_BUILD_BENCH=ON $(CMAKE_DIR)
+	@touch $@
+
+build = @cmake --build $(CMAKE_DIR) -j $(JOBS)
+
 user: $(CMAKE_DIR)/build.ninja
-	@cmake --build $(CMAKE_DIR) -j $(JOBS)
+	$(build)
+
+tests: $(CMAKE_DIR)/.with-tests $(CMAKE_DIR)/build.ninja
+	$(build) --target all tests/all bench/all
 
 # --- the module ------------------------------------------------------------
 
@@ -104,7 +116,7 @@ KERNELS    ?= $(sort $(filter-out %-cloud-$(DEB_ARCH) %-rt-$(DEB_ARCH), \
 	$(if $(wildcard /lib/modules/$(RUNNING)/build),$(RUNNING))) $(if $(DEBUG_TREE),debug)
 
 KMOD_SOURCES = $(shell find kmod -name '*.[ch]' ! -name '*.mod.c' ! -name probed.h \
-	-o -name Kbuild -o -name Makefile -o -name probe)
+	-o -name Kbuild -o -name Makefile -o -name probe -o -name dkms.conf)
 
 # A second make, because it must look for headers after they were installed.
 kmod: $(call deps,kernel)
@@ -143,37 +155,32 @@ $(KMOD_OUT)/%/upm.ko: $(KMOD_SOURCES) Makefile $$(wildcard $$(call headers,$$*)/
 TEST_KERNELS = $(or $(KERNEL),$(shell tools/dev/deps --kernels))
 FOR_KERNEL  := $(if $(filter debug $(SID_KERNEL),$(KERNEL)),kmod-$(KERNEL))
 
-test: all $(call deps,vm faas) $(FOR_KERNEL)
+test: tests kmod $(call deps,vm faas) $(FOR_KERNEL)
 	@tests/run-steps scripts unit vm-self $(TEST_KERNELS:%=vm:%)
 
-test-vm: all $(call deps,vm) $(FOR_KERNEL)
+test-vm: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
-test-long: all $(call deps,vm) $(FOR_KERNEL)
+test-long: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=long:%)
 
-test-programs: user $(call deps,programs)
+test-programs: tests $(call deps,programs)
 	@JOBS=$(JOBS) tests/preload/real_programs.py
 
-test-debug: all $(call deps,vm) kmod-debug
+test-debug: tests $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug
 
-bench: all $(call deps,vm) $(FOR_KERNEL)
+bench: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@bench/run $(if $(KERNEL),--kernel $(KERNEL))
 
-DEMO = @faas-integration/demo --model $(MODEL) --backend $(BACKEND) $(if $(N),-n $(N))
+# Builds no more than the demo runs: it is the first thing that people try.
+demo: $(CMAKE_DIR)/build.ninja $(call deps,faas demo) $(if $(KERNEL),kmod $(call deps,vm)) \
+		$(FOR_KERNEL)
+	$(build) --target upm_command upm_preload upmd pss-report
+	@faas-integration/demo --model $(MODEL) --backend $(BACKEND) $(if $(N),-n $(N)) \
+		$(if $(KERNEL),--kernel $(KERNEL))
 
-ifeq ($(KERNEL),)
-demo: user $(call deps,faas demo)
-	$(DEMO)
-else
-demo: demo-vm
-endif
-
-demo-vm: all $(call deps,vm faas demo)
-	$(DEMO) --kernel $(or $(KERNEL),$(firstword $(shell tools/dev/deps --kernels)))
-
-lint: all $(call deps,lint docs)
+lint: tests kmod $(call deps,lint docs)
 	@tools/dev/lint
 
 docs: $(call deps,docs)
@@ -181,30 +188,27 @@ docs: $(call deps,docs)
 
 # --- installation ----------------------------------------------------------
 
-MAN_PAGES    = $(wildcard docs/man/*.[1-9])
-MAN_DIR      = $(PREFIX)/share/man
-# What was installed, without DESTDIR: CMake writes the first file.
-MANIFESTS    = $(wildcard $(CMAKE_DIR)/install_manifest.txt $(BUILD)/man_manifest.txt)
+# What was installed, without DESTDIR. CMake's own list is that of its last run only,
+# which may have been a test.
+INSTALLED   ?= $(BUILD)/installed.txt
 DKMS_VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\{0,1\}\([^"]*\)"\{0,1\}$$/\1/p' kmod/dkms.conf)
 DKMS_SOURCE  = $(DESTDIR)/usr/src/upm-$(DKMS_VERSION)
 
-install: user
-	@cmake -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_DIR) >/dev/null # where Python looks
-	@DESTDIR="$(DESTDIR)" cmake --install $(CMAKE_DIR) --prefix "$(PREFIX)"
-	@: >$(BUILD)/man_manifest.txt
-	@for page in $(MAN_PAGES); do \
-		to="$(MAN_DIR)/man$${page##*.}/$${page##*/}"; \
-		grep -qxF -- "$$to" $(CMAKE_DIR)/install_manifest.txt && continue; \
-		echo "-- Installing: $(DESTDIR)$$to"; \
-		install -D -m 644 "$$page" "$(DESTDIR)$$to"; \
-		echo "$$to" >>$(BUILD)/man_manifest.txt; \
-	done
+# The prefix is known to the build: it says where Python looks, and libupm for its broker.
+install: $(CMAKE_DIR)/build.ninja
+	@grep -qxF "CMAKE_INSTALL_PREFIX:PATH=$(PREFIX)" $(CMAKE_DIR)/CMakeCache.txt || \
+		cmake -DCMAKE_INSTALL_PREFIX="$(PREFIX)" $(CMAKE_DIR) >/dev/null
+	$(build)
+	@DESTDIR="$(DESTDIR)" cmake --install $(CMAKE_DIR) --strip
+	@sed '$$a\' $(CMAKE_DIR)/install_manifest.txt | \
+		sort -u -o "$(INSTALLED)" - $(wildcard $(INSTALLED))
 	@[[ -n "$(DESTDIR)" || $$(id -u) -ne 0 ]] || ldconfig
 
 uninstall:
-	$(if $(MANIFESTS),,$(error nothing was installed from here: no manifest in $(BUILD)))
-	@cat $(MANIFESTS) | sed '$$a\' | while read -r file; do \
-		[[ -z $$file ]] || rm -fv "$(DESTDIR)$$file"; done
+	$(if $(wildcard $(INSTALLED)),,$(error nothing was installed from here: no $(INSTALLED)))
+	@tools/dev/uninstall "$(DESTDIR)" <"$(INSTALLED)"
+	@[[ -n "$(DESTDIR)" ]] || rm "$(INSTALLED)"
+	@[[ -n "$(DESTDIR)" || $$(id -u) -ne 0 ]] || ldconfig
 
 # For the Python of UPM_PYTHON; the tools of the build are pip's to fetch, nothing else.
 wheel: $(call deps,user wheel)

@@ -50,8 +50,6 @@
 
 #include "uapi/upm.h"
 
-#define UPM_VERSION "0.1.0"
-
 /* Pages of one batch: an array element each, a page table's worth at most. */
 #define UPM_BATCH_MAX 512U
 

@@ -10,7 +10,7 @@
 #
 #   --fake   on the fake driver, small: to test this script; the times mean nothing
 #
-# Needs a finished `make user`. Exit status 4: there is no GPU here.
+# Needs a finished `make tests`. Exit status 4: there is no GPU here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -33,7 +33,7 @@ done
 
 for program in upm-cuda-measure upm-cuda-tests upm-cudad; do
     if [[ ! -x $bin/$program ]]; then
-        echo "measure.sh: no $bin/$program: run 'make user' first" >&2
+        echo "measure.sh: no $bin/$program: run 'make tests' first" >&2
         exit 1
     fi
 done

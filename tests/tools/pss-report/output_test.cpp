@@ -51,7 +51,10 @@ TEST(Golden, Json) {
     const Snapshot snapshot = test::fixed_snapshot(true);
     const std::string text =
         dump(to_json(sorted(snapshot, GroupBy::kProcess, "pid"), snapshot)) + "\n";
-    expect_golden("process.json", text);
+    const std::string version = "pss-report " UPM_VERSION;
+    EXPECT_EQ(Json::parse(text)["tool"], version);
+    expect_golden("process.json", std::string(text).replace(text.find(version), version.size(),
+                                                            "pss-report VERSION"));
     EXPECT_EQ(Json::parse(text)["rows"].size(), 4U);
 }
 
