@@ -64,5 +64,26 @@ class Arrows(unittest.TestCase):
             self.assertIsNotNone(self.fault(Path(path), name), f"{path} {name}")
 
 
+class Glibc(unittest.TestCase):
+    """What an artefact needs, and its floor."""
+
+    def fault(self, floor: str, *symbols: str) -> str | None:
+        lines = "".join(f"                 U {symbol}\n" for symbol in symbols)
+        fault: str | None = load(CHECK_TREE).glibc_fault(floor, lines)
+        return fault
+
+    def test_versions_are_numbers(self) -> None:
+        self.assertIsNone(self.fault("2.17", "open@GLIBC_2.2.5", "dlsym@GLIBC_2.9"))
+        self.assertIsNone(self.fault("2.17", "clock_gettime@GLIBC_2.17"))
+        late = self.fault("2.9", "open@GLIBC_2.2.5", "clock_gettime@GLIBC_2.17")
+        self.assertEqual(late, "needs more than GLIBC 2.9: clock_gettime")
+
+    def test_private_symbols_are_newer_than_all(self) -> None:
+        self.assertIn("_dl_x", self.fault("99.0", "open@GLIBC_2.2.5", "_dl_x@GLIBC_PRIVATE") or "")
+
+    def test_an_artefact_without_symbols_is_suspicious(self) -> None:
+        self.assertIsNotNone(self.fault("2.17", "printf"))
+
+
 if __name__ == "__main__":
     unittest.main()
