@@ -312,12 +312,15 @@ class Host:
         if reason:
             self.kind = f"plain processes, not containers: {reason}"
             directory = self._weights.parent if self._weights else Path("/nonexistent")
-            self.paths = Paths(str(image.SERVER), str(self.function.directory), str(directory), "")
+            self.paths = Paths(
+                str(image.RUNTIME / image.SERVER), str(self.function.directory), str(directory), ""
+            )
             return
         self.isolated = True
         source = "a copy of the image each" if self._copies else "one shared image"
         self.kind = f"runc containers (own {namespaces} namespaces, memory limit), {source}"
-        self.paths = Paths("/opt/faas/server.py", "/var/task", "/var/task/weights", RUN_DIRECTORY)
+        server = str(image.RUNTIME_THERE / image.SERVER)
+        self.paths = Paths(server, "/var/task", "/var/task/weights", RUN_DIRECTORY)
 
     def _try_runc(self, stack: contextlib.ExitStack) -> str:
         """Why there can be no containers; empty if there can."""

@@ -20,9 +20,13 @@ from pathlib import Path
 from faas.functions import Function
 
 HERE = Path(__file__).resolve().parents[1]
-SERVER = HERE / "runtimes" / "http" / "server.py"
+RUNTIME = HERE / "runtimes"
+SERVER = Path("http", "server.py")  # below RUNTIME, and below RUNTIME_THERE in images
+RUNTIME_THERE = Path("/opt/faas")
+RUNTIME_FILES = (SERVER, Path("common", "json_http.py"), Path("common", "strict_json.py"))
 
 BASE_PACKAGES = ("base-files", "coreutils", "dash", "libc-bin", "libc6", "python3", "util-linux")
+RUNTIME_PACKAGES = ("python3-waitress",)
 ALTERNATIVES = Path("/var/lib/dpkg/alternatives")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 LEFT_OUT = re.compile(
@@ -52,7 +56,7 @@ def _output(*command: str) -> str:
 
 def closure(packages: Iterable[str]) -> list[str]:
     """The packages with all that they depend on, as installed here. Raises ImageError."""
-    wanted = sorted(set(packages) | set(BASE_PACKAGES))
+    wanted = sorted(set(packages) | set(BASE_PACKAGES) | set(RUNTIME_PACKAGES))
     status = _output("dpkg-query", "-W", "-f", "${binary:Package} ${Package} ${db:Status-Status}\n")
     known = {}
     for line in status.splitlines():
@@ -171,23 +175,22 @@ def base(directory: Path, packages: Iterable[str], programs: Iterable[Path]) -> 
 
 def function(directory: Path, what: Function, weights: Path | None) -> Path:
     """The layer of a function with its weights' file and the server, made if not there."""
-    sources = [*sorted(p for p in what.directory.iterdir() if p.is_file()), SERVER]
-    parts = [f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in sources]
+    own = {Path("var/task", p.name): p for p in sorted(what.directory.iterdir()) if p.is_file()}
+    there = RUNTIME_THERE.relative_to("/")
+    sources = own | {there / name: RUNTIME / name for name in RUNTIME_FILES}
+    parts = [f"{to} {hashlib.sha256(p.read_bytes()).hexdigest()}" for to, p in sources.items()]
     if weights is not None:
         parts.append(f"{weights.name} {weights.stat().st_mtime_ns} {weights.stat().st_size}")
     stamp = _stamp(parts)
     if _is_current(directory, stamp):
         return directory
     tree = _fresh(directory)
-    task, server = tree / "var" / "task", tree / "opt" / "faas"
-    task.mkdir(parents=True)
-    server.mkdir(parents=True)
-    for path in sources[:-1]:
-        shutil.copy(path, task)
-    shutil.copy(SERVER, server)
+    for to, path in sources.items():
+        (tree / to).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tree / to)
     if weights is not None:
-        (task / "weights").mkdir()
-        shutil.copy(weights, task / "weights")
+        (tree / "var/task/weights").mkdir()
+        shutil.copy(weights, tree / "var/task/weights")
     return _finish(tree, directory, stamp)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One function on one platform's runtime: AWS Lambda, OpenWhisk or HTTP.
+"""One function on one platform's runtime: AWS Lambda, OpenWhisk, HTTP, functions-framework.
 
 Each class is a context manager that starts the runtime as its platform would,
 without a container; ask() sends a request the way of the platform. `wrapper` is
@@ -14,9 +14,9 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +27,9 @@ RUNTIMES = Path(__file__).resolve().parents[1] / "runtimes"
 PYTHON = "/usr/bin/python3"
 START = 120.0  # seconds that a runtime may take to start
 
-sys.path[:0] = [str(RUNTIMES / "aws-lambda"), str(RUNTIMES / "openwhisk")]
+sys.path[:0] = [str(RUNTIMES / name) for name in ("aws-lambda", "openwhisk", "common")]
 
+import json_http  # noqa: E402
 import proxy  # noqa: E402
 import runtime_api  # noqa: E402
 
@@ -47,17 +48,18 @@ class Platform(Protocol):
         """The function's answer. Raises PlatformError if it failed."""
 
 
-def lambda_python(cache: Path | None = None) -> Path:
-    """An interpreter that has awslambdaric and Debian's packages, made if not there.
+def interpreter(platform: str) -> Path:
+    """One that has what the platform's requirements.txt names and Debian's packages.
 
-    Raises PlatformError if there is no way to the package.
+    It lies in a virtual environment of the cache directory, made if not there.
+    Raises PlatformError if there is no way to the packages.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "upm"
-    directory = (cache or home) / "lambda-venv"
-    wanted = RUNTIMES / "aws-lambda" / "requirements.txt"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "upm"
+    directory = cache / f"{platform}-venv"
+    wanted = RUNTIMES / platform / "requirements.txt"
     stamp = directory / "requirements.txt"
     if not stamp.exists() or stamp.read_bytes() != wanted.read_bytes():
-        print(f"installing awslambdaric from PyPI into {directory}", flush=True)
+        print(f"installing {platform}'s runtime from PyPI into {directory}", flush=True)
         pip = [str(directory / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         for command in (
             [PYTHON, "-m", "venv", "--clear", "--system-site-packages", str(directory)],
@@ -100,7 +102,7 @@ class Lambda:
 
     def __enter__(self) -> Lambda:
         """Starts both."""
-        python = lambda_python()
+        python = interpreter("aws-lambda")
         self._stack.enter_context(self._api)
         process = subprocess.Popen(
             [str(RUNTIMES / "aws-lambda" / "bootstrap")],
@@ -134,7 +136,8 @@ class Lambda:
             raise PlatformError(str(error) or "no answer in time") from error
 
 
-def _post(port: int, path: str, body: Any, timeout: float) -> Any:
+def post(port: int, path: str, body: Any, timeout: float) -> Any:
+    """The JSON that answers this JSON. Raises PlatformError for a status other than 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -155,34 +158,37 @@ class OpenWhisk:
         loop = [PYTHON, str(RUNTIMES / "openwhisk" / "action_loop.py"), str(function.directory)]
         self._function = function
         self._env = _environment(function, env)
-        self._server, self._action = proxy.serve([*(wrapper or []), *loop], 0)
-        self.port = int(self._server.server_address[1])
+        self._proxy = proxy.Proxy([*(wrapper or []), *loop])
+        self._server = json_http.Server("127.0.0.1:0", self._proxy.answer)
+        self.port = self._server.port
         self._activations = 0
         self.pid = 0
 
     def __enter__(self) -> OpenWhisk:
         """Starts the proxy, and the action by /init."""
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server.__enter__()
         value = {"name": self._function.name, "main": "main", "env": self._env}
-        _post(self.port, "/init", {"value": value}, START)
-        self.pid = self._action.pid or 0
+        post(self.port, "/init", {"value": value}, START)
+        self.pid = self._proxy.action.pid or 0
         return self
 
     def __exit__(self, *_: object) -> None:
         """Ends both."""
-        self._action.stop()
-        self._server.shutdown()
-        self._server.server_close()
+        self._proxy.action.stop()
+        self._server.__exit__()
 
     def ask(self, event: dict[str, Any]) -> Any:
         """An activation, by /run."""
         self._activations += 1
         activation = {"value": event, "activation_id": f"{self._activations:032x}"}
-        return _post(self.port, "/run", activation, self._function.timeout)
+        return post(self.port, "/run", activation, self._function.timeout)
 
 
 class Http:
     """The HTTP server of Knative's and of-watchdog's contract on a free port."""
+
+    READY = ("/_/ready", 200)
+    """A path and the status that it has once requests are taken."""
 
     def __init__(self, function: Function, wrapper: list[str] | None = None, **env: str) -> None:
         """`wrapper`: words before the server's command."""
@@ -193,21 +199,21 @@ class Http:
 
     def __enter__(self) -> Http:
         """Starts it and waits until it is ready."""
-        with contextlib.closing(_free_port()) as held:
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as held:
             self.port = held.getsockname()[1]
-        server = [PYTHON, str(RUNTIMES / "http" / "server.py"), str(self._function.directory)]
         more = {"PORT": str(self.port), "upstream_lock": f"/tmp/.upm-lock-{self.port}"}
         process = subprocess.Popen(
-            [*self._wrapper, *server], env=_environment(self._function, {**more, **self._more})
+            [*self._wrapper, *self._command()],
+            env=_environment(self._function, {**more, **self._more}),
         )
         self._stack.callback(_stop, process)
-        self.pid = process.pid
         end = time.monotonic() + START
         while not self.is_ready():
             if process.poll() is not None or time.monotonic() > end:
                 self._stack.close()
                 raise PlatformError(f"the server is not ready; exit status {process.returncode}")
             time.sleep(0.05)
+        self.pid = self._worker(process.pid)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -217,9 +223,10 @@ class Http:
     def is_ready(self) -> bool:
         """What a readiness probe finds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        path, status = self.READY
         try:
-            connection.request("GET", "/_/ready")
-            return connection.getresponse().status == 200
+            connection.request("GET", path)
+            return connection.getresponse().status == status
         except OSError:
             return False
         finally:
@@ -227,10 +234,27 @@ class Http:
 
     def ask(self, event: dict[str, Any]) -> Any:
         """A request."""
-        return _post(self.port, "/", event, self._function.timeout)
+        return post(self.port, "/", event, self._function.timeout)
+
+    def _command(self) -> list[str]:
+        return [PYTHON, str(RUNTIMES / "http" / "server.py"), str(self._function.directory)]
+
+    def _worker(self, pid: int) -> int:
+        """The process that the function runs in, of the server's first process."""
+        return pid
 
 
-def _free_port() -> Any:
-    import socket
+class FunctionsFramework(Http):
+    """The real functions-framework: gunicorn's first process, and a worker with the function."""
 
-    return socket.create_server(("127.0.0.1", 0))
+    READY = ("/robots.txt", 404)  # of all paths, the framework itself answers this one
+
+    def _command(self) -> list[str]:
+        python = interpreter("functions-framework")
+        self._more["PYTHONPATH"] = str(self._function.directory)
+        source = RUNTIMES / "functions-framework" / "main.py"
+        program = str(python.with_name("functions-framework"))
+        return [program, "--source", str(source), "--target", "call", "--host", "127.0.0.1"]
+
+    def _worker(self, pid: int) -> int:
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -8,6 +8,7 @@ import os
 import runpy
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ FAAS = ROOT / "faas-integration"
 EXIT_SKIPPED = 4
 
 sys.path.insert(0, str(FAAS))
+
+from faas import functions, platforms  # noqa: E402
 
 HAVE_TORCH = bool(importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"))
 HAVE_PIL = importlib.util.find_spec("PIL") is not None
@@ -46,6 +49,53 @@ class TemporaryDirectory(unittest.TestCase):
         before = dict(os.environ)
         self.addCleanup(os.environ.update, before)
         self.addCleanup(os.environ.clear)
+
+
+# Says on a file what it was called with, then runs it: in place of `upm run --`.
+WRAPPER = """#!/bin/sh
+echo "$@" >"{witness}"
+exec "$@"
+"""
+FAILING = "def handler(event):\n    raise RuntimeError('as asked for')\n"
+WORDS = {"text": "One two. Three four!"}
+
+
+class RuntimeCase(TemporaryDirectory):
+    """Has a wrapper, and a function of the test's own, which fails at first."""
+
+    def setUp(self) -> None:
+        """Writes both."""
+        super().setUp()
+        self.text = functions.find("text")
+        self.witness = self.directory / "witness"
+        self.wrapper = self.program("wrapper", WRAPPER.format(witness=self.witness))
+        settings = {k: v for k, v in vars(self.text).items() if k != "directory"}
+        self.own = functions.Function(directory=self.directory, **settings)
+        self.write_function(FAILING)
+
+    def program(self, name: str, text: str | bytes) -> Path:
+        """An executable file."""
+        path = self.directory / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.chmod(0o755)
+        return path
+
+    def write_function(self, text: str) -> None:
+        """Of `self.own`, for what is started from now on."""
+        (self.directory / "function.py").write_text(text)
+
+    def check_answers(self, platform: platforms.Platform) -> None:
+        """Two requests, the second served by the same process."""
+        for _ in range(2):
+            answer = platform.ask(WORDS)
+            self.assertEqual((answer["words"], answer["sentences"]), (4, 2))
+
+    def wait_for(self, path: Path) -> None:
+        """Until it is there."""
+        end = time.monotonic() + 30
+        while not path.exists():
+            self.assertLess(time.monotonic(), end, f"no {path}")
+            time.sleep(0.02)
 
 
 def main() -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Emulates Lambda's Runtime API (version 2018-06-01) for one runtime.
 
@@ -12,18 +11,22 @@ https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 
 from __future__ import annotations
 
-import contextlib
-import json
 import queue
 import re
+import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+import strict_json
+from json_http import Reply, Request, Server, reply
 
 PREFIX = "/2018-06-01/runtime"
 INVOKE = "/2015-03-31/functions/function/invocations"
@@ -59,31 +62,22 @@ class RuntimeApi:
         self._at_work: dict[str, _Invocation] = {}
         self._failed_start: FunctionError | None = None
         self._ended = threading.Event()
-        handler = type("BoundTalk", (_Talk,), {"api": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = Server("127.0.0.1:0", _Service(self).answer)
 
     @property
     def address(self) -> str:
         """For AWS_LAMBDA_RUNTIME_API: host:port."""
-        host, port = self._server.server_address[:2]
-        return f"{host!s}:{port}"
+        return f"127.0.0.1:{self._server.port}"
 
     def __enter__(self) -> RuntimeApi:
         """Serves."""
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._server.__enter__()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Lets the runtime's open requests go, and closes."""
         self._ended.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.__exit__()
 
     def invoke(self, event: Any) -> Any:
         """The function's answer.
@@ -93,7 +87,7 @@ class RuntimeApi:
         """
         if self._failed_start is not None:
             raise self._failed_start
-        invocation = _Invocation(json.dumps(event).encode(), time.time() + self._timeout)
+        invocation = _Invocation(strict_json.write(event), time.time() + self._timeout)
         self._at_work[invocation.identity] = invocation
         self._waiting.put(invocation)
         try:
@@ -101,9 +95,9 @@ class RuntimeApi:
         finally:
             del self._at_work[invocation.identity]
 
-    def take(self) -> _Invocation | None:
-        """The next event for the runtime; None at the end."""
-        while not self._ended.is_set():
+    def take(self, gone: Callable[[], bool]) -> _Invocation | None:
+        """The next event for the runtime; None at the end, or once that is `gone`."""
+        while not self._ended.is_set() and not gone():
             try:
                 found = self._waiting.get(timeout=0.2)
             except queue.Empty:
@@ -131,84 +125,59 @@ class RuntimeApi:
                 invocation.outcome.set_exception(self._failed_start)
 
 
-class _Talk(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    api: RuntimeApi
+class _Service:
+    """What is answered to each request."""
 
-    def do_GET(self) -> None:  # noqa: N802  # the name it is found by
-        if self.path != f"{PREFIX}/invocation/next":
-            self._reply(404, {"errorType": "NotFound", "errorMessage": self.path})
-            return
-        invocation = self.api.take()
+    def __init__(self, api: RuntimeApi) -> None:
+        """`api` has the invocations."""
+        self._api = api
+
+    def answer(self, request: Request) -> Reply:
+        """The reply."""
+        if request.method == "GET" and request.path == f"{PREFIX}/invocation/next":
+            return self._next(request)
+        if request.method != "POST":
+            return _error(404, "NotFound", request.path)
+        if len(request.body) > LARGEST:
+            message = f"{len(request.body)} bytes; at most {LARGEST}"
+            return _error(413, "RequestEntityTooLarge", message)
+        try:
+            body = strict_json.read(request.body or b"{}")
+        except strict_json.NotJsonError as error:
+            return _error(400, "InvalidJson", str(error))
+        return self._post(request.path, body)
+
+    def _next(self, request: Request) -> Reply:
+        invocation = self._api.take(request.gone)
         if invocation is None:
-            self.close_connection = True
-            return
+            return _error(503, "Ended", "the emulator has ended")
         headers = {
             "Lambda-Runtime-Aws-Request-Id": invocation.identity,
             "Lambda-Runtime-Deadline-Ms": str(int(invocation.deadline * 1000)),
             "Lambda-Runtime-Invoked-Function-Arn": ARN,
             "Lambda-Runtime-Trace-Id": "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0",
         }
-        self._send(200, invocation.event, headers)
+        return Reply(200, invocation.event, headers)
 
-    def do_POST(self) -> None:  # noqa: N802  # the name it is found by
-        body = self._body()
-        if body is None:
-            return
-        if self.path == INVOKE:
-            self._invoke(body)
-        elif self.path == f"{PREFIX}/init/error":
-            self.api.fail_start(body)
-            self._reply(202, {"status": "OK"})
-        elif match := OUTCOME.fullmatch(self.path):
-            known = self.api.finish(match[1], match[2], body)
-            self._reply(202 if known else 400, {"status": "OK" if known else "InvalidRequestID"})
-        else:
-            self._reply(404, {"errorType": "NotFound", "errorMessage": self.path})
+    def _post(self, path: str, body: Any) -> Reply:
+        if path == INVOKE:
+            return self._invoke(body)
+        if path == f"{PREFIX}/init/error":
+            self._api.fail_start(body)
+            return reply(202, {"status": "OK"})
+        if match := OUTCOME.fullmatch(path):
+            known = self._api.finish(match[1], match[2], body)
+            return reply(202 if known else 400, {"status": "OK" if known else "InvalidRequestID"})
+        return _error(404, "NotFound", path)
 
-    def _body(self) -> Any:
-        """The posted JSON; None if it was refused. The client library sends it chunked."""
-        chunks = b""
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                chunks += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-        else:
-            chunks = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if len(chunks) > LARGEST:
-            message = f"{len(chunks)} bytes; at most {LARGEST}"
-            self._reply(413, {"errorType": "RequestEntityTooLarge", "errorMessage": message})
-            return None
+    def _invoke(self, event: Any) -> Reply:
         try:
-            return json.loads(chunks or b"null") if chunks else {}
-        except ValueError as error:
-            self._reply(400, {"errorType": "InvalidJson", "errorMessage": str(error)})
-            return None
-
-    def _invoke(self, event: Any) -> None:
-        try:
-            self._reply(200, self.api.invoke(event))
+            return reply(200, self._api.invoke(event))
         except FunctionError as error:
-            self._send(
-                200, json.dumps(error.details).encode(), {"X-Amz-Function-Error": "Unhandled"}
-            )
+            return reply(200, error.details, X_Amz_Function_Error="Unhandled")
         except TimeoutError:
-            self._reply(504, {"errorType": "Timeout", "errorMessage": "no answer in time"})
+            return _error(504, "Timeout", "no answer in time")
 
-    def _reply(self, status: int, body: Any) -> None:
-        self._send(status, json.dumps(body).encode(), {})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        # A runtime that failed to start does not wait for the answer.
-        with contextlib.suppress(BrokenPipeError):
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: requests are the user's, and failures come out as exceptions."""
+def _error(status: int, kind: str, message: str) -> Reply:
+    return reply(status, {"errorType": kind, "errorMessage": message})

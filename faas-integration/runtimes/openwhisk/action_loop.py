@@ -9,19 +9,65 @@ writes one answer per line to file descriptor 3. All keys but "value" become __O
 in the environment. With __OW_WAIT_FOR_ACK set, {"ok": true} comes first. stdout and
 stderr are the action's own.
 
+Each line has an answer, whatever the function does with it: what it raises, an answer
+that JSON cannot say and a line that is no activation become {"error": …}. The two
+streams belong to the loop alone: programs that the function starts read an empty stdin
+and do not hold descriptor 3 open.
+
 https://github.com/apache/openwhisk/blob/master/docs/actions-actionloop.md
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
-import json
 import os
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
 
-ANSWERS = 3
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+import strict_json
+
+REQUESTS, ANSWERS = 0, 3
+OWN = 10  # the loop's own descriptors are moved to this number or above
+
+Handler = Callable[[dict[str, Any]], Any]
+
+
+def take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Requests and answers, by descriptors that no program inherits; stdin is empty then."""
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, OWN) for fd in (REQUESTS, ANSWERS)]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, REQUESTS)
+    os.close(nothing)
+    os.close(ANSWERS)
+    return os.fdopen(kept[0], "rb"), os.fdopen(kept[1], "wb")
+
+
+def call(function: Handler, line: bytes) -> Any:
+    """What the function answers. Raises what it raises, ValueError for a wrong line."""
+    activation = strict_json.read(line)
+    if not isinstance(activation, dict):
+        raise ValueError("an activation must be a JSON object")
+    for key, value in activation.items():
+        if key != "value":
+            os.environ[f"__OW_{key.upper()}"] = str(value)
+    return function(activation.get("value") or {})
+
+
+def answer(function: Handler, line: bytes) -> bytes:
+    """The answer to a line, always one line of JSON."""
+    try:
+        return strict_json.write(call(function, line))
+    except BaseException as error:  # whatever a function raises or answers, sys.exit() too
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
+        return strict_json.write({"error": strict_json.describe(error)})
 
 
 def main(arguments: list[str]) -> int:
@@ -29,29 +75,21 @@ def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2:
         print("usage: action_loop.py DIRECTORY [ENTRY]", file=sys.stderr)
         return 2
+    requests, answers = take_streams()  # before the function's own code runs
     sys.path.insert(0, arguments[0])
     module, _, name = (arguments[1:] or ["function.handler"])[0].rpartition(".")
-    function = getattr(importlib.import_module(module), name)
-    with os.fdopen(ANSWERS, "w", encoding="utf-8") as answers:
-
-        def answer(value: Any) -> None:
-            print(json.dumps(value, ensure_ascii=False), file=answers, flush=True)
-
+    function: Handler = getattr(importlib.import_module(module), name)
+    with requests, answers:
         if os.environ.get("__OW_WAIT_FOR_ACK"):
-            answer({"ok": True})
-        while line := sys.stdin.readline():
-            activation = json.loads(line)
-            for key, value in activation.items():
-                if key != "value":
-                    os.environ[f"__OW_{key.upper()}"] = str(value)
-            try:
-                result = function(activation.get("value") or {})
-            except Exception as error:  # whatever a user's function raises
-                traceback.print_exc()
-                result = {"error": str(error)}
-            sys.stdout.flush()
-            sys.stderr.flush()
-            answer(result)
+            answers.write(b'{"ok": true}\n')
+            answers.flush()
+        while line := requests.readline():
+            text = answer(function, line)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # the function may have closed it
+                    stream.flush()
+            answers.write(text + b"\n")
+            answers.flush()
     return 0
 
 

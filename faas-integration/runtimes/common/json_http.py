@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""JSON over HTTP for the runtimes.
+
+waitress reads requests (chunked bodies, kept connections, bad lengths) and sends
+answers. It is one package of pure Python that needs no other, so it costs a
+container little memory, and it listens on Unix sockets too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import waitress
+from strict_json import write
+from waitress import task, trigger, wasyncore
+
+LARGEST = 64 << 20  # bytes of a request
+CONNECTIONS = 200  # at a time
+LAST_WORDS = 5.0  # seconds that answers have to leave at the end
+WAKE = 3600  # seconds between looks at idle connections: a process at rest should rest
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came; waitress has read all of the body."""
+
+    method: str
+    path: str
+    """Without the query."""
+    body: bytes
+    gone: Callable[[], bool]
+    """Returns true once the client has closed the connection."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def reply(status: int, value: Any, **headers: str) -> Reply:
+    """A reply with that value. Raises NotJsonError. Underscores in names of headers are dashes."""
+    names = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Reply(status, write(value), names)
+
+
+class _Threads(task.ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
+    """Starts a thread when all are at work: mostly one is enough, and each costs memory."""
+
+    def add_task(self, work: Any) -> None:
+        """Hands the work to a thread."""
+        with self.lock:
+            self.queue.append(work)
+            self.queue_cv.notify()
+            idle = len(self.threads) - self.stop_count - self.active_count
+            short = len(self.queue) > idle
+        if short and len(self.threads) < CONNECTIONS:
+            self.set_thread_count(len(self.threads) + 1)
+
+
+def _sockets(listen: str) -> list[socket.socket]:
+    """Bound sockets for unix:/path, host:port, [address]:port or :port (all addresses).
+
+    Raises ValueError for anything else, OSError if none can be bound.
+    """
+    path = listen.removeprefix("unix:")
+    if path != listen:
+        Path(path).unlink(missing_ok=True)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound.bind(path)
+        return [bound]
+    host, colon, port = listen.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) >= 1 << 16:
+        raise ValueError(f"{listen!r} is neither unix:/path nor host:port")
+    if not host:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        return [socket.create_server(("", int(port)), family=family, dualstack_ipv6=both)]
+    host = host.removeprefix("[").removesuffix("]")
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, address[:2]) for family, *_, address in found)
+    return [socket.create_server(address, family=family) for family, address in addresses]
+
+
+class Server:
+    """Serves a callable; a context manager."""
+
+    def __init__(self, listen: str, answer: Callable[[Request], Reply]) -> None:
+        """Listens at once and serves inside `with`. Raises OSError, ValueError.
+
+        `answer` is called in a thread for each request and must not raise.
+        """
+        self._answer = answer
+        self._threads = _Threads()
+        self._map: dict[int, Any] = {}
+        self._trigger = trigger.trigger(self._map)
+        sockets = _sockets(listen)
+        name = sockets[0].getsockname()
+        self.port = 0 if isinstance(name, str) else int(name[1])
+        """The port, also where 0 was asked for; 0 for a Unix socket."""
+        waitress.create_server(
+            self._application,
+            map=self._map,
+            _dispatcher=self._threads,
+            sockets=sockets,
+            connection_limit=CONNECTIONS,
+            asyncore_use_poll=True,
+            asyncore_loop_timeout=WAKE,
+            max_request_body_size=LARGEST,
+            inbuf_overflow=2 * LARGEST,  # no temporary files: a container may have no room
+            outbuf_overflow=2 * LARGEST,
+            channel_request_lookahead=1,
+            clear_untrusted_proxy_headers=True,
+            ident=None,
+        )
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> Server:
+        """Serves."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes all connections once the answers at work are sent, or after a while."""
+        self.wait_until_sent(LAST_WORDS)
+        self._threads.shutdown(timeout=LAST_WORDS)
+        self._trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
+        self._thread.join()
+
+    def wait_until_sent(self, seconds: float) -> bool:
+        """Waits until each request has its answer, no longer than that; true if so."""
+        end = time.monotonic() + seconds
+        while any(self._is_busy(channel) for channel in list(self._map.values())):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
+    @staticmethod
+    def _is_busy(channel: Any) -> bool:
+        return bool(getattr(channel, "requests", None) or getattr(channel, "total_outbufs_len", 0))
+
+    def _loop(self) -> None:
+        wasyncore.loop(timeout=WAKE, use_poll=True, map=self._map)
+
+    def _application(self, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        """What waitress calls."""
+        method = environ["REQUEST_METHOD"]
+        request = Request(
+            method,
+            environ["PATH_INFO"],
+            environ["wsgi.input"].read(),
+            environ.get("waitress.client_disconnected", lambda: False),
+        )
+        made = self._answer(request)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(made.body))}
+        status = f"{made.status} {HTTPStatus(made.status).phrase}"
+        start(status, [*(headers | made.headers).items()])
+        return [] if method == "HEAD" else [made.body]
+
+
+def listen_from_environment() -> str:
+    """LISTEN, else port PORT (default 8080) of all addresses."""
+    return os.environ.get("LISTEN") or f":{os.environ.get('PORT') or 8080}"
