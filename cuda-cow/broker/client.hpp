@@ -34,7 +34,7 @@ class Client {
         std::string socket;
         std::uint8_t domain[16] = {};
         std::uint8_t device[16] = {};
-        unsigned timeout_ms = 10000;
+        unsigned timeout_ms = 5000;
     };
 
     explicit Client(Settings settings);

@@ -11,10 +11,11 @@
 //   kRelease               gives leases back; not answered
 //   kStats    -> kCounters
 //
-// Who finds nothing holds a reservation and is expected to publish or to abandon;
-// until then others get kBusy, or, with `wait`, their answer when it is decided. A
-// request with `wait` has one item, and its sender must hold no reservation: so
-// nobody waits for somebody who waits.
+// A member that finds nothing holds a reservation and is expected to publish or to
+// abandon; until then others get kBusy, or, with `wait`, their answer when it is
+// decided. After a quarter of a second whoever asks takes the reservation over, and a
+// publication that comes too late is answered ESTALE. A request with `wait` has one item,
+// and its sender must hold no reservation: so nobody waits for somebody who waits.
 #ifndef UPM_CUDA_BROKER_PROTOCOL_HPP
 #define UPM_CUDA_BROKER_PROTOCOL_HPP
 

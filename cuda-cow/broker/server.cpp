@@ -11,6 +11,10 @@ namespace {
 using upm::broker::ClientId;
 using upm::broker::Descriptor;
 
+Time now() {
+    return std::chrono::steady_clock::now();
+}
+
 // Who knows a key shares with whoever knows it; without one, with the same user.
 std::string domain_name(const Hello &hello, uid_t uid) {
     const bool has_key = std::any_of(std::begin(hello.domain), std::end(hello.domain),
@@ -62,12 +66,20 @@ bool Server::handle(ClientId id, std::span<const std::byte> packet, std::vector<
     }
 }
 
-// Answers those whose content is now decided. Nothing here happens by time.
+// Answers those whose content is now decided, or promised for too long.
 std::optional<int> Server::tick() {
-    for (auto &[member, peer] : peers_)
+    bool waiting = false;
+    for (auto &[member, peer] : peers_) {
         if (peer.waiting)
             answer_waiting(member, peer);
-    return -1;
+        waiting = waiting || peer.waiting.has_value();
+    }
+    const std::optional<Time> overdue = store_.next_overdue();
+    if (!waiting || !overdue)
+        return -1;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*overdue - now());
+    // At least 1: the oldest may be overdue already, with nobody waiting for it.
+    return static_cast<int>(std::max<std::int64_t>(left.count(), 1));
 }
 
 void Server::reply(Member member, Message &message, Type type, int error) {
@@ -110,7 +122,7 @@ bool Server::find(Member member, Peer &peer, const Message &request) {
     Message answer;
     for (std::size_t i = 0; i < count; ++i) {
         int fd = -1;
-        answer.append(store_.find(member, request.items<Content>()[i], fd));
+        answer.append(store_.find(member, request.items<Content>()[i], now(), fd));
         if (fd >= 0)
             answer.fds[answer.fd_count++] = fd;
     }
@@ -121,7 +133,7 @@ bool Server::find(Member member, Peer &peer, const Message &request) {
 void Server::answer_waiting(Member member, Peer &peer) {
     Message answer;
     int fd = -1;
-    const Answer found = store_.find(member, *peer.waiting, fd);
+    const Answer found = store_.find(member, *peer.waiting, now(), fd);
     if (found.state == State::kBusy)
         return;
     peer.waiting.reset();

@@ -60,12 +60,35 @@ bool Store::full(const Key &key) const {
             domains_.at(key.domain).bytes + key.bytes > limits_.domain_bytes);
 }
 
-Answer Store::find(Member member, const Content &content, int &fd) {
+// Pre: nobody else has promised it, or for too long.
+Answer Store::promise(Member member, std::map<Key, Extent>::iterator extent, Time now) {
+    const Id id = next_id_++;
+    extent->second.promise = id;
+    extent->second.promised = now;
+    reservations_.emplace(id, Holding{member, extent});
+    members_.at(member).reservations.insert(id);
+    return {.state = State::kReserved, .id = id};
+}
+
+// Reservations have rising ids, so the first is the oldest.
+std::optional<Time> Store::next_overdue() const {
+    if (reservations_.empty())
+        return std::nullopt;
+    return reservations_.begin()->second.extent->second.promised + limits_.patience;
+}
+
+Answer Store::find(Member member, const Content &content, Time now, int &fd) {
     Joined &joined = members_.at(member);
     const Key key{joined.domain, joined.device, content.bytes, content.tag_low, content.tag_high};
     auto found = extents_.find(key);
-    if (found != extents_.end() && found->second.fd < 0)
-        return {.state = State::kBusy};
+    if (found != extents_.end() && found->second.fd < 0) {
+        const auto held = reservations_.find(found->second.promise);
+        if (held->second.member == member || now < found->second.promised + limits_.patience)
+            return {.state = State::kBusy};
+        members_.at(held->second.member).reservations.erase(held->first);
+        reservations_.erase(held);
+        return promise(member, found, now);
+    }
     if (found != extents_.end()) {
         if (found->second.leases++ == 0)
             take_into_use(found);
@@ -82,17 +105,14 @@ Answer Store::find(Member member, const Content &content, int &fd) {
     }
     found = extents_.emplace(key, Extent{}).first;
     ++domains_.at(key.domain).extents;
-    const Id id = next_id_++;
-    reservations_.emplace(id, Holding{member, found});
-    joined.reservations.insert(id);
-    return {.state = State::kReserved, .id = id};
+    return promise(member, found, now);
 }
 
 int Store::publish(Member member, Id reservation, int fd) {
     const auto found = reservations_.find(reservation);
     if (found == reservations_.end() || found->second.member != member) {
         ::close(fd);
-        return ENOENT;
+        return ESTALE;
     }
     const auto extent = found->second.extent;
     Domain &domain = domains_.at(extent->first.domain);

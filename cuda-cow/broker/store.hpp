@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
 //
 // What the broker knows: extents by content, who leases them, who has promised to
-// publish them. Plain data, no sockets, so that it can be tested by itself.
+// publish them. Plain data, no sockets and no clock, so that it can be tested by itself.
 #ifndef UPM_CUDA_BROKER_STORE_HPP
 #define UPM_CUDA_BROKER_STORE_HPP
 
 #include "cuda-cow/broker/protocol.hpp"
 
 #include <array>
+#include <chrono>
 #include <compare>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,7 +23,12 @@ struct Limits {
     std::uint64_t domain_bytes = 0; // device memory for each domain, 0: no limit
     std::uint64_t keep_bytes = 0;   // of extents that nobody leases, oldest go first
     std::size_t promises = 256;     // reservations of one member at once
+    // How old a reservation may get before whoever asks next takes it over: its holder may
+    // be in a container that was frozen, and no container may hold up all others.
+    std::chrono::milliseconds patience{250};
 };
+
+using Time = std::chrono::steady_clock::time_point;
 
 using Member = std::uint64_t; // a connection
 
@@ -40,9 +47,11 @@ class Store {
     void leave(Member member);
 
     // For kShared `fd` is the store's own descriptor, to be sent.
-    Answer find(Member member, const Content &content, int &fd);
-    // Takes the descriptor over in any case. 0, or an errno: ENOENT (no such
-    // reservation of this member), ENOSPC (a limit; the reservation is gone).
+    Answer find(Member member, const Content &content, Time now, int &fd);
+    // When the oldest reservation can be taken over; nothing: there is none.
+    [[nodiscard]] std::optional<Time> next_overdue() const;
+    // Takes the descriptor over in any case. 0, or an errno: ESTALE (no such
+    // reservation of this member, or no more), ENOSPC (a limit; the reservation is gone).
     int publish(Member member, Id reservation, int fd);
     int abandon(Member member, Id reservation);
     int release(Member member, Id lease);
@@ -63,6 +72,8 @@ class Store {
         int fd = -1; // -1: only promised
         std::uint64_t leases = 0;
         std::uint64_t unused_since = 0; // a counter, not a time; 0: in use, or promised
+        Id promise = 0;                 // the reservation, while only promised
+        Time promised{};
     };
     struct Holding {
         Member member = 0;
@@ -81,6 +92,7 @@ class Store {
         std::uint64_t extents = 0;
     };
 
+    Answer promise(Member member, std::map<Key, Extent>::iterator extent, Time now);
     void forget(std::map<Key, Extent>::iterator extent);
     void drop_lease(std::map<Key, Extent>::iterator extent);
     void take_into_use(std::map<Key, Extent>::iterator extent);

@@ -36,7 +36,7 @@ struct Books {
     }
     Answer find(broker::Member member, const Content &content) {
         fd = -1;
-        return store.find(member, content, fd);
+        return store.find(member, content, now, fd);
     }
     void publish(broker::Member member, const Content &content) {
         const Answer answer = find(member, content);
@@ -45,6 +45,7 @@ struct Books {
     }
     Store store;
     Welcome welcome;
+    broker::Time now{};
     int fd = -1;
 };
 
@@ -54,7 +55,7 @@ TEST(Store, ReserveThenBusyThenShared) {
     const Answer first = books.find(1, content);
     EXPECT_EQ(first.state, State::kReserved);
     EXPECT_EQ(books.find(2, content).state, State::kBusy);
-    EXPECT_EQ(books.store.publish(2, first.id, some_fd()), ENOENT) << "not its reservation";
+    EXPECT_EQ(books.store.publish(2, first.id, some_fd()), ESTALE) << "not its reservation";
     EXPECT_EQ(books.store.publish(1, first.id, some_fd()), 0);
     EXPECT_EQ(books.find(2, content).state, State::kShared);
     EXPECT_GE(books.fd, 0);
@@ -79,6 +80,28 @@ TEST(Store, ReservationEndsWithItsMember) {
     EXPECT_EQ(books.find(1, content).state, State::kReserved);
     books.store.leave(1);
     EXPECT_EQ(books.find(2, content).state, State::kReserved);
+}
+
+// Its holder may be frozen: after a while whoever asks next takes the promise over.
+TEST(Store, OldReservationPassesOn) {
+    Books books;
+    const Content content{4096, 1, 2};
+    const Answer first = books.find(1, content);
+    ASSERT_EQ(first.state, State::kReserved);
+    ASSERT_TRUE(books.store.next_overdue().has_value());
+    books.now = *books.store.next_overdue() - std::chrono::milliseconds(1);
+    EXPECT_EQ(books.find(2, content).state, State::kBusy);
+    books.now += std::chrono::milliseconds(1);
+    EXPECT_EQ(books.find(1, content).state, State::kBusy) << "not from oneself";
+    const Answer second = books.find(2, content);
+    EXPECT_EQ(second.state, State::kReserved);
+    EXPECT_EQ(books.store.publish(1, first.id, some_fd()), ESTALE) << "too late";
+    EXPECT_EQ(books.store.publish(2, second.id, some_fd()), 0);
+    EXPECT_EQ(books.find(1, content).state, State::kShared);
+    EXPECT_FALSE(books.store.next_overdue().has_value());
+    books.store.leave(1);
+    books.store.leave(2);
+    EXPECT_EQ(books.store.counters().extents, 0U) << "nothing is left of either";
 }
 
 TEST(Store, SizeTagDeviceAndDomainAllCount) {
