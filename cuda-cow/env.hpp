@@ -16,7 +16,7 @@
     X(kWrites, "UPM_CUDA_WRITES", "",                                                              \
       "file with lines 'FUNCTION INDEX...': pointer parameters that are written")                  \
     X(kLearn, "UPM_CUDA_LEARN", "0",                                                               \
-      "learn what a function writes from its first N launches on private memory")
+      "learn what a function writes from its first N launches before an advise")
 
 namespace upm::cuda::env {
 

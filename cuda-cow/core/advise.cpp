@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <string>
 #include <unistd.h>
 #include <utility>
 
@@ -17,13 +19,17 @@ broker::Content content_of(std::size_t bytes, const Tag &tag) {
     return {.bytes = bytes, .tag_low = tag.low, .tag_high = tag.high};
 }
 
+// Errors that every further call of the driver would have as well.
+bool is_final(int error) {
+    return error == EFAULT || error == ENODEV;
+}
+
 } // namespace
 
 int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &counts) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::unique_lock<Gate> gate(launch_gate());
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::lock_guard<std::mutex> guard(work_);
     if (length == SIZE_MAX && offset <= bytes_)
         length = bytes_ - offset;
     if (const int error = check_range(offset, length); error != 0)
@@ -34,23 +40,41 @@ int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &cou
     const std::uint64_t live = runtime_->broker->live_connection();
     for (const std::size_t index : range)
         // What a lost broker knew is offered to the next one.
-        if (!extents_[index].shared || live == 0 || extents_[index].lease.connection != live)
+        if (!extents_[index].shared() || live == 0 || extents_[index].lease.connection != live)
             todo.push_back(index);
     counts.extents = range.size();
     counts.already = range.size() - todo.size();
-    int error = 0;
-    // Whatever still writes, of any stream, ends before the memory is frozen.
-    if (!todo.empty())
-        error = runtime_->check(runtime_->api.ctx_synchronize(), "waiting for the device");
+    int error = freeze_all(todo);
     for (std::size_t start = 0; start < todo.size() && error == 0; start += broker::kMaxItems) {
         const std::size_t end = std::min(todo.size(), start + broker::kMaxItems);
         error = advise_batch(Indices(todo.begin() + static_cast<std::ptrdiff_t>(start),
                                      todo.begin() + static_cast<std::ptrdiff_t>(end)),
                              counts);
     }
+    const std::string reason = error != 0 ? last_error() : "";
+    Indices rest;
+    for (const std::size_t index : todo)
+        if (extents_[index].state == State::kFrozen)
+            rest.push_back(index);
+    const int thawed = thaw_all(rest);
     for (const std::size_t index : range)
-        counts.bytes += extents_[index].shared ? extents_[index].bytes : 0;
-    return error;
+        counts.bytes += extents_[index].shared() ? extents_[index].bytes : 0;
+    return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
+}
+
+// Whatever still writes, of any stream, ends before the memory is frozen.
+int BufferImpl::freeze_all(const Indices &indices) {
+    if (indices.empty())
+        return 0;
+    const Exclusive exclusive(*runtime_);
+    return exclusive.error() != 0 ? exclusive.error() : freeze(indices);
+}
+
+int BufferImpl::thaw_all(const Indices &indices) {
+    if (indices.empty())
+        return 0;
+    const Exclusive exclusive(*runtime_);
+    return exclusive.error() != 0 ? exclusive.error() : thaw(indices);
 }
 
 int BufferImpl::hash_batch(const Indices &batch, std::vector<Tag> &tags) {
@@ -66,24 +90,14 @@ int BufferImpl::hash_batch(const Indices &batch, std::vector<Tag> &tags) {
 int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
     std::vector<Tag> tags;
     std::vector<broker::Found> found;
-    int error = freeze(batch);
-    if (error == 0)
-        error = hash_batch(batch, tags);
-    if (error == 0) {
-        std::vector<broker::Content> contents;
-        for (std::size_t i = 0; i < batch.size(); ++i)
-            contents.push_back(content_of(extents_[batch[i]].bytes, tags[i]));
-        error = runtime_->broker->find(contents, found);
-    }
-    if (error == 0)
-        error = settle(batch, tags, found, counts);
-    const std::string reason = error != 0 ? last_error() : "";
-    Indices rest;
-    for (const std::size_t index : batch)
-        if (!extents_[index].shared)
-            rest.push_back(index);
-    const int thawed = thaw(rest);
-    return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
+    if (const int error = hash_batch(batch, tags); error != 0)
+        return error;
+    std::vector<broker::Content> contents;
+    for (std::size_t i = 0; i < batch.size(); ++i)
+        contents.push_back(content_of(extents_[batch[i]].bytes, tags[i]));
+    if (const int error = runtime_->broker->find(contents, found); error != 0)
+        return error;
+    return settle(batch, tags, found, counts);
 }
 
 int BufferImpl::settle(const Indices &batch, const std::vector<Tag> &tags,
@@ -129,16 +143,18 @@ int BufferImpl::export_reserved(const Indices &batch, const std::vector<broker::
             continue;
         }
         made.unused.push_back(found[i].lease);
-        // Memory that was imported may not be exported again; it stays as it was.
-        if (extent.shared)
-            ++counts.refused;
-        else
+        // Memory that was imported may not be exported again; what cannot be exported
+        // stays as it was, and spoils nothing for the rest.
+        if (is_final(one))
             error = one;
+        else
+            ++counts.refused;
     }
     return error;
 }
 
-int BufferImpl::publish(const Indices &batch, const std::vector<broker::Found> &found,
+// What another process publishes now, since this one was too slow, is kBusy afterwards.
+int BufferImpl::publish(const Indices &batch, std::vector<broker::Found> &found,
                         AdviseCounts &counts) {
     Publication made;
     int error = export_reserved(batch, found, made, counts);
@@ -153,14 +169,19 @@ int BufferImpl::publish(const Indices &batch, const std::vector<broker::Found> &
     for (std::size_t i = 0; taken && i < made.extents.size(); ++i) {
         // Without an answer others may map it all the same: it stays read-only.
         Extent &extent = extents_[made.extents[i]];
-        extent.shared = true;
-        extent.frozen = false;
+        extent.state = State::kShared;
         extent.lease = error == 0 ? made.reservations[i] : broker::Lease{};
         ++counts.published;
     }
     (void)runtime_->broker->abandon(made.unused);
     if (!reason.empty())
         return fail(error, "%s", reason.c_str());
+    if (!taken && error == ESTALE) {
+        for (broker::Found &one : found)
+            if (one.state == broker::State::kReserved)
+                one.state = broker::State::kBusy;
+        error = 0;
+    }
     if (!taken && (error == ENOSPC || error == EMFILE)) {
         counts.refused += made.extents.size();
         error = 0;
@@ -205,11 +226,17 @@ int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
         if (one.state != broker::State::kShared)
             continue;
         abi::Handle handle = 0;
+        int failed = 0;
         if (error == 0 && one.fd >= 0)
-            error = runtime_->check(
+            failed = runtime_->check(
                 runtime_->api.mem_import(&handle, reinterpret_cast<void *>(std::intptr_t{one.fd}),
                                          abi::kHandlePosixFd),
                 "cuMemImportFromShareableHandle");
+        // What another published need not be memory of this device at all.
+        if (is_final(failed))
+            error = failed;
+        if (failed != 0)
+            handle = 0;
         if (one.fd >= 0)
             ::close(one.fd);
         one.fd = -1;
@@ -225,28 +252,60 @@ int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
     return error;
 }
 
+// Compares all at once; should that fail, one by one: what another published may be of
+// another size, or gone bad, and costs the others nothing.
 int BufferImpl::compare(Candidates &candidates, AdviseCounts &counts) {
-    if (candidates.extents.empty())
+    const std::size_t all = candidates.extents.size();
+    if (all == 0)
         return 0;
+    int error = look_at(candidates, 0, all, candidates.different);
+    if (error == 0)
+        counts.different += static_cast<std::uint64_t>(
+            std::count(candidates.different.begin(), candidates.different.end(), true));
+    if (error == 0 || is_final(error))
+        return error;
+    candidates.different.assign(all, true);
+    for (std::size_t i = 0; i < all; ++i) {
+        std::vector<bool> one;
+        error = look_at(candidates, i, 1, one);
+        if (is_final(error))
+            return error;
+        if (error != 0) {
+            ++counts.refused;
+            continue;
+        }
+        candidates.different[i] = one[0];
+        counts.different += one[0] ? 1 : 0;
+    }
+    return 0;
+}
+
+int BufferImpl::look_at(const Candidates &candidates, std::size_t first, std::size_t count,
+                        std::vector<bool> &different) {
+    std::vector<abi::Handle> handles;
     std::vector<std::size_t> sizes;
     std::vector<abi::DevicePtr> own;
-    for (const std::size_t index : candidates.extents) {
-        sizes.push_back(extents_[index].bytes);
-        own.push_back(extents_[index].address);
+    for (std::size_t i = first; i < first + count; ++i) {
+        const Extent &extent = extents_[candidates.extents[i]];
+        handles.push_back(candidates.handles[i]);
+        sizes.push_back(extent.bytes);
+        own.push_back(extent.address);
     }
     Window window(*runtime_);
-    int error = window.open(candidates.handles, sizes, abi::kAccessRead);
+    int error = window.open(handles, sizes, abi::kAccessRead);
     if (error == 0)
-        error = runtime_->hasher->compare(window.pieces(), own, candidates.different);
+        error = runtime_->hasher->compare(window.pieces(), own, different);
     const int closed = window.close();
-    if (error == 0)
-        for (const bool one : candidates.different)
-            counts.different += one ? 1 : 0;
     return error != 0 ? error : closed;
 }
 
 // Runs of neighbours that are equal, each at once.
 int BufferImpl::remap(Candidates &candidates, AdviseCounts &counts) {
+    if (std::all_of(candidates.different.begin(), candidates.different.end(), std::identity()))
+        return 0;
+    const Exclusive exclusive(*runtime_);
+    if (exclusive.error() != 0)
+        return exclusive.error();
     std::vector<broker::Lease> &unwanted = candidates.unwanted;
     for (std::size_t i = 0; i < candidates.extents.size();) {
         if (candidates.different[i]) {
@@ -267,8 +326,7 @@ int BufferImpl::remap(Candidates &candidates, AdviseCounts &counts) {
             if (extent.lease.connection != 0)
                 unwanted.push_back(extent.lease);
             extent.handle = std::exchange(candidates.handles[i], 0);
-            extent.shared = true;
-            extent.frozen = false;
+            extent.state = State::kShared;
             extent.lease = candidates.leases[i];
             ++counts.merged;
         }
@@ -285,10 +343,11 @@ int BufferImpl::wait_for_busy(const Indices &batch, const std::vector<Tag> &tags
         std::vector<broker::Found> one(1);
         int error = runtime_->broker->find_or_wait(content_of(extents_[batch[i]].bytes, tags[i]),
                                                    one.front());
-        if (error == 0 && one.front().state == broker::State::kRefused)
-            ++counts.refused;
         if (error == 0)
             error = publish({batch[i]}, one, counts);
+        const broker::State state = one.front().state;
+        if (error == 0 && (state == broker::State::kRefused || state == broker::State::kBusy))
+            ++counts.refused;
         if (error == 0)
             error = merge({batch[i]}, one, counts);
         if (error != 0)
@@ -300,7 +359,6 @@ int BufferImpl::wait_for_busy(const Indices &batch, const std::vector<Tag> &tags
 int BufferImpl::hash(std::size_t offset, std::size_t length, std::vector<Tag> &tags) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
     const CurrentContext current(*runtime_);
     tags.clear();
     const Indices range = touched(offset, length);
@@ -379,7 +437,7 @@ int BufferImpl::take_shared(const Manifest &manifest) {
                 error = runtime_->check(
                     runtime_->api.mem_map(extent.address, extent.bytes, 0, extent.handle, 0),
                     "cuMemMap");
-            extent.shared = true;
+            extent.state = State::kShared;
         }
     }
     const std::string reason = error != 0 ? last_error() : "";

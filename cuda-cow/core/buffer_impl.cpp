@@ -12,21 +12,12 @@ namespace {
 
 constexpr std::size_t kBatchBytes = 256UL << 20; // copied before anything is remapped
 constexpr std::size_t kDefaultExtent = 16UL << 20;
+std::atomic<std::uint64_t> freeze_count{1};
 
 } // namespace
 
-Gate::Gate() noexcept : lock_() {
-    pthread_rwlockattr_t attributes;
-    (void)::pthread_rwlockattr_init(&attributes);
-    (void)::pthread_rwlockattr_setkind_np(&attributes,
-                                          PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    (void)::pthread_rwlock_init(&lock_, &attributes);
-    (void)::pthread_rwlockattr_destroy(&attributes);
-}
-
-Gate &launch_gate() {
-    static auto *const gate = new Gate; // NOLINT(cppcoreguidelines-owning-memory)
-    return *gate;
+std::uint64_t freezes() noexcept {
+    return freeze_count.load(std::memory_order_acquire);
 }
 
 std::size_t run_length(std::span<const std::size_t> indices, std::size_t start) {
@@ -40,10 +31,9 @@ std::size_t run_length(std::span<const std::size_t> indices, std::size_t start) 
 BufferImpl::~BufferImpl() {
     if (reserved_ == 0 || runtime_->forked())
         return;
-    const std::unique_lock<Gate> gate(launch_gate());
     const CurrentContext current(*runtime_);
+    const Exclusive exclusive(*runtime_); // the memory goes also if there is an error
     const DriverApi &api = runtime_->api;
-    (void)api.ctx_synchronize();
     std::vector<broker::Lease> leases;
     std::vector<Piece> mapped;
     for (const Extent &extent : extents_)
@@ -72,9 +62,11 @@ int BufferImpl::reserve(const std::vector<std::size_t> &sizes) {
         return error;
     reserved_ = total;
     abi::DevicePtr at = address_;
-    for (const std::size_t size : sizes) {
-        extents_.push_back({.address = at, .bytes = size, .lease = {}, .tag = {}});
-        at += size;
+    extents_ = std::vector<Extent>(sizes.size());
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+        extents_[i].address = at;
+        extents_[i].bytes = sizes[i];
+        at += sizes[i];
     }
     return 0;
 }
@@ -120,16 +112,14 @@ int BufferImpl::allocate(std::size_t bytes, std::size_t extent_bytes) {
     if (const int error = runtime_->set_access({address_, reserved_}, abi::kAccessReadWrite);
         error != 0)
         return error;
-    return clear_tail();
+    return clear();
 }
 
-// What lies behind the last byte must be equal everywhere, or it spoils the tag.
-int BufferImpl::clear_tail() {
-    if (bytes_ == reserved_)
-        return 0;
+// Fresh device memory holds whatever was there. What the program never writes, behind
+// the last byte and between its tensors, must be equal everywhere, or it spoils the tag.
+int BufferImpl::clear() {
     const int error = runtime_->check(
-        runtime_->api.memset_d8_async(address_ + bytes_, 0, reserved_ - bytes_, runtime_->stream),
-        "cuMemsetD8Async");
+        runtime_->api.memset_d8_async(address_, 0, reserved_, runtime_->stream), "cuMemsetD8Async");
     const int waited = runtime_->drain("clearing");
     return error != 0 ? error : waited;
 }
@@ -166,13 +156,16 @@ Piece BufferImpl::whole(std::span<const std::size_t> neighbours) const {
     return {first.address, last.address + last.bytes - first.address};
 }
 
-// One call for each run of neighbours: the driver takes a range of many mappings.
+// One call for each run of neighbours: the driver takes a range of many mappings. Pre: an
+// Exclusive section, also for thaw.
 int BufferImpl::freeze(const Indices &indices) {
+    ++freeze_count;
     int error = 0;
     for (std::size_t i = 0; i < indices.size() && error == 0;) {
         const std::span run = std::span(indices).subspan(i, run_length(indices, i));
         for (const std::size_t index : run)
-            extents_[index].frozen = !extents_[index].shared;
+            if (!extents_[index].shared())
+                extents_[index].state = State::kFrozen;
         error = runtime_->set_access(whole(run), abi::kAccessRead);
         i += run.size();
     }
@@ -186,7 +179,7 @@ int BufferImpl::thaw(const Indices &indices) {
         const std::span run = std::span(indices).subspan(i, run_length(indices, i));
         const int one = runtime_->set_access(whole(run), abi::kAccessReadWrite);
         for (const std::size_t index : run)
-            extents_[index].frozen = one != 0;
+            extents_[index].state = one != 0 ? State::kFrozen : State::kPrivate;
         error = error != 0 ? error : one;
         i += run.size();
     }
@@ -247,35 +240,33 @@ int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t
     copied = 0;
     if (const int error = check_process(); error != 0)
         return error;
-    const std::unique_lock<Gate> gate(launch_gate());
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::lock_guard<std::mutex> guard(work_);
     if (const int error = check_range(offset, length); error != 0)
         return error;
     Indices shared;
     Indices frozen;
     for (const std::size_t index : touched(offset, length)) {
-        if (extents_[index].shared)
+        if (extents_[index].shared())
             shared.push_back(index);
-        else if (extents_[index].frozen)
+        else if (extents_[index].state == State::kFrozen)
             frozen.push_back(index);
     }
     if (shared.empty() && frozen.empty())
         return 0;
     const CurrentContext current(*runtime_);
-    if (const int error = thaw(frozen); error != 0)
+    if (const int error = thaw_all(frozen); error != 0)
         return error;
     return copy(shared, copied);
 }
 
 int BufferImpl::copy(const Indices &shared, std::uint64_t &copied) {
-    bool waited = false;
     Indices batch;
     std::size_t batch_bytes = 0;
     for (const std::size_t index : shared) {
         const Extent &extent = extents_[index];
         if (!batch.empty() &&
             (batch_bytes + extent.bytes > kBatchBytes || batch.size() == broker::kMaxItems)) {
-            if (const int error = copy_batch(batch, waited, copied); error != 0)
+            if (const int error = copy_batch(batch, copied); error != 0)
                 return error;
             batch.clear();
             batch_bytes = 0;
@@ -283,13 +274,12 @@ int BufferImpl::copy(const Indices &shared, std::uint64_t &copied) {
         batch.push_back(index);
         batch_bytes += extent.bytes;
     }
-    return batch.empty() ? 0 : copy_batch(batch, waited, copied);
+    return batch.empty() ? 0 : copy_batch(batch, copied);
 }
 
-// Post: the handles hold the bytes of the extents, and nobody reads the old memory any
-// more, which is about to go away.
-int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
-                            bool &waited) {
+// Post: the handles hold the bytes of the extents. Others may read these meanwhile, and
+// nobody can write them.
+int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles) {
     std::vector<std::size_t> sizes;
     for (const std::size_t index : batch)
         sizes.push_back(extents_[index].bytes);
@@ -303,17 +293,14 @@ int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle>
                                                                 sizes[i], runtime_->stream),
                                 "cuMemcpyDtoDAsync");
     // Also after an error: the window must not be closed under a copy.
-    const int done =
-        waited ? runtime_->drain("copying") : runtime_->drain_all("waiting for the device");
-    waited = waited || done == 0;
+    const int done = runtime_->drain("copying");
     const int closed = window.close();
     if (error != 0)
         return error;
     return done != 0 ? done : closed;
 }
 
-int BufferImpl::copy_batch(const Indices &batch, bool &waited, std::uint64_t &copied) {
-    const DriverApi &api = runtime_->api;
+int BufferImpl::copy_batch(const Indices &batch, std::uint64_t &copied) {
     std::vector<abi::Handle> handles;
     int error = 0;
     for (std::size_t i = 0; i < batch.size() && error == 0; ++i) {
@@ -323,76 +310,91 @@ int BufferImpl::copy_batch(const Indices &batch, bool &waited, std::uint64_t &co
             handles.push_back(handle);
     }
     if (error == 0)
-        error = fill_copies(batch, handles, waited);
-    std::vector<broker::Lease> leases;
+        error = fill_copies(batch, handles);
     std::size_t done = 0;
-    while (done < batch.size() && error == 0) {
-        const std::span run = std::span(batch).subspan(done, run_length(batch, done));
-        error = swap(run, std::span(handles).subspan(done, run.size()), abi::kAccessReadWrite);
-        if (error != 0)
-            break;
-        for (const std::size_t index : run) {
-            Extent &extent = extents_[index];
-            (void)api.mem_release(extent.handle);
-            if (extent.lease.connection != 0)
-                leases.push_back(extent.lease);
-            extent.handle = handles[done++];
-            extent.shared = false;
-            extent.lease = {};
-            ++copies_;
-            copied_bytes_ += extent.bytes;
-            copied += extent.bytes;
+    if (error == 0)
+        error = swap_copies(batch, handles, done, copied);
+    const std::string reason = error != 0 ? last_error() : "";
+    for (std::size_t i = done; i < handles.size(); ++i)
+        (void)runtime_->api.mem_release(handles[i]);
+    return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
+}
+
+// `done`: how many of the handles are behind their extents now.
+int BufferImpl::swap_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
+                            std::size_t &done, std::uint64_t &copied) {
+    std::vector<broker::Lease> leases;
+    int error = 0;
+    {
+        const Exclusive exclusive(*runtime_);
+        error = exclusive.error();
+        while (done < batch.size() && error == 0) {
+            const std::span run = std::span(batch).subspan(done, run_length(batch, done));
+            error = swap(run, std::span(handles).subspan(done, run.size()), abi::kAccessReadWrite);
+            for (std::size_t i = 0; i < run.size() && error == 0; ++i) {
+                Extent &extent = extents_[run[i]];
+                (void)runtime_->api.mem_release(extent.handle);
+                if (extent.lease.connection != 0)
+                    leases.push_back(extent.lease);
+                extent.handle = handles[done++];
+                extent.state = State::kPrivate;
+                extent.lease = {};
+                ++copies_;
+                copied_bytes_ += extent.bytes;
+                copied += extent.bytes;
+            }
         }
     }
     const std::string reason = error != 0 ? last_error() : "";
-    for (std::size_t i = done; i < handles.size(); ++i)
-        (void)api.mem_release(handles[i]);
     runtime_->broker->release(leases);
     return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
 }
 
-bool BufferImpl::writable(std::size_t offset, std::size_t length) {
-    const std::lock_guard<std::mutex> guard(lock_);
-    const Indices range = touched(offset, length);
-    return std::none_of(range.begin(), range.end(), [&](std::size_t index) {
-        return extents_[index].shared || extents_[index].frozen;
+bool BufferImpl::writable(std::size_t offset, std::size_t length) const {
+    const abi::DevicePtr start = address_ + offset;
+    auto at = std::partition_point(extents_.begin(), extents_.end(), [start](const Extent &extent) {
+        return extent.address + extent.bytes <= start;
     });
+    for (; length != 0 && at != extents_.end() && at->address < start + length; ++at)
+        if (at->state.load(std::memory_order_relaxed) != State::kPrivate)
+            return false;
+    return true;
 }
 
 int BufferImpl::manifest(Manifest &manifest) {
-    const std::lock_guard<std::mutex> guard(lock_);
+    const std::lock_guard<std::mutex> guard(work_);
     manifest = {.bytes = bytes_, .extents = {}};
     for (const Extent &extent : extents_) {
-        if (!extent.shared)
+        if (!extent.shared())
             return fail(EAGAIN, "%s: not every extent is shared", name_.c_str());
         manifest.extents.push_back({.bytes = extent.bytes, .tag = extent.tag});
     }
     return 0;
 }
 
-BufferStats BufferImpl::stats() {
-    const std::lock_guard<std::mutex> guard(lock_);
+BufferStats BufferImpl::stats() const {
     BufferStats now{.extents = extents_.size(),
                     .copies = copies_,
                     .copied_bytes = copied_bytes_,
                     .rolled_back = rolled_back_};
     for (const Extent &extent : extents_) {
-        now.shared += extent.shared ? 1 : 0;
-        (extent.shared ? now.shared_bytes : now.private_bytes) += extent.bytes;
+        const bool shared = extent.shared();
+        now.shared += shared ? 1 : 0;
+        (shared ? now.shared_bytes : now.private_bytes) += extent.bytes;
     }
     return now;
 }
 
-std::string BufferImpl::describe(std::size_t offset) {
-    const std::lock_guard<std::mutex> guard(lock_);
+std::string BufferImpl::describe(std::size_t offset) const {
     const Indices at = touched(offset, 1);
-    const char *state = "private";
-    if (!at.empty() && extents_[at.front()].shared)
-        state = "shared, read-only";
-    else if (!at.empty() && extents_[at.front()].frozen)
-        state = "private, read-only since an advise that failed";
+    const State state = at.empty() ? State::kPrivate : extents_[at.front()].state.load();
+    const char *is = "private";
+    if (state == State::kShared)
+        is = "shared, read-only";
+    else if (state == State::kFrozen)
+        is = "private, read-only during an advise or since one that failed";
     char text[96];
-    (void)std::snprintf(text, sizeof text, "+0x%zx (%s)", offset, state);
+    (void)std::snprintf(text, sizeof text, "+0x%zx (%s)", offset, is);
     return name_ + text;
 }
 

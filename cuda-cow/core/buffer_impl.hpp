@@ -2,55 +2,38 @@
 //
 // A buffer: addresses that stay, and the physical memory behind each extent.
 //
-// Every extent is in one of two states. Private: mapped read-write, nobody else has
+// Every extent is in one of three states. Private: mapped read-write, nobody else has
 // its memory. Shared: mapped read-only; others may map the same memory, or may once
 // have been given it. Memory that others may have seen never becomes writable again:
-// will_write copies it. Between the two an extent is changed only while the launch
-// gate is held exclusively and after the device was waited for. A private extent is
-// `frozen` while advise looks at it, and stays so only if thawing it failed.
+// will_write copies it. Frozen: private, and yet read-only, while advise looks at it; it
+// stays so only if thawing it failed. What is mapped where, and with which access, is
+// changed only in an Exclusive section (gate.hpp).
 //
-// Lock order: gate, buffer, (registry | broker | hasher).
+// Lock order: work, Exclusive, (registry | broker | hasher). Nothing that a launch waits
+// for is held while the broker is asked.
 #ifndef UPM_CUDA_CORE_BUFFER_IMPL_HPP
 #define UPM_CUDA_CORE_BUFFER_IMPL_HPP
 
+#include "cuda-cow/core/gate.hpp"
 #include "cuda-cow/core/runtime.hpp"
 
+#include <atomic>
 #include <mutex>
-#include <pthread.h>
 #include <span>
 
 namespace upm::cuda {
+
+enum class State : std::uint8_t { kPrivate, kFrozen, kShared };
 
 struct Extent {
     abi::DevicePtr address = 0;
     std::size_t bytes = 0;
     abi::Handle handle = 0;
-    bool shared = false;
-    bool frozen = false; // private, and yet read-only
-    broker::Lease lease; // connection 0: none
-    Tag tag;             // of the shared content
+    std::atomic<State> state{State::kPrivate}; // launches look at it, with the gate shared
+    broker::Lease lease;                       // connection 0: none
+    Tag tag;                                   // of the shared content
+    [[nodiscard]] bool shared() const noexcept { return state == State::kShared; }
 };
-
-// Held shared while work that uses tracked memory is put on a stream, exclusively
-// while mappings change. Who waits for it exclusively goes before later sharers:
-// otherwise a few threads that launch all the time keep will_write out for good. So
-// no thread may take it twice.
-class Gate {
-  public:
-    Gate() noexcept;
-    Gate(const Gate &) = delete;
-    Gate &operator=(const Gate &) = delete;
-    void lock() noexcept { (void)::pthread_rwlock_wrlock(&lock_); }
-    void unlock() noexcept { (void)::pthread_rwlock_unlock(&lock_); }
-    void lock_shared() noexcept { (void)::pthread_rwlock_rdlock(&lock_); }
-    void unlock_shared() noexcept { (void)::pthread_rwlock_unlock(&lock_); }
-
-  private:
-    ~Gate() = default; // never: see launch_gate()
-    friend Gate &launch_gate();
-    pthread_rwlock_t lock_;
-};
-Gate &launch_gate();
 
 class BufferImpl {
   public:
@@ -65,18 +48,20 @@ class BufferImpl {
     int advise(std::size_t offset, std::size_t length, AdviseCounts &counts);
     int will_write(std::size_t offset, std::size_t length, std::uint64_t &copied);
 
-    // Whether every extent of the range is mapped writable. Pre: the gate is held.
-    bool writable(std::size_t offset, std::size_t length);
-    // Tags of the extents that the range touches, after waiting for the device.
+    // True if every extent of the range is mapped writable. Pre: the gate is held.
+    [[nodiscard]] bool writable(std::size_t offset, std::size_t length) const;
+    // Tags of the extents that the range touches, after waiting for the device. Pre: the
+    // gate is held.
     int hash(std::size_t offset, std::size_t length, std::vector<Tag> &tags);
 
     int manifest(Manifest &manifest);
-    BufferStats stats();
-    std::string describe(std::size_t offset);
+    [[nodiscard]] BufferStats stats() const;
+    [[nodiscard]] std::string describe(std::size_t offset) const;
 
     [[nodiscard]] abi::DevicePtr address() const noexcept { return address_; }
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
     [[nodiscard]] std::size_t mapped_bytes() const noexcept { return reserved_; }
+    [[nodiscard]] abi::Device device() const noexcept { return runtime_->device; }
     // ENODEV in the child of a fork.
     [[nodiscard]] int check_process() const { return runtime_->check_process(); }
 
@@ -86,35 +71,40 @@ class BufferImpl {
     // buffer_impl.cpp
     int reserve(const std::vector<std::size_t> &sizes);
     int map_new(Extent &extent);
-    int clear_tail();
+    int clear();
     [[nodiscard]] Indices touched(std::size_t offset, std::size_t length) const;
     [[nodiscard]] Indices inside(std::size_t offset, std::size_t length) const;
     [[nodiscard]] int check_range(std::size_t offset, std::size_t length) const;
     int freeze(const Indices &indices);
     int thaw(const Indices &indices);
     [[nodiscard]] Piece whole(std::span<const std::size_t> neighbours) const;
-    // Puts other memory behind neighbours, or leaves all of them as they were. Pre:
-    // gate held, the device is idle.
+    // Puts other memory behind neighbours, or leaves all of them as they were. Pre: an
+    // Exclusive section.
     int swap(std::span<const std::size_t> neighbours, std::span<const abi::Handle> handles,
              int access);
     void put_back(std::span<const std::size_t> unmapped, std::size_t mapped);
     [[noreturn]] void fail_stop(const Extent &extent, const char *what) const;
     int copy(const Indices &shared, std::uint64_t &copied);
-    int copy_batch(const Indices &batch, bool &waited, std::uint64_t &copied);
-    int fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles, bool &waited);
+    int copy_batch(const Indices &batch, std::uint64_t &copied);
+    int fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles);
+    int swap_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
+                    std::size_t &done, std::uint64_t &copied);
 
     // advise.cpp
+    int freeze_all(const Indices &indices);
+    int thaw_all(const Indices &indices);
     int advise_batch(const Indices &batch, AdviseCounts &counts);
     int hash_batch(const Indices &batch, std::vector<Tag> &tags);
     int settle(const Indices &batch, const std::vector<Tag> &tags,
                std::vector<broker::Found> &found, AdviseCounts &counts);
     struct Publication;
+    struct Candidates;
     int export_reserved(const Indices &batch, const std::vector<broker::Found> &found,
                         Publication &made, AdviseCounts &counts);
-    int publish(const Indices &batch, const std::vector<broker::Found> &found,
-                AdviseCounts &counts);
+    int look_at(const Candidates &candidates, std::size_t first, std::size_t count,
+                std::vector<bool> &different);
+    int publish(const Indices &batch, std::vector<broker::Found> &found, AdviseCounts &counts);
     int merge(const Indices &batch, std::vector<broker::Found> &found, AdviseCounts &counts);
-    struct Candidates;
     int import(const Indices &batch, std::vector<broker::Found> &found, Candidates &candidates,
                AdviseCounts &counts);
     int compare(Candidates &candidates, AdviseCounts &counts);
@@ -125,15 +115,18 @@ class BufferImpl {
 
     const std::shared_ptr<RuntimeImpl> runtime_;
     const std::string name_;
-    std::mutex lock_; // of all below but address and sizes, which are set once
+    std::mutex work_; // one operation at a time; of leases and tags
     abi::DevicePtr address_ = 0;
     std::size_t bytes_ = 0;
     std::size_t reserved_ = 0;
     std::vector<Extent> extents_;
-    std::uint64_t copies_ = 0;
-    std::uint64_t copied_bytes_ = 0;
-    std::uint64_t rolled_back_ = 0;
+    std::atomic<std::uint64_t> copies_{0};
+    std::atomic<std::uint64_t> copied_bytes_{0};
+    std::atomic<std::uint64_t> rolled_back_{0};
 };
+
+// Counts up whenever extents stop being writable. Pre, to rely on it: a gate is held.
+std::uint64_t freezes() noexcept;
 
 // The length of the run of neighbours that begins at indices[start].
 std::size_t run_length(std::span<const std::size_t> indices, std::size_t start);

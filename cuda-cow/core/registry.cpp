@@ -12,6 +12,7 @@ namespace upm::cuda::registry {
 std::atomic<abi::DevicePtr> lowest{std::numeric_limits<abi::DevicePtr>::max()};
 std::atomic<abi::DevicePtr> highest{0};
 std::atomic<std::uint64_t> generation{1};
+std::atomic<std::uint64_t> devices{0};
 std::atomic<bool> forked{false};
 
 namespace {
@@ -29,6 +30,10 @@ Registry &all() {
 
 // Pre: the lock is held exclusively.
 void changed() {
+    std::uint64_t now = 0;
+    for (const auto &[address, entry] : all().buffers)
+        now |= std::uint64_t{1} << gate_index(entry.device);
+    devices = now;
     all().table.reset();
     ++generation;
 }
@@ -40,7 +45,7 @@ void add(const std::shared_ptr<BufferImpl> &buffer) {
     (void)watching;
     const std::unique_lock<std::shared_mutex> guard(all().lock);
     const abi::DevicePtr end = buffer->address() + buffer->mapped_bytes();
-    all().buffers[buffer->address()] = {buffer->address(), end, buffer};
+    all().buffers[buffer->address()] = {buffer->address(), end, buffer->device(), buffer};
     lowest = std::min(lowest.load(), buffer->address());
     highest = std::max(highest.load(), end);
     changed();

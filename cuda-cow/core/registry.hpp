@@ -14,6 +14,7 @@ namespace upm::cuda::registry {
 struct Entry {
     abi::DevicePtr start = 0;
     abi::DevicePtr end = 0;
+    abi::Device device = 0;
     std::weak_ptr<BufferImpl> buffer;
 };
 using Table = std::vector<Entry>; // by address
@@ -27,9 +28,11 @@ std::shared_ptr<BufferImpl> find(abi::DevicePtr address);
 // All buffers as they are now; good as long as `generation` stays what it was before.
 std::shared_ptr<const Table> table();
 extern std::atomic<std::uint64_t> generation;
+// The devices that have buffers, by gate_index().
+extern std::atomic<std::uint64_t> devices;
 extern std::atomic<bool> forked;
 
-// Whether this is a child that was forked off when buffers existed already. The gate
+// True in a child that was forked off when buffers existed already. A gate
 // may be locked for good there, and CUDA does not work: the driver shall say so itself.
 inline bool in_forked_child() noexcept {
     return forked.load(std::memory_order_relaxed);

@@ -25,6 +25,7 @@ int choose_domain(const RuntimeOptions &options, std::uint8_t (&key)[16]) {
 } // namespace
 
 RuntimeImpl::~RuntimeImpl() {
+    waiter.reset();
     if (context == nullptr || forked())
         return;
     {
@@ -75,6 +76,7 @@ int RuntimeImpl::open(const RuntimeOptions &options) {
             check(api.stream_create(&stream, abi::kStreamNonBlocking), "cuStreamCreate");
         error != 0)
         return error;
+    waiter = std::make_unique<Waiter>(api, context);
     hasher = make_device_hasher(*this);
     if (hasher == nullptr)
         hasher = make_host_hasher(*this);
@@ -145,13 +147,6 @@ int RuntimeImpl::drain(const char *what) const {
     const abi::Status status = api.stream_synchronize(stream);
     if (status != abi::kSuccess)
         (void)api.ctx_synchronize();
-    return check(status, what);
-}
-
-int RuntimeImpl::drain_all(const char *what) const {
-    const abi::Status status = api.ctx_synchronize();
-    if (status != abi::kSuccess)
-        (void)api.stream_synchronize(stream);
     return check(status, what);
 }
 

@@ -6,6 +6,7 @@
 #define UPM_CUDA_CORE_RUNTIME_HPP
 
 #include "cuda-cow/broker/client.hpp"
+#include "cuda-cow/core/gate.hpp"
 #include "cuda-cow/driver/driver.hpp"
 #include "cuda-cow/kernels/tag_core.hpp"
 
@@ -64,10 +65,8 @@ class RuntimeImpl {
     [[nodiscard]] int check_process() const;
     [[nodiscard]] bool forked() const noexcept;
     // Waits for the library's own stream; tries harder before it gives up, since the
-    // callers then unmap what the stream's work uses. drain_all: for all work of the
-    // context.
+    // callers then unmap what the stream's work uses.
     int drain(const char *what) const;
-    int drain_all(const char *what) const;
 
     DriverApi api;
     abi::Device device = 0;
@@ -75,6 +74,7 @@ class RuntimeImpl {
     abi::Stream stream = nullptr; // the library's own; waits for no other
     std::size_t granularity = 0;
     std::unique_ptr<Hasher> hasher;
+    std::unique_ptr<Waiter> waiter; // for Exclusive
     std::unique_ptr<broker::Client> broker;
 
   private:

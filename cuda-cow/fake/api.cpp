@@ -180,6 +180,13 @@ abi::Status cuCtxGetCurrent(abi::Context *context) {
     return abi::kSuccess;
 }
 
+abi::Status cuCtxGetDevice(abi::Device *found) {
+    if (!fake::context_is_current)
+        return abi::kInvalidContext;
+    *found = 0;
+    return abi::kSuccess;
+}
+
 abi::Status cuMemGetInfo_v2(std::size_t *available, std::size_t *total) {
     if (const abi::Status status = enter("cuMemGetInfo", true); status != abi::kSuccess)
         return status;
@@ -282,16 +289,18 @@ abi::Status cuFuncGetParamInfo(abi::Function function, std::size_t index, std::s
 
 // Finds what this library exports, newest version first, as the real one does; with
 // CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM (2), the function for that stream.
-abi::Status cuGetProcAddress_v2(const char *symbol, void **found, int /*version*/,
-                                std::uint64_t flags, int *status) {
+abi::Status cuGetProcAddress_v2(const char *symbol, void **found, int version, std::uint64_t flags,
+                                int *status) {
+    const bool old_synchronize = version < 13000 && std::strcmp(symbol, "cuCtxSynchronize") == 0;
     Dl_info self = {};
     (void)::dladdr(reinterpret_cast<void *>(&cuInit), &self);
     void *const library = ::dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD);
     *found = nullptr;
-    for (const char *version : {"_v2", "WithFlags", ""})
+    for (const char *version_suffix : {"_v2", "WithFlags", ""})
         for (const char *stream : {"_ptsz", "_ptds", ""})
-            if (*found == nullptr && library != nullptr && ((flags & 2) != 0 || *stream == '\0'))
-                *found = ::dlsym(library, (std::string(symbol) + version + stream).c_str());
+            if (*found == nullptr && library != nullptr && ((flags & 2) != 0 || *stream == '\0') &&
+                (!old_synchronize || *version_suffix == '\0'))
+                *found = ::dlsym(library, (std::string(symbol) + version_suffix + stream).c_str());
     if (status != nullptr)
         *status = *found != nullptr ? 0 : 1;
     return *found != nullptr ? abi::kSuccess : abi::kNotFound;

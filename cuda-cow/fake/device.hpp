@@ -2,7 +2,8 @@
 //
 // The fake device: a CUDA driver whose physical memory are memfds and whose kernels
 // are host functions. It is as strict as the real one is documented to be:
-// granularity, zero offsets, whole unmaps, no access before cuMemSetAccess, work
+// granularity, zero offsets, whole unmaps, no access before cuMemSetAccess, fresh memory
+// that holds anything, work
 // that runs after the call has returned, and a bad access by that work as a sticky
 // error of the context. What differs is listed in docs/cuda-cow.md.
 #ifndef UPM_CUDA_FAKE_DEVICE_HPP

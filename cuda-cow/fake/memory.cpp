@@ -4,7 +4,9 @@
 // management calls.
 #include "cuda-cow/fake/device.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <fcntl.h>
 #include <iterator>
 #include <sys/mman.h>
@@ -89,6 +91,20 @@ abi::Handle add(const Allocation &allocation) {
     return handle;
 }
 
+// Fresh device memory holds what others left there; the fake's holds what nobody wrote,
+// and something else each time.
+bool poison(int fd, std::size_t size) {
+    void *const at = ::mmap(nullptr, size, PROT_WRITE, MAP_SHARED, fd, 0);
+    if (at == MAP_FAILED)
+        return false;
+    const std::uint64_t word =
+        (static_cast<std::uint64_t>(::getpid()) << 32 ^ device().next_handle) * 0x9e3779b97f4a7c15 |
+        1;
+    std::fill_n(static_cast<std::uint64_t *>(at), size / sizeof word, word);
+    (void)::munmap(at, size);
+    return true;
+}
+
 } // namespace
 
 bool is_mapped(abi::DevicePtr address, std::size_t size) {
@@ -140,7 +156,7 @@ abi::Status cuMemCreate(abi::Handle *handle, std::size_t size, const abi::MemAll
     const int fd = ::memfd_create("upm-fake-gpu", MFD_CLOEXEC);
     if (fd < 0)
         return abi::kOutOfMemory;
-    if (::ftruncate(fd, static_cast<off_t>(size)) != 0) {
+    if (::ftruncate(fd, static_cast<off_t>(size)) != 0 || !fake::poison(fd, size)) {
         ::close(fd);
         return abi::kOutOfMemory;
     }

@@ -199,6 +199,8 @@ extern "C" {
 
 using namespace upm::cuda;
 
+abi::Status cuCtxGetCurrent(abi::Context *context);
+
 abi::Status cuStreamCreate(abi::Stream *stream, unsigned flags) {
     if (const abi::Status status = fake::enter("cuStreamCreate", true); status != abi::kSuccess)
         return status;
@@ -262,6 +264,13 @@ abi::Status cuCtxSynchronize() {
     if (const abi::Status status = fake::enter("cuCtxSynchronize", true); status != abi::kSuccess)
         return status;
     return fake::wait_for_all();
+}
+
+// What CUDA 13 means by this name; cuda.h 13.0 declares only the first.
+abi::Status cuCtxSynchronize_v2(abi::Context context) {
+    abi::Context current = nullptr;
+    (void)cuCtxGetCurrent(&current);
+    return context != nullptr && context != current ? abi::kInvalidContext : cuCtxSynchronize();
 }
 }
 #pragma GCC visibility pop

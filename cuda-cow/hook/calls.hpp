@@ -125,8 +125,11 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
     X(cuStreamWriteValue32_v2##suffix, (Stream s, DevicePtr to, std::uint32_t v, unsigned flags),  \
       (s, to, v, flags), writes(to, 4), s)                                                         \
     X(cuStreamWriteValue64_v2##suffix, (Stream s, DevicePtr to, std::uint64_t v, unsigned flags),  \
-      (s, to, v, flags), writes(to, 8), s)                                                         \
-    X(cuGraphLaunch##suffix, (abi::GraphExec exec, Stream s), (exec, s), accesses_of(exec), s)
+      (s, to, v, flags), writes(to, 8), s)
+
+// X(symbol, (parameters), (arguments), executable graph, stream)
+#define UPM_GRAPH_LAUNCHES(X, suffix)                                                              \
+    X(cuGraphLaunch##suffix, (abi::GraphExec exec, Stream s), (exec, s), exec, s)
 
 // X(symbol, (parameters), (arguments), parameters of the kernel, extra, stream)
 #define UPM_LAUNCHES(X, suffix)                                                                    \
@@ -153,16 +156,6 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
 
 // X(symbol, (parameters), (arguments), before, after it succeeded)
 #define UPM_NOTES(X)                                                                               \
-    X(cuModuleLoadData, (abi::Module * to, const void *image), (to, image),                        \
-      hook::note_image(image), (void)0)                                                            \
-    X(cuModuleLoadDataEx,                                                                          \
-      (abi::Module * to, const void *image, unsigned n, int *options, void **values),              \
-      (to, image, n, options, values), hook::note_image(image), (void)0)                           \
-    X(cuLibraryLoadData,                                                                           \
-      (abi::Library * to, const void *image, int *jit, void **jit_values, unsigned jit_count,      \
-       int *options, void **values, unsigned count),                                               \
-      (to, image, jit, jit_values, jit_count, options, values, count), hook::note_image(image),    \
-      (void)0)                                                                                     \
     X(cuLibraryGetKernel, (abi::Kernel * to, abi::Library library, const char *name),              \
       (to, library, name), (void)0, hook::note_kernel(*to, library))                               \
     X(cuModuleUnload, (abi::Module module), (module), hook::forget_functions(), (void)0)           \

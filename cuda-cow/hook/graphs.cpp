@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/hook/graphs.hpp"
 
-#include "cuda-cow/core/registry.hpp"
-#include "cuda-cow/hook/plan.hpp"
-
+#include <algorithm>
+#include <shared_mutex>
 #include <unordered_map>
 
 namespace upm::cuda::hook {
 
 namespace {
 
-// Of an executable graph. Grows with updates: what a node used before it was changed
-// stays in, which costs sharing and no bytes.
-struct Uses {
-    std::vector<Access> accesses;
-    std::vector<Suspect> suspects;
+// What is found in nodes, before it is put in order.
+struct Found {
+    std::vector<Access> written;
+    Suspects suspects;
 };
 
 struct Graphs {
-    std::mutex lock;
-    std::unordered_map<abi::GraphExec, Uses> executables;
+    std::shared_mutex lock;
+    std::unordered_map<abi::GraphExec, std::shared_ptr<GraphUses>> executables;
 };
 
 Graphs &graphs() {
@@ -31,30 +29,34 @@ bool on_device(unsigned memory_type) {
     return memory_type == abi::kMemoryDevice || memory_type == abi::kMemoryUnified;
 }
 
-void add(const Accesses &some, Uses &uses) {
-    for (const Access &access : some.few)
-        if (access.bytes != 0 && registry::find(access.at) != nullptr)
-            uses.accesses.push_back(access);
+void add(const Access &access, Found &found) {
+    if (access.bytes != 0 && access.writes)
+        found.written.push_back(access);
 }
 
-void add_kernel(const Inspector &inspector, const abi::KernelNodeParams &node, Uses &uses) {
+void add(const abi::Copy3D &copy, Found &found) {
+    for (const Access &access : accesses_of(copy).few)
+        add(access, found);
+}
+
+void add(const abi::MemsetNodeParams &set, Found &found) {
+    add(rows(set.to, set.pitch, set.width * set.element_bytes, set.height), found);
+}
+
+void add(const Inspector &inspector, const abi::KernelNodeParams &node, Found &found) {
     const abi::Function function =
         node.function != nullptr ? node.function : reinterpret_cast<abi::Function>(node.kernel);
     if (node.function == nullptr)
         note_kernel(node.kernel, nullptr);
     std::shared_ptr<Plan> hold;
     Plan &plan = plan_of(inspector, function, hold);
-    for (const Hit &hit : find_hits(plan, node.parameters, node.extra, true).written)
-        uses.accesses.push_back({hit.buffer->address(), hit.buffer->bytes(), true});
-    for (Suspect &suspect : suspects_of(plan, node.parameters, node.extra)) {
-        uses.accesses.push_back({suspect.address, 1, false});
-        uses.suspects.push_back(std::move(suspect));
-    }
+    for (const Hit &hit : find_hits(plan, node.parameters, node.extra, &found.suspects).written)
+        add(Access{hit.buffer->address(), hit.buffer->bytes(), true}, found);
 }
 
-void add_node(const GraphInspector &inspector, abi::GraphNode node, Uses &uses);
+void add_node(const GraphInspector &inspector, abi::GraphNode node, Found &found);
 
-void add_graph(const GraphInspector &inspector, abi::Graph graph, Uses &uses) {
+void add_graph(const GraphInspector &inspector, abi::Graph graph, Found &found) {
     std::size_t count = 0;
     if (inspector.nodes == nullptr || inspector.type == nullptr ||
         inspector.nodes(graph, nullptr, &count) != abi::kSuccess)
@@ -63,39 +65,65 @@ void add_graph(const GraphInspector &inspector, abi::Graph graph, Uses &uses) {
     if (count == 0 || inspector.nodes(graph, nodes.data(), &count) != abi::kSuccess)
         return;
     for (const abi::GraphNode node : nodes)
-        add_node(inspector, node, uses);
+        add_node(inspector, node, found);
 }
 
-void add_node(const GraphInspector &inspector, abi::GraphNode node, Uses &uses) {
+// What the driver says of a node, or nothing.
+template <class Params>
+void add_params(abi::Status (*get)(abi::GraphNode, Params *), abi::GraphNode node, Found &found) {
+    Params params = {};
+    if (get != nullptr && get(node, &params) == abi::kSuccess)
+        add(params, found);
+}
+
+void add_node(const GraphInspector &inspector, abi::GraphNode node, Found &found) {
     int type = -1;
+    abi::KernelNodeParams kernel = {};
+    abi::Graph child = nullptr;
     if (inspector.type(node, &type) != abi::kSuccess)
         return;
-    if (type == abi::kNodeKernel && inspector.kernel != nullptr) {
-        abi::KernelNodeParams kernel = {};
-        if (inspector.kernel(node, &kernel) == abi::kSuccess)
-            add_kernel(inspector.functions, kernel, uses);
-    } else if (type == abi::kNodeMemcpy && inspector.copy != nullptr) {
-        abi::Copy3D copy = {};
-        if (inspector.copy(node, &copy) == abi::kSuccess)
-            add(accesses_of(copy), uses);
-    } else if (type == abi::kNodeMemset && inspector.set != nullptr) {
-        abi::MemsetNodeParams set = {};
-        if (inspector.set(node, &set) == abi::kSuccess)
-            add({.few = {rows(set.to, set.pitch, set.width * set.element_bytes, set.height)},
-                 .many = {}},
-                uses);
-    } else if (type == abi::kNodeGraph && inspector.child != nullptr) {
-        abi::Graph child = nullptr;
-        if (inspector.child(node, &child) == abi::kSuccess)
-            add_graph(inspector, child, uses);
-    }
+    if (type == abi::kNodeMemcpy)
+        add_params(inspector.copy, node, found);
+    else if (type == abi::kNodeMemset)
+        add_params(inspector.set, node, found);
+    else if (type == abi::kNodeKernel && inspector.kernel != nullptr &&
+             inspector.kernel(node, &kernel) == abi::kSuccess)
+        add(inspector.functions, kernel, found);
+    else if (type == abi::kNodeGraph && inspector.child != nullptr &&
+             inspector.child(node, &child) == abi::kSuccess)
+        add_graph(inspector, child, found);
 }
 
-void keep(abi::GraphExec exec, const Uses &more) {
-    const std::lock_guard<std::mutex> guard(graphs().lock);
-    Uses &uses = graphs().executables[exec];
-    uses.accesses.insert(uses.accesses.end(), more.accesses.begin(), more.accesses.end());
-    uses.suspects.insert(uses.suspects.end(), more.suspects.begin(), more.suspects.end());
+// In order, and what overlaps or touches as one: a launch looks at few.
+std::vector<Access> merged(std::vector<Access> all) {
+    std::sort(all.begin(), all.end(),
+              [](const Access &one, const Access &other) { return one.at < other.at; });
+    std::vector<Access> few;
+    for (const Access &access : all) {
+        if (few.empty() || access.at > few.back().at + few.back().bytes)
+            few.push_back(access);
+        else
+            few.back().bytes =
+                std::max<std::size_t>(few.back().bytes, access.at + access.bytes - few.back().at);
+    }
+    return few;
+}
+
+void keep(abi::GraphExec exec, Found found) {
+    auto made = std::make_shared<GraphUses>();
+    const std::unique_lock<std::shared_mutex> guard(graphs().lock);
+    std::shared_ptr<GraphUses> &uses = graphs().executables[exec];
+    if (uses != nullptr) {
+        found.written.insert(found.written.end(), uses->written.begin(), uses->written.end());
+        if (uses->suspects != nullptr)
+            found.suspects.insert(found.suspects.end(), uses->suspects->begin(),
+                                  uses->suspects->end());
+    }
+    found.suspects.resize(std::min(found.suspects.size(), kMaxSuspects));
+    made->written = merged(std::move(found.written));
+    if (!found.suspects.empty())
+        made->suspects = std::make_shared<const Suspects>(std::move(found.suspects));
+    uses = std::move(made);
 }
 
 template <class End>
@@ -126,52 +154,41 @@ Access volume(const abi::Copy3DEnd &end, const abi::Copy3D &copy, bool writes) {
 void note_graph(const GraphInspector &inspector, abi::GraphExec exec, abi::Graph graph) noexcept {
     if (inside_library())
         return;
-    Uses uses;
-    add_graph(inspector, graph, uses);
-    keep(exec, uses);
+    Found found;
+    add_graph(inspector, graph, found);
+    keep(exec, std::move(found));
 }
 
 void note_node(const GraphInspector &inspector, abi::GraphExec exec,
                const abi::KernelNodeParams &params) noexcept {
-    Uses uses;
-    add_kernel(inspector.functions, params, uses);
-    keep(exec, uses);
+    Found found;
+    add(inspector.functions, params, found);
+    keep(exec, std::move(found));
 }
 
 void note_node(const GraphInspector & /*inspector*/, abi::GraphExec exec,
                const abi::Copy3D &params) noexcept {
-    Uses uses;
-    add(accesses_of(params), uses);
-    keep(exec, uses);
+    Found found;
+    add(params, found);
+    keep(exec, std::move(found));
 }
 
 void note_node(const GraphInspector & /*inspector*/, abi::GraphExec exec,
                const abi::MemsetNodeParams &params) noexcept {
-    Uses uses;
-    add({.few = {rows(params.to, params.pitch, params.width * params.element_bytes, params.height)},
-         .many = {}},
-        uses);
-    keep(exec, uses);
+    Found found;
+    add(params, found);
+    keep(exec, std::move(found));
 }
 
 void forget_graph(abi::GraphExec exec) noexcept {
-    const std::lock_guard<std::mutex> guard(graphs().lock);
+    const std::unique_lock<std::shared_mutex> guard(graphs().lock);
     graphs().executables.erase(exec);
 }
 
-Accesses accesses_of(abi::GraphExec exec) noexcept {
-    Accesses found;
-    std::vector<Suspect> suspects;
-    {
-        const std::lock_guard<std::mutex> guard(graphs().lock);
-        const auto known = graphs().executables.find(exec);
-        if (known == graphs().executables.end())
-            return found;
-        found.many = known->second.accesses;
-        suspects = known->second.suspects;
-    }
-    remember(suspects);
-    return found;
+std::shared_ptr<GraphUses> uses_of(abi::GraphExec exec) noexcept {
+    const std::shared_lock<std::shared_mutex> guard(graphs().lock);
+    const auto known = graphs().executables.find(exec);
+    return known == graphs().executables.end() ? nullptr : known->second;
 }
 
 Access rows(abi::DevicePtr to, std::size_t pitch, std::size_t width_bytes,

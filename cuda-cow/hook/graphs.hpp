@@ -6,6 +6,9 @@
 #define UPM_CUDA_HOOK_GRAPHS_HPP
 
 #include "cuda-cow/hook/guard.hpp"
+#include "cuda-cow/hook/plan.hpp"
+
+#include <atomic>
 
 namespace upm::cuda::hook {
 
@@ -20,6 +23,26 @@ struct GraphInspector {
     abi::Status (*child)(abi::GraphNode, abi::Graph *) = nullptr;
 };
 
+// Of an executable graph. An update makes a new one that adds to the last: what a node
+// used before it was changed stays in, which costs sharing and no bytes.
+struct GraphUses {
+    std::vector<Access> written; // by address; none touches another
+    std::shared_ptr<const Suspects> suspects;
+    std::atomic<std::uint64_t> gates{0}; // of what was found under `written`
+    // When all of it was found writable: with these buffers, and nothing frozen since.
+    std::atomic<std::uint64_t> generation{0}, freezes{0};
+
+    [[nodiscard]] bool is_ready(std::uint64_t now_generation, std::uint64_t now_freezes) const {
+        return written.empty() || (generation == now_generation && freezes == now_freezes);
+    }
+    void set_ready(std::uint64_t now_generation, std::uint64_t now_freezes) {
+        generation = now_generation;
+        freezes = now_freezes;
+    }
+};
+// nullptr: nothing is known of it.
+std::shared_ptr<GraphUses> uses_of(abi::GraphExec exec) noexcept;
+
 // Adds what `graph` uses to what is known of `exec`; for instantiation and updates.
 UPM_API void note_graph(const GraphInspector &inspector, abi::GraphExec exec,
                         abi::Graph graph) noexcept;
@@ -31,9 +54,6 @@ UPM_API void note_node(const GraphInspector &inspector, abi::GraphExec exec,
 UPM_API void note_node(const GraphInspector &inspector, abi::GraphExec exec,
                        const abi::MemsetNodeParams &params) noexcept;
 UPM_API void forget_graph(abi::GraphExec exec) noexcept;
-
-// What a launch of `exec` uses; its read-only arguments are remembered as suspects.
-UPM_API Accesses accesses_of(abi::GraphExec exec) noexcept;
 
 // The device memory that a copy in two or three dimensions, or a memset in two, uses:
 // from the first byte of its first row to the last of its last.

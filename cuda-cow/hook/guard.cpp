@@ -2,6 +2,7 @@
 #include "cuda-cow/hook/guard.hpp"
 
 #include "cuda-cow/core/registry.hpp"
+#include "cuda-cow/hook/graphs.hpp"
 #include "cuda-cow/hook/plan.hpp"
 
 #include <algorithm>
@@ -25,8 +26,8 @@ bool writable(const std::vector<Target> &targets) {
     });
 }
 
-// This thread holds the gate around a call of the driver; what the driver, or another
-// hook, calls in it is part of that call. (The gate must not be taken twice.)
+// This thread holds a gate around a call of the driver; what the driver, or another
+// hook, calls in it is part of that call. (A gate must not be taken twice.)
 [[gnu::tls_model("initial-exec")]] thread_local bool in_call = false;
 
 bool captures(const Inspector &inspector, abi::Stream stream) {
@@ -39,6 +40,20 @@ abi::Status status_of(int error) {
     if (error == EFAULT)
         return abi::kIllegalAddress;
     return error == EBUSY ? abi::kStreamCaptureUnsupported : abi::kOutOfMemory;
+}
+
+std::uint64_t gate_bit(abi::Device device) {
+    return std::uint64_t{1} << gate_index(device);
+}
+
+// The gates of work in the current context: one, or none if nothing of its device is
+// ours; all that are in use if the driver does not say which device that is.
+std::uint64_t gates_here(const Inspector &inspector) {
+    const std::uint64_t used = registry::devices.load(std::memory_order_acquire);
+    abi::Device device = 0;
+    if (inspector.device == nullptr || inspector.device(&device) != abi::kSuccess)
+        return used;
+    return used & gate_bit(device);
 }
 
 // The parts of buffers that the accesses touch.
@@ -60,9 +75,21 @@ void add_targets(const Access &access, std::vector<Target> &targets) {
     }
 }
 
+std::uint64_t gates_of(const std::vector<Target> &targets) {
+    std::uint64_t gates = 0;
+    for (const Target &target : targets)
+        gates |= gate_bit(target.buffer->device());
+    return gates;
+}
+
 bool may_touch(const Access &access) {
     return access.bytes != 0 && access.at < registry::highest.load(std::memory_order_relaxed) &&
            access.at + access.bytes > registry::lowest.load(std::memory_order_relaxed);
+}
+
+bool nothing_to_do() {
+    return registry::devices.load(std::memory_order_relaxed) == 0 || inside_library() || in_call ||
+           registry::in_forked_child();
 }
 
 } // namespace
@@ -73,17 +100,30 @@ struct Guard::Work {
     std::vector<Hit> lesson;
     std::vector<std::vector<Tag>> before;
 
-    void begin_lesson();
+    void begin_lesson(Plan &from, std::vector<Hit> hits);
     void end_lesson();
 };
 
-// Pre: the gate is held, and everything is private.
-void Guard::Work::begin_lesson() {
+// Learning is for the time before an advise: what is shared would have to be copied, and
+// is left alone. Pre: the gate is held.
+void Guard::Work::begin_lesson(Plan &from, std::vector<Hit> hits) {
+    for (const Hit &hit : hits)
+        if (!hit.buffer->writable(0, hit.buffer->bytes()))
+            return;
+    {
+        const std::lock_guard<std::mutex> guard(lessons_lock());
+        if (from.lessons == 0)
+            return;
+        --from.lessons;
+    }
+    plan = from.shared_from_this();
+    lesson = std::move(hits);
     for (const Hit &hit : lesson)
         (void)hit.buffer->hash(0, hit.buffer->bytes(), before.emplace_back());
 }
 
-// Once the last lesson is over, what was never seen written is taken for read.
+// Once the last lesson is over, what was never seen written is taken for read. Pre: the
+// gate is held.
 void Guard::Work::end_lesson() {
     for (std::size_t i = 0; i < before.size(); ++i) {
         std::vector<Tag> after;
@@ -100,23 +140,35 @@ void Guard::Work::end_lesson() {
     }
 }
 
-// Makes the targets private and writable, and takes the gate while they are.
-void Guard::enter(const Inspector &inspector, abi::Stream stream) {
+void Guard::take(std::uint64_t gates) noexcept {
+    for (unsigned i = 0; gates >> i != 0; ++i)
+        if ((gates >> i & 1) != 0)
+            gate_of(static_cast<abi::Device>(i)).lock_shared();
+    gates_ = gates;
+    entered_ = true;
+    in_call = true;
+}
+
+void Guard::give_back() noexcept {
+    in_call = false;
+    entered_ = false;
+    for (unsigned i = 0; gates_ >> i != 0; ++i)
+        if ((gates_ >> i & 1) != 0)
+            gate_of(static_cast<abi::Device>(i)).unlock_shared();
+    gates_ = 0;
+}
+
+// Makes the targets private and writable, and takes the gates while they are.
+void Guard::enter(const Inspector &inspector, std::uint64_t gates, abi::Stream stream) {
     const std::vector<Target> &targets = work_->targets;
     for (;;) {
-        launch_gate().lock_shared();
-        gate_ = true;
-        in_call = true;
+        take(gates);
         if (writable(targets))
             return;
-        launch_gate().unlock_shared();
-        gate_ = false;
-        in_call = false;
+        give_back();
         // Waiting for the device would end the capture; the graph's launch will do it.
-        if (captures(inspector, stream)) {
-            work_->lesson.clear();
+        if (captures(inspector, stream))
             return;
-        }
         for (const Target &target : targets) {
             std::uint64_t copied = 0;
             const int error = target.buffer->will_write(target.offset, target.bytes, copied);
@@ -132,38 +184,55 @@ void Guard::enter(const Inspector &inspector, abi::Stream stream) {
 
 Guard::Guard(const Inspector &inspector, abi::Function function, void **parameters, void **extra,
              abi::Stream stream) noexcept {
-    if (registry::highest.load(std::memory_order_relaxed) == 0 || inside_library() || in_call)
+    if (nothing_to_do())
         return;
     std::shared_ptr<Plan> hold;
     Plan &plan = plan_of(inspector, function, hold);
     Hits hits = find_hits(plan, parameters, extra);
-    if (!hits.any || registry::in_forked_child())
-        return;
+    const std::uint64_t gates = gates_here(inspector) | hits.devices;
     if (hits.written.empty() && hits.to_learn.empty()) {
-        launch_gate().lock_shared(); // by far the most frequent: weights are read
-        gate_ = true;
-        in_call = true;
+        take(gates); // by far the most frequent: weights are read
         return;
     }
     work_ = std::make_unique<Work>();
-    for (const std::vector<Hit> *some : {&hits.written, &hits.to_learn})
-        for (const Hit &hit : *some)
-            work_->targets.push_back({hit.buffer, 0, hit.buffer->bytes()});
-    if (!hits.to_learn.empty() && !captures(inspector, stream)) {
-        const std::lock_guard<std::mutex> guard(lessons_lock());
-        if (plan.lessons != 0) {
-            --plan.lessons;
-            work_->plan = plan.shared_from_this();
-            work_->lesson = std::move(hits.to_learn);
-        }
+    for (const Hit &hit : hits.written)
+        work_->targets.push_back({hit.buffer, 0, hit.buffer->bytes()});
+    enter(inspector, gates, stream);
+    if (entered_ && !hits.to_learn.empty() && !captures(inspector, stream))
+        work_->begin_lesson(plan, std::move(hits.to_learn));
+}
+
+// Nothing here takes longer for more nodes, unless something was shared since the last
+// launch.
+Guard::Guard(const Inspector &inspector, abi::GraphExec exec, abi::Stream stream) noexcept {
+    if (nothing_to_do())
+        return;
+    const std::shared_ptr<GraphUses> uses = uses_of(exec);
+    const std::uint64_t generation = registry::generation.load(std::memory_order_acquire);
+    std::uint64_t gates = gates_here(inspector);
+    if (uses == nullptr) {
+        take(gates);
+        return;
     }
-    enter(inspector, stream);
-    if (gate_)
-        work_->begin_lesson();
+    remember(uses->suspects);
+    gates |= uses->gates.load(std::memory_order_relaxed);
+    take(gates);
+    if (uses->is_ready(generation, freezes()))
+        return;
+    give_back();
+    work_ = std::make_unique<Work>();
+    for (const Access &access : uses->written)
+        if (may_touch(access))
+            add_targets(access, work_->targets);
+    gates |= gates_of(work_->targets);
+    uses->gates = gates;
+    enter(inspector, gates, stream);
+    if (entered_)
+        uses->set_ready(generation, freezes());
 }
 
 Guard::Guard(const Inspector &inspector, const Accesses &accesses, abi::Stream stream) noexcept {
-    if (registry::highest.load(std::memory_order_relaxed) == 0 || inside_library() || in_call)
+    if (nothing_to_do())
         return;
     std::vector<Target> targets;
     for (const Access &access : accesses.few)
@@ -172,20 +241,19 @@ Guard::Guard(const Inspector &inspector, const Accesses &accesses, abi::Stream s
     for (const Access &access : accesses.many)
         if (may_touch(access))
             add_targets(access, targets);
-    if (targets.empty() || registry::in_forked_child())
+    if (targets.empty())
         return;
     work_ = std::make_unique<Work>();
     work_->targets = std::move(targets);
-    enter(inspector, stream);
+    enter(inspector, gates_of(work_->targets), stream);
 }
 
 Guard::~Guard() {
-    if (gate_) {
-        in_call = false;
-        launch_gate().unlock_shared();
-    }
+    if (!entered_)
+        return;
     if (work_ != nullptr)
         work_->end_lesson();
+    give_back();
 }
 
 } // namespace upm::cuda::hook

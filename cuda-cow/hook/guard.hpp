@@ -6,10 +6,10 @@
 #define UPM_CUDA_HOOK_GUARD_HPP
 
 #include "cuda-cow/driver/driver.hpp"
-#include "cuda-cow/hook/evidence.hpp"
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <upm/cuda.hpp>
 #include <vector>
@@ -22,6 +22,7 @@ struct Inspector {
     abi::Status (*param)(abi::Function, std::size_t, std::size_t *, std::size_t *) = nullptr;
     abi::Status (*function)(abi::Function *, abi::Kernel) = nullptr;
     abi::Status (*capturing)(abi::Stream, int *) = nullptr;
+    abi::Status (*device)(abi::Device *) = nullptr; // of the current context
 };
 
 // Device memory that a call uses.
@@ -38,16 +39,19 @@ struct Accesses {
 };
 
 // Held while a launch, copy or memset is handed to the driver. The constructor makes
-// private copies of what will be written, and keeps the mappings of what is used as
-// they are until the call is over; status() is then what to return instead of calling,
-// if that failed. What is captured into a graph is left for the graph's launch. Costs
-// a load while no buffer exists.
+// private copies of what will be written, and keeps the mappings of the device as they
+// are until the call is over; status() is then what to return instead of calling, if
+// that failed. A launch keeps *all* mappings of its device, since a kernel may find
+// pointers in device memory that no argument shows. What is captured into a graph is left
+// for the graph's launch. Costs a load while no buffer exists.
 class UPM_API Guard {
   public:
     // A kernel, with the parameters as given to cuLaunchKernel.
     Guard(const Inspector &inspector, abi::Function function, void **parameters, void **extra,
           abi::Stream stream) noexcept;
-    // Copies and memsets, and launches of graphs.
+    // A graph.
+    Guard(const Inspector &inspector, abi::GraphExec exec, abi::Stream stream) noexcept;
+    // Copies and memsets.
     Guard(const Inspector &inspector, const Accesses &accesses, abi::Stream stream) noexcept;
     Guard(const Guard &) = delete;
     Guard &operator=(const Guard &) = delete;
@@ -56,21 +60,20 @@ class UPM_API Guard {
 
   private:
     struct Work;
-    void enter(const Inspector &inspector, abi::Stream stream);
+    void take(std::uint64_t gates) noexcept;
+    void give_back() noexcept;
+    void enter(const Inspector &inspector, std::uint64_t gates, abi::Stream stream);
 
     abi::Status status_ = abi::kSuccess;
-    bool gate_ = false;
+    bool entered_ = false;
+    std::uint64_t gates_ = 0;    // that are held, by gate_index()
     std::unique_ptr<Work> work_; // what has to be done in the end
 };
 
-// Remembers what the PTX of a module says, if `image` is PTX text.
-UPM_API void note_image(const void *image) noexcept;
 // A handle that cuLaunchKernel takes in the place of a function.
 UPM_API void note_kernel(abi::Kernel kernel, abi::Library library) noexcept;
 // Function handles may mean something else from now on; with a library, its kernels'.
 UPM_API void forget_functions(abi::Library library = nullptr) noexcept;
-// Declares that `function` (mangled name) writes through its parameter `index`.
-UPM_API void declare_write(const char *function, unsigned index) noexcept;
 
 // Passes `status` on; if it says that the context is lost, prints once which recent
 // launches had shared memory among their arguments. `synchronized`: the call waited

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
 #include <shared_mutex>
 #include <sstream>
 #include <unordered_map>
@@ -17,15 +16,12 @@ namespace upm::cuda::hook {
 
 namespace {
 
-constexpr std::size_t kMaxSuspects = 16;
-
 struct State {
     std::shared_mutex lock;
     std::unordered_map<abi::Function, std::shared_ptr<Plan>> plans;
     std::unordered_map<abi::Function, abi::Library> kernels; // handles that are a CUkernel
-    std::map<std::string, std::vector<Use>> ptx;
     std::set<std::pair<std::string, unsigned>> declared;
-    std::vector<Suspect> suspects;
+    std::vector<std::shared_ptr<const Suspects>> suspects; // the latest last
     bool reported = false;
     const bool unproven_is_written = std::strcmp(env::text(env::kUnproven), "write") == 0;
     const unsigned lessons =
@@ -65,9 +61,6 @@ Use judge(const std::string &name, std::size_t index, const std::vector<Use> &by
     const State &all = state();
     if (all.declared.contains({name, static_cast<unsigned>(index)}))
         return Use::kWritten;
-    const auto ptx = all.ptx.find(name);
-    if (ptx != all.ptx.end() && index < ptx->second.size() && ptx->second[index] != Use::kUnproven)
-        return ptx->second[index];
     return index < by_name.size() ? by_name[index] : Use::kUnproven;
 }
 
@@ -201,7 +194,7 @@ void note(Plan &plan, std::size_t index, abi::DevicePtr address) {
     if (noted.load(std::memory_order_relaxed) == epoch)
         return;
     noted.store(epoch, std::memory_order_relaxed);
-    remember({{plan.name, index, address}});
+    remember(std::make_shared<const Suspects>(Suspects{{plan.name, index, address}}));
 }
 
 } // namespace
@@ -225,70 +218,38 @@ Plan &plan_of(const Inspector &inspector, abi::Function function, std::shared_pt
     return *slot.plan;
 }
 
-Hits find_hits(Plan &plan, void **parameters, void **extra, bool for_later) {
+Hits find_hits(Plan &plan, void **parameters, void **extra, Suspects *later) {
     Hits hits;
     for_hits(plan, parameters, extra,
              [&](std::size_t index, abi::DevicePtr address, const registry::Entry &entry) {
-                 hits.any = true;
+                 hits.devices |= std::uint64_t{1} << gate_index(entry.device);
                  const Use use = plan.parameters[index].use.load(std::memory_order_relaxed);
                  const bool written = is_written(use);
-                 if (!written && !for_later)
+                 if (!written && later != nullptr)
+                     later->push_back({plan.name, index, address});
+                 else if (!written)
                      note(plan, index, address);
-                 const bool learn = use == Use::kUnproven && plan.lessons != 0 && !for_later;
+                 const bool learn = use == Use::kUnproven && plan.lessons != 0 && later == nullptr;
                  if (!written && !learn)
                      return;
                  if (std::shared_ptr<BufferImpl> buffer = entry.buffer.lock(); buffer != nullptr)
-                     (learn ? hits.to_learn : hits.written)
+                     (written ? hits.written : hits.to_learn)
                          .push_back({index, address, std::move(buffer)});
              });
     return hits;
 }
 
-std::vector<Suspect> suspects_of(Plan &plan, void **parameters, void **extra) {
-    std::vector<Suspect> found;
-    for_hits(plan, parameters, extra,
-             [&](std::size_t index, abi::DevicePtr address, const registry::Entry &) {
-                 if (!is_written(plan.parameters[index].use))
-                     found.push_back({plan.name, index, address});
-             });
-    return found;
-}
-
-void remember(const std::vector<Suspect> &suspects) {
-    if (suspects.empty())
+void remember(const std::shared_ptr<const Suspects> &suspects) {
+    if (suspects == nullptr)
         return;
     State &all = state();
     const std::unique_lock<std::shared_mutex> guard(all.lock);
-    for (const Suspect &suspect : suspects) {
-        const bool known =
-            std::any_of(all.suspects.begin(), all.suspects.end(), [&](const Suspect &other) {
-                return other.function == suspect.function && other.parameter == suspect.parameter;
-            });
-        if (known)
-            continue;
-        if (all.suspects.size() == kMaxSuspects)
-            all.suspects.erase(all.suspects.begin());
-        all.suspects.push_back(suspect);
-    }
+    if (std::find(all.suspects.begin(), all.suspects.end(), suspects) != all.suspects.end())
+        return;
+    if (all.suspects.size() == kMaxSuspects)
+        all.suspects.erase(all.suspects.begin());
+    all.suspects.push_back(suspects);
     all.any_suspect = true;
-}
-
-void note_image(const void *image) noexcept {
-    const auto *const text = static_cast<const char *>(image);
-    static constexpr std::string_view kStarts[] = {"//", ".version", "\n"};
-    if (image == nullptr || std::none_of(std::begin(kStarts), std::end(kStarts), [&](auto start) {
-            return std::strncmp(text, start.data(), start.size()) == 0;
-        }))
-        return;
-    auto found = uses_from_ptx(text);
-    State &all = state();
-    const std::unique_lock<std::shared_mutex> guard(all.lock);
-    for (auto &[name, uses] : found) {
-        const auto [at, added] = all.ptx.try_emplace(name, uses);
-        // Another module has a kernel of this name: what holds for both is known.
-        if (!added)
-            at->second = common(at->second, uses);
-    }
 }
 
 void note_kernel(abi::Kernel kernel, abi::Library library) noexcept {
@@ -306,13 +267,26 @@ void forget_functions(abi::Library library) noexcept {
     ++all.generation;
 }
 
-void declare_write(const char *function, unsigned index) noexcept {
-    {
-        const std::unique_lock<std::shared_mutex> guard(state().lock);
-        state().declared.emplace(function, index);
-    }
-    forget_functions();
+namespace {
+
+void report(const State &all, abi::Status status) {
+    (void)std::fprintf(stderr,
+                       "upm-cuda: CUDA error %d: the context is lost. Since the last "
+                       "synchronization these functions had read-only shared memory among "
+                       "their arguments:\n",
+                       status);
+    std::set<std::pair<std::string, std::size_t>> told;
+    for (const auto &suspects : all.suspects)
+        for (const Suspect &suspect : *suspects)
+            if (told.emplace(suspect.function, suspect.parameter).second)
+                (void)std::fprintf(stderr, "upm-cuda:   %s, parameter %zu: %s\n",
+                                   suspect.function.c_str(), suspect.parameter,
+                                   describe(suspect.address).c_str());
+    (void)std::fprintf(stderr, "upm-cuda: if one of them writes, call will_write() before it, or "
+                               "put 'FUNCTION INDEX' into the file UPM_CUDA_WRITES\n");
 }
+
+} // namespace
 
 abi::Status watch(abi::Status status, bool synchronized) noexcept {
     const bool lost = status == abi::kIllegalAddress || status == abi::kLaunchFailed;
@@ -330,16 +304,7 @@ abi::Status watch(abi::Status status, bool synchronized) noexcept {
     if (!lost || all.reported || all.suspects.empty())
         return status;
     all.reported = true;
-    (void)std::fprintf(stderr,
-                       "upm-cuda: CUDA error %d: the context is lost. Since the last "
-                       "synchronization these functions had read-only shared memory among "
-                       "their arguments:\n",
-                       status);
-    for (const Suspect &suspect : all.suspects)
-        (void)std::fprintf(stderr, "upm-cuda:   %s, parameter %zu: %s\n", suspect.function.c_str(),
-                           suspect.parameter, describe(suspect.address).c_str());
-    (void)std::fprintf(stderr, "upm-cuda: if one of them writes, call will_write() before it, or "
-                               "put 'FUNCTION INDEX' into the file UPM_CUDA_WRITES\n");
+    report(all, status);
     return status;
 }
 

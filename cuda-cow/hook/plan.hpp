@@ -6,6 +6,7 @@
 #define UPM_CUDA_HOOK_PLAN_HPP
 
 #include "cuda-cow/core/registry.hpp"
+#include "cuda-cow/hook/evidence.hpp"
 #include "cuda-cow/hook/guard.hpp"
 
 #include <atomic>
@@ -37,17 +38,10 @@ struct Hit {
 
 // What a launch does to buffers.
 struct Hits {
-    bool any = false;
+    std::uint64_t devices = 0; // of all buffers, by gate_index()
     std::vector<Hit> written;
     std::vector<Hit> to_learn; // unproven, and lessons are left
 };
-
-// Good until this thread asks again. `hold` keeps it where the thread cannot.
-Plan &plan_of(const Inspector &inspector, abi::Function function, std::shared_ptr<Plan> &hold);
-
-// Looks the parameters through, as given to cuLaunchKernel; structures are searched.
-// What is only read is remembered as a suspect, unless `for_later`.
-Hits find_hits(Plan &plan, void **parameters, void **extra, bool for_later = false);
 
 // A tracked argument of a launch, for the message when the context is lost.
 struct Suspect {
@@ -55,9 +49,19 @@ struct Suspect {
     std::size_t parameter = 0;
     abi::DevicePtr address = 0;
 };
-// Read-only ones of a launch that happens later (a graph's).
-std::vector<Suspect> suspects_of(Plan &plan, void **parameters, void **extra);
-void remember(const std::vector<Suspect> &suspects);
+using Suspects = std::vector<Suspect>;
+inline constexpr std::size_t kMaxSuspects = 16;
+
+// Good until this thread asks again. `hold` keeps it where the thread cannot.
+Plan &plan_of(const Inspector &inspector, abi::Function function, std::shared_ptr<Plan> &hold);
+
+// Looks the parameters through, as given to cuLaunchKernel; structures are searched.
+// What is only read is remembered as a suspect, or, for a launch that happens later (a
+// graph's), put into `later`.
+Hits find_hits(Plan &plan, void **parameters, void **extra, Suspects *later = nullptr);
+
+// Cheap for what is remembered already.
+void remember(const std::shared_ptr<const Suspects> &suspects);
 
 // Called with the lessons' lock held: one at a time learns.
 std::mutex &lessons_lock();

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <fcntl.h>
 #include <memory>
 #include <sys/wait.h>
 #include <thread>
@@ -105,6 +106,16 @@ TEST_F(BufferTest, TheEndOfTheLastExtentDoesNotSpoilSharing) {
         store(runtime, buffer->address(), bytes);
     }
     EXPECT_EQ(one.advise()->published, kExtents);
+    EXPECT_EQ(two.advise()->merged, kExtents);
+}
+
+// What no tensor fills holds on a GPU whatever was there: it is equal all the same.
+TEST_F(BufferTest, WhatIsNeverWrittenDoesNotSpoilSharing) {
+    Buffer one = make();
+    Buffer two = make();
+    for (const Buffer *buffer : {&one, &two})
+        store(runtime, buffer->address(), pattern(kUnit + 24, 1));
+    EXPECT_EQ(one.advise()->published, kExtents - 1) << "two of four are equal, and cleared";
     EXPECT_EQ(two.advise()->merged, kExtents);
 }
 
@@ -244,7 +255,7 @@ TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
     broker.kill();
     configure("fail=cuMemSetAccess:2:999"); // the first freezes
     EXPECT_EQ(one.advise().error(), ECONNREFUSED);
-    EXPECT_NE(describe(one.address()).find("advise that failed"), std::string::npos);
+    EXPECT_NE(describe(one.address()).find("since one that failed"), std::string::npos);
     EXPECT_EQ(*one.will_write(0, kBytes), 0U) << "nothing to copy";
     store(runtime, one.address(), pattern(kBytes, 2));
     EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
@@ -270,7 +281,7 @@ TEST_F(BufferTest, NeighboursCostOneUnmapAndOneSetAccess) {
     ASSERT_EQ(two.advise()->merged, kExtents);
     const std::size_t all = fake_stats().calls - calls;
     // For each extent: import, two mappings, release. The rest is for all of them.
-    EXPECT_LE(all, 4 * kExtents + 18);
+    EXPECT_LE(all, 4 * kExtents + 20);
 }
 
 // A tag is never enough: somebody of the domain wrote to what was shared.
@@ -304,6 +315,42 @@ TEST_F(BufferTest, EqualTagsWithOtherBytesAreNotMerged) {
     EXPECT_EQ(done->different, 1U);
     EXPECT_EQ(load(runtime, two.address(), kBytes), pattern(kBytes, 1));
     store(runtime, two.address() + 2 * kUnit, std::vector<unsigned char>(kUnit, 1));
+}
+
+// A member publishes under a tag what is no memory of the device, or of another size: that
+// extent is refused, and nothing else of the advise suffers.
+TEST_F(BufferTest, WhatCannotBeUsedIsRefusedAlone) {
+    Manifest manifest;
+    {
+        Buffer known = filled(1);
+        ASSERT_TRUE(known.advise());
+        manifest = *known.manifest();
+    }
+    const RuntimeImpl &gpu = *runtime.shared();
+    abi::Handle large = 0;
+    ASSERT_EQ(gpu.create(2 * kUnit, large), 0);
+    int other_size = -1;
+    ASSERT_EQ(gpu.api.mem_export(&other_size, large, abi::kHandlePosixFd, 0), abi::kSuccess);
+    const int fds[] = {::open("/dev/null", O_RDWR | O_CLOEXEC), other_size};
+    for (std::size_t i = 0; i < 2; ++i) {
+        const Tag tag = manifest.extents[i].tag;
+        std::vector<broker::Found> found;
+        bool taken = false;
+        ASSERT_EQ(gpu.broker->find({{kUnit, tag.low, tag.high}}, found), 0);
+        ASSERT_EQ(found.at(0).state, broker::State::kReserved);
+        ASSERT_EQ(gpu.broker->publish({found[0].lease}, {fds[i]}, taken), 0);
+        ::close(fds[i]);
+    }
+    for (unsigned round = 0; round < 2; ++round) {
+        Buffer one = filled(1);
+        const Result<AdviseCounts> done = one.advise();
+        ASSERT_TRUE(done) << last_error();
+        EXPECT_EQ(done->refused, 2U);
+        EXPECT_EQ(done->published + done->merged, kExtents - 2);
+        EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+        store(runtime, one.address(), pattern(2 * kUnit, 2));
+    }
+    EXPECT_EQ(gpu.api.mem_release(large), abi::kSuccess);
 }
 
 // CUDA does not survive a fork; the child's end must not cost the parent anything.

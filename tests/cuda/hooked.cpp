@@ -70,12 +70,31 @@ void copy_kernel(const fake::Launch &, void **parameters) {
         std::memset(to, 0x11 + from[0] - from[0], 16);
 }
 
+// weight.fill_(0) as PyTorch launches it: the address in a std::array<char *, 1> by value.
+constexpr const char *kFill = "_ZN2at6native29vectorized_elementwise_kernelILi4ENS0_11FillFunctor"
+                              "IfEESt5arrayIPcLm1EEEEviT0_T1_";
+void fill_kernel(const fake::Launch &, void **parameters) {
+    std::memset(*static_cast<char **>(parameters[2]), 0, 16);
+}
+
+constexpr std::size_t kFillSizes[] = {4, 4, 8};
 constexpr std::size_t kSizes[] = {8, 8, 4};
 constexpr fake::ImageFunction kFunctions[] = {
     {"_Z9all_constPKhS0_i", 3, kSizes, copy_kernel},
     {"_Z6writesPKhPhi", 3, kSizes, copy_kernel},
+    {"k", 3, kSizes, copy_kernel},
+    {kFill, 3, kFillSizes, fill_kernel},
 };
-constexpr fake::Image kImage{.count = 2, .functions = kFunctions};
+constexpr fake::Image kImage{.count = 4, .functions = kFunctions};
+
+// Text in which a comment with a ';' stands before the store through the second parameter.
+constexpr const char *kPtx = R"(.version 8.0
+.target sm_80
+.visible .entry k( .param .u64 k_param_0, .param .u64 k_param_1, .param .u32 k_param_2 )
+{ .reg .b64 %rd<3>; .reg .b32 %r<2>;
+ ld.param.u64 %rd1, [k_param_1]; cvta.to.global.u64 %rd2, %rd1;
+ // t.cu:4 for (int i = 0; i < n; ++i) {
+ st.global.u32 [%rd2], %r1; ret; })";
 
 struct Calls {
     decltype(&cuLaunchKernel) launch = cuLaunchKernel;
@@ -125,7 +144,9 @@ class Program {
         return cuDevicePrimaryCtxRetain(&context, 0) == 0 && cuCtxSetCurrent(context) == 0 &&
                cuModuleLoadData(&module, &kImage) == 0 &&
                cuModuleGetFunction(&all_const_, module, "_Z9all_constPKhS0_i") == 0 &&
-               cuModuleGetFunction(&writes_, module, "_Z6writesPKhPhi") == 0 && fill(from_, 1) &&
+               cuModuleGetFunction(&writes_, module, "_Z6writesPKhPhi") == 0 &&
+               cuModuleGetFunction(&plain_c_, module, "k") == 0 &&
+               cuModuleGetFunction(&torch_fill_, module, kFill) == 0 && fill(from_, 1) &&
                fill(to_, 2);
     }
 
@@ -213,6 +234,21 @@ class Program {
         return cuLaunchKernelEx(&config, writes_, parameters, nullptr);
     }
 
+    abi::Status launch_fill() {
+        int count = 4;
+        float value = 0;
+        Address to = to_.address() + kUnit + 16;
+        void *parameters[] = {&count, &value, &to};
+        return calls_.launch(torch_fill_, 1, 1, 1, 1, 1, 1, 0, nullptr, parameters, nullptr);
+    }
+
+    // The fake takes no PTX: it is there for the hook to see.
+    abi::Status launch_from_ptx() {
+        abi::Module module = nullptr;
+        (void)cuModuleLoadData(&module, kPtx);
+        return launch(plain_c_, 1);
+    }
+
     // A launch that reads, and with `set` a memset.
     abi::Status capture(bool set) {
         Address from = from_.address();
@@ -265,6 +301,10 @@ class Program {
             return cuMemcpyPeer(to_.address(), nullptr, from_.address(), nullptr, 8);
         if (action == "rectangle")
             return cuMemsetD2D8_v2(to_.address() + kUnit, 2 * kUnit, 5, 4, 2);
+        if (action == "ptx")
+            return launch_from_ptx();
+        if (action == "fill")
+            return launch_fill();
         if (action == "kernel")
             return launch_kernel();
         if (action == "ex")
@@ -298,6 +338,8 @@ class Program {
     Buffer to_;
     abi::Function all_const_ = nullptr;
     abi::Function writes_ = nullptr;
+    abi::Function plain_c_ = nullptr;
+    abi::Function torch_fill_ = nullptr;
     abi::Stream stream_ = nullptr;
     abi::GraphExec exec_ = nullptr;
     abi::GraphNode node_ = nullptr;

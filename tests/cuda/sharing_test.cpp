@@ -3,9 +3,11 @@
 // Many processes: what they share, and what happens when one of them, or the broker,
 // ends at an arbitrary moment. Each is an actor (actor.cpp) with a fake GPU of its
 // own whose memory can be shared, as on one device.
+#include "cuda-cow/broker/client.hpp"
 #include "tests/cuda/support.hpp"
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <sstream>
 
@@ -288,6 +290,32 @@ TEST(BrokerKilled, AtEveryDriverCall) {
             return; // died after the last step
     }
     FAIL() << "advise never came to its end";
+}
+
+// A container is frozen between asking and publishing: the others wait a moment and go on
+// without it. Thawed, it joins them.
+TEST(Sharing, FrozenPublisherHoldsNobodyUp) {
+    const Broker broker;
+    Actors all = start(broker, 3);
+    for (const auto &actor : all)
+        ASSERT_EQ(actor->ask("fill 1"), "ok");
+    ASSERT_EQ(all[0]->ask("configure latency_us=40000"), "ok");
+    all[0]->send("advise");
+    broker::Client watch({.socket = broker.socket()});
+    broker::Counters counters;
+    while (counters.reservations == 0)
+        ASSERT_EQ(watch.counters(counters), 0);
+    ASSERT_EQ(::kill(all[0]->pid(), SIGSTOP), 0);
+    for (unsigned i = 1; i < 3; ++i) {
+        const auto since = std::chrono::steady_clock::now();
+        EXPECT_EQ(all[i]->ask("advise"), i == 1 ? "ok 0 8 0 0 0" : "ok 8 0 0 0 0");
+        EXPECT_LT(std::chrono::steady_clock::now() - since, std::chrono::seconds(4))
+            << "10 s for each extent before";
+    }
+    ASSERT_EQ(::kill(all[0]->pid(), SIGCONT), 0);
+    EXPECT_EQ(all[0]->line(), "ok 8 0 0 0 0");
+    for (const auto &actor : all)
+        EXPECT_EQ(actor->ask("check 1"), "ok same");
 }
 
 // While one waits for another's promise, that one dies: the promise passes on.

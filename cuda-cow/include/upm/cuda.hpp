@@ -41,7 +41,7 @@ struct RuntimeOptions {
     int device = 0;                     // ordinal
     std::string socket;                 // of upm-cudad; "": UPM_CUDA_SOCKET, else the default
     std::array<std::byte, 16> domain{}; // key; all zero: UPM_DOMAIN, else the user's own domain
-    unsigned timeout_ms = 10000;        // for an answer of the broker
+    unsigned timeout_ms = 5000;         // for an answer of the broker
 };
 
 class RuntimeImpl;

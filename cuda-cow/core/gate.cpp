@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+#include "cuda-cow/core/gate.hpp"
+
+#include "cuda-cow/core/runtime.hpp"
+
+#include <cerrno>
+#include <ctime>
+#include <thread>
+#include <unistd.h>
+
+namespace upm::cuda {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+// How long launches of others may be kept waiting at the first try, and at the last.
+constexpr milliseconds kFirstHold{20};
+constexpr milliseconds kLastHold{1280};
+constexpr unsigned kTries = 24;
+constexpr milliseconds kForever = std::chrono::hours(24 * 365);
+
+} // namespace
+
+Gate::Gate() noexcept : lock_() {
+    pthread_rwlockattr_t attributes;
+    (void)::pthread_rwlockattr_init(&attributes);
+    (void)::pthread_rwlockattr_setkind_np(&attributes,
+                                          PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    (void)::pthread_rwlock_init(&lock_, &attributes);
+    (void)::pthread_rwlockattr_destroy(&attributes);
+}
+
+bool Gate::try_lock_for(milliseconds limit) noexcept {
+    timespec until = {};
+    (void)::clock_gettime(CLOCK_MONOTONIC, &until);
+    const std::int64_t nanoseconds = until.tv_nsec + std::chrono::nanoseconds(limit).count();
+    until.tv_sec += nanoseconds / 1000000000;
+    until.tv_nsec = nanoseconds % 1000000000;
+    return ::pthread_rwlock_clockwrlock(&lock_, CLOCK_MONOTONIC, &until) == 0;
+}
+
+struct Gates {
+    Gate all[kGates];
+};
+
+Gate &gate_of(abi::Device device) {
+    static auto *const gates = new Gates; // NOLINT(cppcoreguidelines-owning-memory)
+    return gates->all[gate_index(device)];
+}
+
+// Outlives the waiter while the thread uses it.
+struct Waiter::Shared {
+    std::mutex lock;
+    std::condition_variable changed;
+    std::uint64_t wanted = 0;
+    std::uint64_t done = 0;
+    abi::Status status = abi::kSuccess;
+    bool started = false;
+    bool stop = false;
+    bool over = false;
+    DriverApi api;
+    abi::Context context = nullptr;
+    pid_t pid = 0;
+
+    void work();
+};
+
+void Waiter::Shared::work() {
+    const InsideLibrary inside; // for the hook: this thread is the library's own
+    (void)api.ctx_set(context);
+    std::unique_lock<std::mutex> guard(lock);
+    for (;;) {
+        changed.wait(guard, [&] { return stop || wanted != done; });
+        if (stop)
+            break;
+        const std::uint64_t target = wanted;
+        guard.unlock();
+        const abi::Status found = api.ctx_synchronize();
+        guard.lock();
+        status = found;
+        done = target;
+        changed.notify_all();
+    }
+    over = true;
+    changed.notify_all();
+}
+
+Waiter::Waiter(const DriverApi &api, abi::Context context) : shared_(std::make_shared<Shared>()) {
+    shared_->api = api;
+    shared_->context = context;
+    shared_->pid = ::getpid();
+}
+
+Waiter::~Waiter() {
+    if (shared_->pid != ::getpid())
+        return;
+    std::unique_lock<std::mutex> guard(shared_->lock);
+    shared_->stop = true;
+    shared_->changed.notify_all();
+    shared_->changed.wait(guard, [&] { return !shared_->started || shared_->over; });
+}
+
+std::uint64_t Waiter::begin() {
+    const std::lock_guard<std::mutex> guard(shared_->lock);
+    if (!shared_->started) {
+        std::thread([shared = shared_] { shared->work(); }).detach();
+        shared_->started = true;
+    }
+    ++shared_->wanted;
+    shared_->changed.notify_all();
+    return shared_->wanted;
+}
+
+bool Waiter::finished(std::uint64_t wait, milliseconds limit, abi::Status &status) {
+    std::unique_lock<std::mutex> guard(shared_->lock);
+    if (!shared_->changed.wait_for(guard, limit, [&] { return shared_->done >= wait; }))
+        return false;
+    status = shared_->status;
+    return true;
+}
+
+Exclusive::Exclusive(const RuntimeImpl &runtime)
+    : runtime_(runtime), gate_(gate_of(runtime.device)) {
+    milliseconds hold = kFirstHold;
+    for (unsigned tries = 0; tries < kTries && !held_ && error_ == 0; ++tries) {
+        if (try_once(hold))
+            return;
+        hold = std::min(2 * hold, kLastHold);
+    }
+    if (error_ == 0)
+        error_ = fail(ETIMEDOUT, "the device does not become idle: kernels of other threads wait "
+                                 "for each other");
+}
+
+// Waits with the gate open; under the gate only for what was launched meanwhile.
+bool Exclusive::try_once(milliseconds limit) {
+    const std::uint64_t before = gate_.uses();
+    error_ = runtime_.check(runtime_.api.ctx_synchronize(), "waiting for the device");
+    if (error_ != 0 || !gate_.try_lock_for(limit))
+        return false;
+    held_ = true;
+    if (gate_.uses() == before)
+        return true;
+    const std::uint64_t wait = runtime_.waiter->begin();
+    abi::Status status = abi::kSuccess;
+    const bool idle = runtime_.waiter->finished(wait, limit, status);
+    if (idle && status == abi::kSuccess)
+        return true;
+    gate_.unlock();
+    held_ = false;
+    if (!idle)
+        (void)runtime_.waiter->finished(wait, kForever, status);
+    error_ = runtime_.check(status, "waiting for the device");
+    return false;
+}
+
+Exclusive::~Exclusive() {
+    if (held_)
+        gate_.unlock();
+}
+
+} // namespace upm::cuda
