@@ -7,18 +7,20 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
-#include <mutex>
 #include <unistd.h>
 
 namespace upm {
 
 namespace {
 
-// Order of locks: start_lock, then the lock of the queue (async.cpp). None is
-// held while a backend works.
-constinit std::mutex start_lock;
-constinit std::atomic<bool> started{false};
+// Whether the engine is started: a phase, and above it the process that is starting it.
+// To start it is to look for a broker, which may take seconds. No lock is held for that:
+// fork would wait for it. A child that was forked meanwhile starts the engine anew.
+enum Phase : std::uint32_t { kFresh, kStarting, kStarted };
+constexpr unsigned kPhaseBits = 2;
+constinit std::atomic<std::uint32_t> start_state{kFresh};
 constinit std::atomic<bool> announced{false};
 constinit Engine the_engine;
 
@@ -35,14 +37,26 @@ void announce() noexcept {
     (void)unused;
 }
 
-void before_fork() noexcept {
-    start_lock.lock();
-    async_before_fork();
+std::uint32_t starting_here() noexcept {
+    return static_cast<std::uint32_t>(::getpid()) << kPhaseBits | kStarting;
 }
 
-void after_fork_parent() noexcept {
-    async_after_fork_parent();
-    start_lock.unlock();
+// Starts the engine, or waits until another thread has.
+void start() noexcept {
+    const std::uint32_t mine = starting_here();
+    std::uint32_t seen = start_state.load(std::memory_order_acquire);
+    while (seen != kStarted) {
+        if (seen == mine) {
+            start_state.wait(seen, std::memory_order_acquire);
+            seen = start_state.load(std::memory_order_acquire);
+        } else if (start_state.compare_exchange_strong(seen, mine)) {
+            const Wish wish{.backend = env::text(env::backend), .domain = env::text(env::domain)};
+            the_engine.start(wish, default_catalog());
+            start_state.store(kStarted, std::memory_order_release);
+            start_state.notify_all();
+            return;
+        }
+    }
 }
 
 // The backend and its descriptors go on in the child as they are; the worker
@@ -50,26 +64,19 @@ void after_fork_parent() noexcept {
 void after_fork_child() noexcept {
     announced = false;
     async_after_fork_child();
-    start_lock.unlock();
 }
 
 // When the library is loaded, not at first use: a fork in another thread must
-// never find start_lock held and the handlers not there yet.
+// never find the queue's lock held and the handlers not there yet.
 [[gnu::constructor]] void watch_forks() noexcept {
-    (void)::pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+    (void)::pthread_atfork(async_before_fork, async_after_fork_parent, after_fork_child);
 }
 
 } // namespace
 
 Engine &engine() noexcept {
-    if (!started.load(std::memory_order_acquire)) {
-        const std::lock_guard<std::mutex> guard(start_lock);
-        if (!started.load(std::memory_order_relaxed)) {
-            const Wish wish{.backend = env::text(env::backend), .domain = env::text(env::domain)};
-            the_engine.start(wish, default_catalog());
-            started.store(true, std::memory_order_release);
-        }
-    }
+    if (start_state.load(std::memory_order_acquire) != kStarted)
+        start();
     if (!announced.load(std::memory_order_relaxed) && !announced.exchange(true) &&
         env::flag(env::verbose))
         announce();

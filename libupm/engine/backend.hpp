@@ -6,6 +6,8 @@
 #ifndef UPM_ENGINE_BACKEND_HPP
 #define UPM_ENGINE_BACKEND_HPP
 
+#include "libupm/base/gate.hpp"
+
 #include <upm/upm.h>
 
 #include <cerrno>
@@ -16,6 +18,8 @@
 #include <string_view>
 
 namespace upm {
+
+class Layout;
 
 // One line of text of bounded size: reasons must not take memory from the heap.
 class Reason {
@@ -77,6 +81,12 @@ struct Call {
     bool unmerge = false;
     bool dry_run = false;
     bool quiescent = false; // the caller vouches that nobody writes meanwhile
+    // What was found out about the process's mappings, or nullptr. Nobody but the
+    // caller and the backend has changed those of the range since.
+    const Layout *layout = nullptr;
+    // Where the backend waits outside for others, or nullptr. A call that may not come
+    // in again ends with -ECANCELED.
+    Gate *gate = nullptr;
 };
 
 class Backend {

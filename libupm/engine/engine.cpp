@@ -56,6 +56,8 @@ int Engine::prepare(const Request &request, Call &call) const noexcept {
     call.unmerge = request.unmerge;
     call.dry_run = (request.flags & UPM_DRY_RUN) != 0;
     call.quiescent = (request.flags & UPM_QUIESCENT) != 0;
+    call.layout = request.layout;
+    call.gate = request.gate;
 
     const Capabilities can = choice_.backend->capabilities();
     if (can.advise && (can.dry_run || !call.dry_run) && (can.unmerge || !call.unmerge) &&

@@ -21,6 +21,8 @@ struct Request {
     int pid = 0;
     int domain_fd = -1; // -1: the engine's default
     bool unmerge = false;
+    const Layout *layout = nullptr; // see Call
+    Gate *gate = nullptr;           // see Call
 };
 
 class Engine {

@@ -9,29 +9,27 @@ namespace upm {
 namespace {
 
 constexpr std::size_t kFirstRoom = 4096; // mappings
-constinit thread_local const Layout *current = nullptr;
 
 } // namespace
 
 Layout::Layout(bool heap) noexcept {
     SmapsReader smaps("/proc/self/smaps");
     Vma vma;
-    while (smaps.next(vma)) {
+    bool room = true;
+    while (room && smaps.next(vma)) {
         if ((vma.flags & kVmaHeap) != 0) {
             heap_start_ = heap_start_ == 0 ? vma.start : heap_start_;
             heap_end_ = vma.end;
             if (heap)
                 vma.flags &= ~static_cast<std::uint32_t>(kVmaHeap);
         }
-        if (!add(vma))
-            return; // no memory: whoever asks looks for itself
+        room = add(vma);
     }
-    if (smaps.error() == 0)
-        current = this;
+    if (!room || smaps.error() != 0)
+        count_ = 0; // not the whole truth: whoever asks looks for itself
 }
 
 Layout::~Layout() {
-    current = nullptr;
     if (vmas_ != nullptr)
         (void)::munmap(vmas_, room_ * sizeof(Vma));
 }
@@ -53,10 +51,8 @@ bool Layout::add(const Vma &vma) noexcept {
     return true;
 }
 
-std::span<const Vma> Layout::covering(std::uint64_t start, std::uint64_t end) noexcept {
-    if (current == nullptr)
-        return {};
-    const std::span<const Vma> all(current->vmas_, current->count_);
+std::span<const Vma> Layout::covering(std::uint64_t start, std::uint64_t end) const noexcept {
+    const std::span<const Vma> all(vmas_, count_);
     const auto first =
         std::upper_bound(all.begin(), all.end(), start,
                          [](std::uint64_t address, const Vma &vma) { return address < vma.end; });

@@ -14,9 +14,9 @@
 
 namespace upm {
 
-// While it lives, calls of its thread believe it where it covers their range, and look for
-// themselves elsewhere. So what is advised meanwhile must be memory that nobody but this
-// library maps anew or changes the flags of: the hook's own blocks are.
+// A call that gets it (Call::layout) believes it where it covers the call's range, and looks
+// for itself elsewhere. So what is advised by it must be memory that nobody but this library
+// has mapped anew or changed the flags of since.
 class Layout {
   public:
     // `heap`: the heap (brk) may be advised, too: its allocator neither relies on what
@@ -30,9 +30,10 @@ class Layout {
     [[nodiscard]] std::uint64_t heap_start() const noexcept { return heap_start_; }
     [[nodiscard]] std::uint64_t heap_end() const noexcept { return heap_end_; }
 
-    // The calling thread's mappings that make up [start, end), in order; empty if there
-    // is no layout, or if it has a hole there.
-    static std::span<const Vma> covering(std::uint64_t start, std::uint64_t end) noexcept;
+    // The mappings that make up [start, end), in order; empty if there is a hole in them,
+    // or if they could not be read.
+    [[nodiscard]] std::span<const Vma> covering(std::uint64_t start,
+                                                std::uint64_t end) const noexcept;
 
   private:
     bool add(const Vma &vma) noexcept;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/mm/vma_reader.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -50,7 +51,7 @@ bool parse_number(std::string_view text, int base, std::uint64_t &value) noexcep
 } // namespace
 
 // "7f0a00000000-7f0a00021000 rw-p 00000000 fe:00 1234   /some path"
-bool parse_vma_header(std::string_view line, Vma &vma) noexcept {
+bool parse_vma_header(std::string_view line, Vma &vma, std::string_view *name) noexcept {
     const std::string_view range = take_word(line);
     const std::size_t dash = range.find('-');
     if (dash == std::string_view::npos)
@@ -67,9 +68,11 @@ bool parse_vma_header(std::string_view line, Vma &vma) noexcept {
     vma.protection = (permissions[0] == 'r' ? PROT_READ : 0) |
                      (permissions[1] == 'w' ? PROT_WRITE : 0) |
                      (permissions[2] == 'x' ? PROT_EXEC : 0);
-    const std::string_view name = take_word(line);
+    if (name != nullptr)
+        *name = line.substr(std::min(line.find_first_not_of(' '), line.size()));
+    const std::string_view word = take_word(line);
     for (const NamedFlag &named : kNames)
-        if (name == named.name)
+        if (word == named.name)
             vma.flags |= named.flag;
     return true;
 }
@@ -136,10 +139,10 @@ bool SmapsReader::line(std::string_view &line) noexcept {
     }
 }
 
-bool SmapsReader::next_header(Vma &vma) noexcept {
+bool SmapsReader::next_header(Vma &vma, std::string_view *name) noexcept {
     std::string_view text;
     while (line(text))
-        if (parse_vma_header(text, vma))
+        if (parse_vma_header(text, vma, name))
             return true;
     return false;
 }

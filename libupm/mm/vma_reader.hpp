@@ -36,7 +36,8 @@ struct Vma {
 };
 
 // Parsers of single lines, for the reader and its tests.
-bool parse_vma_header(std::string_view line, Vma &vma) noexcept;
+// `name`, unless null, gets what the line ends with: a path, [heap], or nothing.
+bool parse_vma_header(std::string_view line, Vma &vma, std::string_view *name = nullptr) noexcept;
 std::uint32_t parse_vm_flags(std::string_view words) noexcept;
 
 class SmapsReader {
@@ -49,8 +50,9 @@ class SmapsReader {
 
     // The next mapping, in order of addresses. False at the end, or on an error.
     bool next(Vma &vma) noexcept;
-    // The same without the flags of the VmFlags line: for /proc/PID/maps.
-    bool next_header(Vma &vma) noexcept;
+    // The same without the flags of the VmFlags line: for /proc/PID/maps. The name, unless
+    // null, is valid until the next call.
+    bool next_header(Vma &vma, std::string_view *name = nullptr) noexcept;
     [[nodiscard]] int error() const noexcept { return error_; }
 
   private:

@@ -130,8 +130,8 @@ class Mappings {
   public:
     explicit Mappings(const Call &call) noexcept {
         // What is merged is found by its flags, which the call itself may have changed.
-        if (!call.unmerge)
-            known_ = Layout::covering(call.addr, call.addr + call.len);
+        if (!call.unmerge && call.layout != nullptr)
+            known_ = call.layout->covering(call.addr, call.addr + call.len);
         if (known_.empty() && !call.unmerge &&
             find_plain_vma(call.addr, call.addr + call.len, plain_))
             known_ = {&plain_, 1};
@@ -254,11 +254,14 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
         return -errno;
     recount_runs();
     {
-        store::Merger merger({.path = path_, .pool = pool_, .budget = budget_, .mode = mode_},
-                             done);
+        store::Merger merger(
+            {.path = path_, .pool = pool_, .budget = budget_, .mode = mode_, .gate = call.gate},
+            done);
         ret = merger.begin();
         if (ret == 0 && !call.unmerge)
             ret = merger.connect(domain);
+        if (ret == 0)
+            ret = merger.enter();
         if (ret == 0)
             ret = run_parts(call, merger, done);
     }

@@ -6,6 +6,7 @@
 #include "libupm/store/reply.hpp"
 #include "libupm/store/segment.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -135,7 +136,7 @@ void Connection::close() noexcept {
     fd_ = -1;
 }
 
-int Connection::send(std::span<std::byte> packet, Op op, int fd) noexcept {
+int Connection::send(std::span<std::byte> packet, Op op, int fd, int flags) noexcept {
     Header header{};
     header.op = static_cast<std::uint16_t>(op);
     header.length = static_cast<std::uint32_t>(packet.size());
@@ -143,21 +144,26 @@ int Connection::send(std::span<std::byte> packet, Op op, int fd) noexcept {
     std::memcpy(packet.data(), &header, sizeof(header));
 
     const iovec part{.iov_base = packet.data(), .iov_len = packet.size()};
-    const int ret = packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U});
+    const int ret = packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U}, flags);
     return ret == -EAGAIN ? -ETIMEDOUT : ret;
 }
 
 int Connection::wait(int patience_ms) const noexcept {
+    // To look whether the wait is still worth it.
+    constexpr std::uint64_t kLookMs = 20;
     const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
     pollfd event{.fd = fd_, .events = POLLIN, .revents = 0};
     for (;;) {
         const std::uint64_t now = now_ms();
-        const int ready = now < deadline ? ::poll(&event, 1, static_cast<int>(deadline - now)) : 0;
+        if (now >= deadline)
+            return -ETIMEDOUT;
+        if (gate_ != nullptr && gate_->over())
+            return -ECANCELED;
+        const std::uint64_t pause = gate_ != nullptr ? kLookMs : deadline - now;
+        const int ready = ::poll(&event, 1, static_cast<int>(std::min(pause, deadline - now)));
         if (ready > 0)
             return 0;
-        if (ready == 0)
-            return -ETIMEDOUT;
-        if (errno != EINTR)
+        if (ready < 0 && errno != EINTR)
             return -errno;
     }
 }
@@ -182,8 +188,13 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
                          Answer &answer, int fd, int patience_ms) noexcept {
     if (!alive())
         return -ECONNRESET;
-    const int ret = send(request, op, fd);
-    return ret != 0 ? ret : receive(room, patience_ms, answer);
+    Outside outside(gate_);
+    int ret = send(request, op, fd);
+    if (ret == 0)
+        ret = receive(room, patience_ms, answer);
+    if (ret == -ECANCELED)
+        close(); // the answer is still to come
+    return outside.back() ? ret : -ECANCELED;
 }
 
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
@@ -252,7 +263,9 @@ int Connection::report(std::uint32_t segment, std::int64_t pages) noexcept {
     ReportRequest request{};
     request.segment = segment;
     request.pages = pages;
-    return alive() ? send(bytes_of(request), Op::kReport, -1) : -ECONNRESET;
+    if (!alive())
+        return -ECONNRESET;
+    return send(bytes_of(request), Op::kReport, -1, MSG_DONTWAIT);
 }
 
 int Connection::stats(StatsReply &stats) noexcept {
@@ -340,10 +353,13 @@ int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
 int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {
     const DomainKey domain = at(slot).domain();
     at(slot).close();
-    return open_connection(at(slot), path, domain);
+    Outside outside(at(slot).gate());
+    const int ret = open_connection(at(slot), path, domain);
+    return outside.back() ? ret : -ECANCELED;
 }
 
 void ConnectionPool::put_back(std::size_t slot) noexcept {
+    at(slot).use_gate(nullptr);
     slots_[slot].word.store(word(at(slot).alive() ? kIdle : kEmpty));
 }
 

@@ -5,6 +5,7 @@
 #ifndef UPM_STORE_CLIENT_HPP
 #define UPM_STORE_CLIENT_HPP
 
+#include "libupm/base/gate.hpp"
 #include "libupm/store/wire.hpp"
 
 #include <atomic>
@@ -67,10 +68,16 @@ class Connection {
     int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
                 std::span<std::byte> buffer) noexcept;
     int release() noexcept;
+    // Never waits: a report that the socket has no room for is lost (-ETIMEDOUT).
     int report(std::uint32_t segment, std::int64_t pages) noexcept;
     int stats(StatsReply &stats) noexcept;
     // Text without a terminating zero; its length, or -errno.
     int metrics(std::span<std::byte> buffer) noexcept;
+
+    // From now on, every wait for the broker is outside of this gate, or of none: nullptr.
+    // A request whose call may not come in again returns -ECANCELED, whatever came of it.
+    void use_gate(Gate *gate) noexcept { gate_ = gate; }
+    [[nodiscard]] Gate *gate() const noexcept { return gate_; }
 
     [[nodiscard]] std::uint64_t seed() const noexcept { return seed_; }
     [[nodiscard]] const DomainKey &domain() const noexcept { return domain_; }
@@ -80,7 +87,7 @@ class Connection {
 
     int connect(const SocketPath &path) noexcept;
     int hello() noexcept;
-    int send(std::span<std::byte> packet, Op op, int fd) noexcept;
+    int send(std::span<std::byte> packet, Op op, int fd, int flags = 0) noexcept;
     [[nodiscard]] int wait(int patience_ms) const noexcept;
     int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
     int exchange(std::span<std::byte> request, Op op, std::span<std::byte> room, Answer &answer,
@@ -91,6 +98,7 @@ class Connection {
     std::uint32_t number_ = 0;
     std::uint64_t seed_ = 0;
     DomainKey domain_;
+    Gate *gate_ = nullptr;
 };
 
 // The connections of this process. They stay open between calls, since to the

@@ -124,6 +124,12 @@ void Freezer::end() noexcept {
     (void)::ioctl(fd_, UFFDIO_UNREGISTER, &range);
 }
 
+void Freezer::drop() noexcept {
+    if (fd_ >= 0)
+        ::close(fd_);
+    fd_ = -1;
+}
+
 int Freezer::freeze(std::uint64_t start, std::uint64_t size) noexcept {
     if (mode_ == FreezeMode::kProtect) {
         void *const addr = reinterpret_cast<void *>(start);

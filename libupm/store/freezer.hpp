@@ -38,6 +38,8 @@ class Freezer {
     int begin(std::uint64_t start, std::uint64_t size, int protection) noexcept;
     // Pre: begin() has returned 0. Nothing stays frozen.
     void end() noexcept;
+    // The same when the memory may be gone, or somebody else's: it is not touched.
+    void drop() noexcept;
 
     // From now on the part does not change, but for pages that were not there:
     // see exact().

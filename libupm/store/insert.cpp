@@ -194,7 +194,9 @@ int Merger::place_batch(SegmentWriter &writer, std::uint32_t first, std::uint32_
 // memory as it takes. `complete`: so many pages of the segment are.
 int Merger::place(SegmentWriter &writer, std::uint32_t hashed, std::uint32_t &complete) noexcept {
     const auto batch = [&](std::uint32_t first, std::uint32_t count) {
-        const int ret = place_batch(writer, first, count, complete);
+        int ret = breathe();
+        if (ret == 0)
+            ret = place_batch(writer, first, count, complete);
         complete += ret == 0 ? count : 0;
         return ret;
     };
@@ -256,7 +258,7 @@ int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t &unique, Place 
     int ret = writer.create(unique * page_size(), blocks_);
     if (ret == 0)
         ret = place(writer, hashed, complete);
-    if (ret != 0 && complete != 0 && writer.cut(complete * page_size()) == 0) {
+    if (ret != 0 && ret != -ECANCELED && complete != 0 && writer.cut(complete * page_size()) == 0) {
         cut_short(hashed, complete, ret);
         unique = complete;
         ret = 0;
@@ -271,6 +273,8 @@ int Merger::make_and_publish(std::uint32_t hashed, std::uint32_t &unique, Place 
         fd = writer.release();
         return 0;
     }
+    if (ret == -ECANCELED)
+        return ret; // what was placed stays so, which does the program no harm
     take_back();
     give_padding_back(hashed);
     const int released = ready ? 0 : connection().release();
@@ -298,7 +302,7 @@ int Merger::insert(std::uint32_t hashed) noexcept {
     int fd = -1;
     const int ret = make_and_publish(hashed, unique, segment, fd);
     if (ret != 0)
-        return broken(ret) || ret == kAgain ? ret : 0;
+        return broken(ret) || ret == kAgain || ret == -ECANCELED ? ret : 0;
     Open &open = adopt(segment.segment, unique, fd);
     give_padding_back(hashed);
     for (std::uint32_t i = 0; i < hashed; ++i)

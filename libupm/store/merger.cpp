@@ -34,6 +34,8 @@ Merger::Merger(const Tools &tools, upm_counts &counts) noexcept
 Merger::~Merger() {
     for (Open &open : open_)
         close_segment(open, true);
+    if (tools_.gate != nullptr)
+        (void)tools_.gate->leave();
     if (slot_ != ConnectionPool::kSlots)
         tools_.pool.put_back(slot_);
     if (pagemap_ >= 0)
@@ -55,9 +57,22 @@ int Merger::begin() noexcept {
 int Merger::connect(const DomainKey &domain) noexcept {
     std::size_t slot = 0;
     const int ret = tools_.pool.acquire(tools_.path, domain, slot);
-    if (ret == 0)
+    if (ret == 0) {
         slot_ = slot;
+        connection().use_gate(tools_.gate);
+    }
     return ret;
+}
+
+int Merger::enter() noexcept {
+    outside_ = tools_.gate != nullptr && !tools_.gate->enter();
+    return outside_ ? -ECANCELED : 0;
+}
+
+// Lets others in between two batches.
+int Merger::breathe() noexcept {
+    outside_ = outside_ || (tools_.gate != nullptr && !tools_.gate->breathe());
+    return outside_ ? -ECANCELED : 0;
 }
 
 int Merger::advise(const Vma &part) noexcept {
@@ -73,7 +88,9 @@ int Merger::advise(const Vma &part) noexcept {
         ret = window(at, pages);
         at += pages * page_size();
     }
-    if (registered_)
+    if (registered_ && outside_)
+        freezer_.drop();
+    else if (registered_)
         freezer_.end();
     registered_ = false;
     return ret;
@@ -94,6 +111,11 @@ int Merger::window(std::uint64_t start, std::uint32_t pages) noexcept {
         guess_ = {};
         const int reopened = tools_.pool.reopen(tools_.path, slot_);
         ret = reopened != 0 ? reopened : merge_window();
+    }
+    if (ret == -ECANCELED) {
+        outside_ = true;
+        (void)connection().release(); // what was reserved for nothing
+        return ret;
     }
     settle_zeros();
     return ret;

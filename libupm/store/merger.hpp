@@ -47,6 +47,7 @@ class Merger {
         ConnectionPool &pool;
         RunBudget &budget;
         FreezeMode mode;
+        Gate *gate = nullptr; // see Call::gate
     };
     Merger(const Tools &tools, upm_counts &counts) noexcept;
     Merger(const Merger &) = delete;
@@ -57,6 +58,9 @@ class Merger {
     int begin() noexcept;
     // Gets a connection. 0 or -errno. Before advise().
     int connect(const DomainKey &domain) noexcept;
+    // From now on the program's memory may be touched, until a call returns -ECANCELED:
+    // from then on nothing does. 0 or -ECANCELED. After connect(), before advise().
+    int enter() noexcept;
     // Merges a part of one mapping, private and readable. 0 or -errno; either way
     // what was done is counted.
     int advise(const Vma &part) noexcept;
@@ -132,6 +136,7 @@ class Merger {
     int freeze_and_look(std::uint64_t at, std::uint32_t pages) noexcept;
     void let_go(std::uint64_t at, std::uint32_t pages) noexcept;
     void skip_group(std::uint32_t first, std::uint32_t count, int error) noexcept;
+    int breathe() noexcept;
     [[nodiscard]] bool frozen(std::uint64_t entry) const noexcept;
     void skip(std::uint32_t index, unsigned reason) noexcept;
     void finish(std::uint32_t first, std::uint32_t count) noexcept;
@@ -160,6 +165,7 @@ class Merger {
     int error_ = 0; // the first one that hit single pages only
     Vma part_;
     bool registered_ = false;   // part_, with freezer_
+    bool outside_ = false;      // for good: the memory is not ours to touch any more
     std::uint64_t window_ = 0;  // its start
     std::uint32_t pages_ = 0;   // its size
     Place guess_;               // what may follow the page that was merged last

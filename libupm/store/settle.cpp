@@ -213,7 +213,9 @@ int Merger::map_view(Batch &batch) noexcept {
 
 // 0, or -errno if nothing can be done here.
 int Merger::settle_batch(Batch &batch) noexcept {
-    int ret = map_view(batch);
+    int ret = breathe();
+    if (ret == 0)
+        ret = map_view(batch);
     if (ret != 0)
         return ret;
     const NoSignals guard;
@@ -260,6 +262,8 @@ int Merger::settle(const Group &group, std::uint32_t &stopped) noexcept {
                     .open = open,
                     .segment_page = page};
         const int ret = settle_batch(batch);
+        if (ret == -ECANCELED)
+            return ret;
         if (ret != 0) {
             skip_group(at, end - at, ret);
             return 0;
@@ -286,6 +290,8 @@ bool Merger::drop_zeros(std::uint64_t at, std::uint32_t count) noexcept {
 }
 
 void Merger::settle_zeros(std::uint32_t first, std::uint32_t count) noexcept {
+    if (breathe() != 0)
+        return;
     const std::uint64_t at = address(first);
     const NoSignals guard;
     const int ret = freeze_and_look(at, count);

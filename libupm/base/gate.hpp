@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+//
+// What lies between a call that works on memory and those who change its mappings: the
+// hook's fork, munmap, mprotect and madvise. A call is inside while it touches the
+// memory, and outside while it waits for anybody. So whoever changes a mapping waits for
+// the work on a few megabytes, and never for a broker.
+#ifndef UPM_BASE_GATE_HPP
+#define UPM_BASE_GATE_HPP
+
+namespace upm {
+
+// One call's; used by one thread.
+class Gate {
+  public:
+    constexpr Gate() noexcept = default;
+    Gate(const Gate &) = delete;
+    Gate &operator=(const Gate &) = delete;
+
+    // False: somebody changed the memory, and the call must not touch it any more. This
+    // stays so. The call is inside otherwise.
+    virtual bool enter() noexcept = 0;
+    // Does nothing if the call is outside. Returns true if it was inside.
+    virtual bool leave() noexcept = 0;
+    // Lets in who waits, if anybody does. Pre: inside. Returns what enter() does.
+    virtual bool breathe() noexcept = 0;
+    // True if the call may not come in any more, so that it need not wait on either.
+    [[nodiscard]] virtual bool over() const noexcept = 0;
+
+  protected:
+    ~Gate() = default;
+};
+
+// While it lives, the call waits outside. Pre: `gate` may be null.
+class Outside {
+  public:
+    explicit Outside(Gate *gate) noexcept : gate_(gate), left_(gate != nullptr && gate->leave()) {}
+    Outside(const Outside &) = delete;
+    Outside &operator=(const Outside &) = delete;
+    ~Outside() { (void)back(); }
+
+    // Goes back inside if the call was there. False: it may not.
+    bool back() noexcept {
+        const bool allowed = !left_ || gate_->enter();
+        left_ = false;
+        return allowed;
+    }
+
+  private:
+    Gate *gate_;
+    bool left_;
+};
+
+} // namespace upm
+
+#endif // UPM_BASE_GATE_HPP
