@@ -2,24 +2,23 @@
 #include "preload/adviser.hpp"
 
 #include "preload/blocks.hpp"
+#include "preload/changes.hpp"
+#include "preload/local.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
 #include "preload/trim.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <string_view>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace upm::hook {
@@ -38,25 +37,14 @@ constexpr std::uint64_t kAllowedNs = 20'000;
 constexpr std::uint64_t kLongestPauseNs = 60'000'000'000;
 
 constinit Settings settings;
-constinit std::atomic<bool> thread_runs{false};
 constinit std::atomic<pid_t> home{0}; // the process in which the thread belongs
 // Changes whenever there is something new for the thread, which sleeps on it.
 constinit std::atomic<std::uint32_t> bell{0};
-constinit std::atomic<bool> asleep{false};
 constinit std::atomic<bool> no_backend{false};
 
 void ring() noexcept {
     bell.fetch_add(1);
-    (void)::syscall(SYS_futex, &bell, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
-}
-
-// Until the bell has another value than `seen`; UINT64_MAX: as long as it takes.
-void sleep_until_bell(std::uint32_t seen, std::uint64_t ns) noexcept {
-    timespec timeout{};
-    timeout.tv_sec = static_cast<time_t>(ns / 1'000'000'000U);
-    timeout.tv_nsec = static_cast<long>(ns % 1'000'000'000U);
-    (void)::syscall(SYS_futex, &bell, FUTEX_WAIT_PRIVATE, seen,
-                    ns == UINT64_MAX ? nullptr : &timeout, nullptr, 0);
+    futex_wake_all(bell);
 }
 
 void sleep_ns(std::uint64_t ns) noexcept {
@@ -106,7 +94,7 @@ void wait_until_idle() noexcept {
     const std::uint64_t tick = std::max<std::uint64_t>(settings.idle_ns / kTicks, 1'000'000);
     unsigned quiet = 0;
     std::uint64_t cpu = others_cpu_ns();
-    while (quiet < kTicks && !passes_stopped()) {
+    while (quiet < kTicks && !all_pieces_ended()) {
         // While it is busy, looking once in a while is enough.
         const std::uint64_t pause = quiet == 0 ? std::max(tick, settings.idle_ns / 2) : tick;
         sleep_ns(pause);
@@ -126,7 +114,7 @@ void wait_for_work(std::uint32_t seen) noexcept {
     const bool idle = settings.trigger == Trigger::kIdle;
     const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
     std::uint64_t pause = 0;
-    while (bell.load() == seen && !passes_stopped()) {
+    while (bell.load() == seen && !all_pieces_ended()) {
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
         const bool changed = due != UINT64_MAX && worked_since_last_look();
@@ -138,9 +126,9 @@ void wait_for_work(std::uint32_t seen) noexcept {
                     : std::clamp(due > now ? due - now : 0,
                                  std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
                                  kLongestPauseNs);
-        asleep = true;
-        sleep_until_bell(seen, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
-        asleep = false;
+        local().asleep = true;
+        futex_wait(bell, seen, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
+        local().asleep = false;
     }
     show_state(false);
 }
@@ -151,7 +139,7 @@ void *run(void * /*unused*/) noexcept {
     std::uint32_t seen = bell.load();
     if (settings.trigger == Trigger::kSignal)
         wait_for_work(seen);
-    while (!passes_stopped()) {
+    while (!all_pieces_ended()) {
         seen = bell.load();
         const bool idle = settings.trigger == Trigger::kIdle;
         if (idle)
@@ -208,12 +196,13 @@ void watch_signal() noexcept {
     (void)::sigaction(number, &action, nullptr);
 }
 
+// The thread is started again by the next new block.
 void after_fork_child() noexcept {
+    local_after_fork_child();
+    change_after_fork_child();
     pass_after_fork_child();
     blocks_after_fork_child();
     home = ::getpid();
-    asleep = false;
-    thread_runs = false; // started again by the next new block
 }
 
 } // namespace
@@ -221,7 +210,7 @@ void after_fork_child() noexcept {
 void start_adviser(const Settings &chosen) noexcept {
     settings = chosen;
     home = ::getpid();
-    (void)::pthread_atfork(pass_before_fork, pass_after_fork_parent, after_fork_child);
+    (void)::pthread_atfork(change_before_fork, change_after_fork_parent, after_fork_child);
     if (settings.trigger == Trigger::kSignal)
         watch_signal();
 }
@@ -231,6 +220,7 @@ bool notice_block(bool may_start) noexcept {
         return false;
     if (settings.trigger == Trigger::kManual)
         return true;
+    std::atomic<bool> &thread_runs = local().thread_runs;
     if (!thread_runs.load(std::memory_order_relaxed)) {
         // In the child of a vfork or of a bare clone, it would be another's thread.
         if (!may_start || block_totals().live_bytes < kStartBytes || ::getpid() != home.load() ||
@@ -240,7 +230,7 @@ bool notice_block(bool may_start) noexcept {
     }
     if (settings.trigger != Trigger::kIdle)
         return true; // its bell is for the signal
-    if (asleep.load())
+    if (local().asleep.load())
         ring();
     else
         bell.fetch_add(1);
@@ -253,10 +243,6 @@ int advise_now(std::uint64_t mark, upm_counts &counts) noexcept {
     if (error == EOPNOTSUPP)
         no_backend = true;
     return -error;
-}
-
-void stop_adviser() noexcept {
-    stop_passes();
 }
 
 void fill_report(upm_hook_stats &report) noexcept {

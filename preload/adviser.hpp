@@ -9,7 +9,6 @@
 
 #include <upm/hook.h>
 
-#include <atomic>
 #include <cstdint>
 
 namespace upm::hook {
@@ -30,26 +29,7 @@ bool notice_block(bool may_start) noexcept;
 // Advises now, in the calling thread, blocks numbered `mark` and above. 0 or -errno.
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
 
-// Somebody else is about to advise this range.
-void note_advised(void *addr, std::size_t len) noexcept;
-
-// Waits for the piece that is being advised and starts no new one.
-void stop_adviser() noexcept;
-
 void fill_report(upm_hook_stats &report) noexcept;
-
-// True once a backend is in use that maps something else over the blocks (store).
-// Calls that rely on a block's being one anonymous mapping need care then.
-bool backend_remaps() noexcept;
-
-// While it lives, nothing is being advised.
-class NoAdvise {
-  public:
-    NoAdvise() noexcept;
-    NoAdvise(const NoAdvise &) = delete;
-    NoAdvise &operator=(const NoAdvise &) = delete;
-    ~NoAdvise();
-};
 
 } // namespace upm::hook
 

@@ -2,6 +2,7 @@
 #include "preload/blocks.hpp"
 
 #include "preload/address_map.hpp"
+#include "preload/changes.hpp"
 #include "preload/page.hpp"
 #include "preload/pages.hpp"
 #include "preload/real.hpp"
@@ -67,6 +68,7 @@ bool take(Block &block, State from, State to) noexcept {
 void reset(Block &block, bool own) noexcept {
     block.advised = false;
     block.hands_off = false;
+    block.reshaped = false;
     block.own = own;
     block.history = History();
     block.resume_at = 0;
@@ -91,11 +93,11 @@ void free_mapping(Block &block) noexcept {
     char *const addr = block.addr;
     const std::size_t len = block.len;
     if (take(block, State::kLive, State::kHeld)) {
-        by_address.clear(addr, &block);
+        by_address.clear(addr, len, &block);
         count_live(block, false);
         end_record(block);
     } else if (take(block, State::kBusy, State::kBusyFreed)) {
-        by_address.clear(addr, &block);
+        by_address.clear(addr, len, &block);
         --totals.live_blocks;
         totals.live_bytes -= len;
     }
@@ -103,13 +105,14 @@ void free_mapping(Block &block) noexcept {
 
 // Makes a record of what lies at [addr, addr + len) public. Pre: kHeld.
 bool publish(Block &block, char *addr, std::size_t len, bool own) noexcept {
-    Block *const before = by_address.find(addr);
-    if (before != nullptr && before != &block && !before->own)
-        free_mapping(*before); // ended without our knowledge
+    for_each_block(addr, len, [&](Block &before) {
+        if (&before != &block && !before.own)
+            free_mapping(before); // ended without our knowledge
+    });
     block.addr = addr;
     block.len = len;
     reset(block, own);
-    if (!by_address.set(addr, &block))
+    if (!by_address.set(addr, len, &block))
         return false;
     count_live(block, true);
     block.state = State::kLive;
@@ -222,6 +225,10 @@ void unmap(Block &block) noexcept {
 
 } // namespace
 
+const AddressMap<Block> &block_map() noexcept {
+    return by_address;
+}
+
 const BlockTotals &block_totals() noexcept {
     return totals;
 }
@@ -270,30 +277,42 @@ Block *find_own(const void *pointer) noexcept {
     return block != nullptr && block->own && block->addr == pointer ? block : nullptr;
 }
 
+namespace {
+
+// Pre: the adviser had it a moment ago. It looks at hands_off before it touches a block,
+// and ends the record if it still has it.
+void free_busy(Block &block, char *addr, std::size_t len) noexcept {
+    const Change exclusive;
+    block.hands_off = true;
+    exclusive.end_piece(addr, len);
+    by_address.clear(addr, len, &block);
+    --totals.live_blocks;
+    totals.live_bytes -= len;
+    (void)real().munmap(addr, len);
+    while (!take(block, State::kBusy, State::kBusyFreed))
+        if (take(block, State::kLive, State::kHeld)) {
+            end_record(block);
+            return;
+        }
+}
+
+} // namespace
+
 void free_block(Block &block) noexcept {
     char *const addr = block.addr;
+    const std::size_t len = block.len;
     for (;;) {
         if (take(block, State::kLive, State::kHeld)) {
-            by_address.clear(addr, &block);
+            by_address.clear(addr, len, &block);
             count_live(block, false);
             if (block.advised || block.hands_off || !cache_put(block))
                 unmap(block);
             return;
         }
-        // The adviser has it, and would be surprised to find other memory there.
-        if (block.state.load() == State::kBusy) {
-            // Counted before, because after it the record may be another block's.
-            const std::size_t len = block.len;
-            by_address.clear(addr, &block);
-            if (take(block, State::kBusy, State::kBusyFreed)) {
-                --totals.live_blocks;
-                totals.live_bytes -= len;
-                return;
-            }
-            (void)by_address.set(addr, &block); // it has just been given back
-            continue;
-        }
-        if (block.state.load() != State::kLive)
+        const State state = block.state.load();
+        if (state == State::kBusy)
+            return free_busy(block, addr, len);
+        if (state != State::kLive)
             return; // freed twice
     }
 }
@@ -315,7 +334,7 @@ void *resize_block(Block &block, std::size_t size) noexcept {
         block.state = State::kLive;
         return nullptr;
     }
-    by_address.clear(addr, &block);
+    by_address.clear(addr, old_len, &block);
     count_live(block, false);
     if (publish(block, moved, len, true))
         return moved;
@@ -353,11 +372,8 @@ bool take_block(Block &block) noexcept {
 }
 
 void release_block(Block &block) noexcept {
-    if (take(block, State::kBusy, State::kLive))
-        return;
-    if (block.own)
-        (void)real().munmap(block.addr, block.len);
-    end_record(block);
+    if (!take(block, State::kBusy, State::kLive))
+        end_record(block);
 }
 
 std::size_t drop_cache() noexcept {

@@ -16,6 +16,7 @@
 #ifndef UPM_PRELOAD_BLOCKS_HPP
 #define UPM_PRELOAD_BLOCKS_HPP
 
+#include "preload/address_map.hpp"
 #include "preload/history.hpp"
 
 #include <atomic>
@@ -28,7 +29,7 @@ enum class State : std::uint32_t {
     kEmpty,     // the record describes nothing
     kLive,      // the program uses the block
     kBusy,      // the adviser works on it
-    kBusyFreed, // the program freed it meanwhile: the adviser unmaps it
+    kBusyFreed, // the program freed it meanwhile: the adviser ends the record
     kHeld,      // some thread is freeing, moving or making it
     kCached,    // freed, and kept for the next allocation of that size
 };
@@ -37,6 +38,7 @@ struct Block {
     std::atomic<State> state{State::kEmpty};
     std::atomic<bool> advised{false};   // pages of it may be shared
     std::atomic<bool> hands_off{false}; // the program did something special to it
+    std::atomic<bool> reshaped{false};  // its parts may differ in protection or other flags
     bool own = false;                   // false: a mapping that the program made
     std::uint32_t next = 0;             // in the list of empty records
     std::uint32_t stack = 0;            // profile: who allocated it; 0: unknown
@@ -77,25 +79,30 @@ const Block *find_mapping(const void *addr) noexcept;
 // What the next block will have as Block::number.
 std::uint64_t next_block_number() noexcept;
 
+const AddressMap<Block> &block_map() noexcept;
+
 // Calls `visit` for each block, or mapping of the program, that now intersects
-// [addr, addr + len).
+// [addr, addr + len), in the order of their addresses.
 template <class Visit>
 void for_each_block(const void *addr, std::size_t len, Visit visit) noexcept {
-    const auto start = reinterpret_cast<std::uintptr_t>(addr);
-    const std::uint32_t count = block_count();
-    for (std::uint32_t i = 0; i < count; ++i) {
-        Block &block = block_at(i);
-        const State state = block.state.load();
-        if (state == State::kEmpty || state == State::kCached)
-            continue;
-        const auto at = reinterpret_cast<std::uintptr_t>(block.addr.load());
-        if (at < start + len && start < at + block.len.load())
-            visit(block);
+    const auto *const start = static_cast<const char *>(addr);
+    Block *const first = block_map().before(addr);
+    if (first != nullptr && len != 0) {
+        const char *const at = first->addr;
+        if (at <= start && static_cast<std::size_t>(start - at) < first->len)
+            visit(*first);
     }
+    block_map().for_each_start(addr, len, visit);
+}
+
+inline bool any_block(const void *addr, std::size_t len) noexcept {
+    bool found = false;
+    for_each_block(addr, len, [&](Block & /*unused*/) { found = true; });
+    return found;
 }
 
 // The adviser takes a live block and gives it back. false: it is not live (any
-// more). The block stays mapped until the release.
+// more). It may be freed, and unmapped, before it is given back.
 bool take_block(Block &block) noexcept;
 void release_block(Block &block) noexcept;
 

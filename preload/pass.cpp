@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "preload/pass.hpp"
 
+#include "libupm/api/library.hpp"
 #include "libupm/mm/layout.hpp"
-#include "preload/adviser.hpp"
 #include "preload/blocks.hpp"
-#include "preload/maps.hpp"
+#include "preload/changes.hpp"
+#include "preload/local.hpp"
+#include "preload/outsiders.hpp"
 #include "preload/page.hpp"
 #include "preload/real.hpp"
 #include "preload/stacks.hpp"
@@ -14,14 +16,13 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <ctime>
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <malloc.h>
 #include <optional>
-#include <pthread.h>
+#include <string_view>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <upm/upm.hpp>
 
@@ -29,8 +30,8 @@ namespace upm::hook {
 
 namespace {
 
-// A piece at a time, so that a fork, an unmapping, or a program that wants to go
-// on waits some milliseconds at most.
+// A piece at a time, so that a program that wants to go on waits some milliseconds at
+// most, and that what it opens is seen before the next one.
 constexpr std::size_t kPieceBytes = 8UL << 20;
 // The program is busy again when it uses more than a fifth of a processor.
 constexpr std::uint64_t kBusyShare = 5;
@@ -39,33 +40,18 @@ constexpr std::uint64_t kBusyShare = 5;
 constexpr std::uint64_t kAllowedNs = 2'000'000;
 constexpr std::uint64_t kIdleShare = 1000;
 
-// Lock order: pass_lock, piece_lock. Nothing else is locked while one is held, but
-// by the library and, for trimming, by the allocator.
-constinit pthread_mutex_t pass_lock = PTHREAD_MUTEX_INITIALIZER;
-constinit pthread_mutex_t piece_lock = PTHREAD_MUTEX_INITIALIZER;
+// How long to wait while somebody else may write to the memory.
+constexpr std::uint64_t kOutsidersNs = 1'000'000'000;
 
-constinit std::atomic<bool> stopped{false};
-constinit std::atomic<bool> remaps{false};
 constinit std::atomic<std::uint64_t> next_due{UINT64_MAX};
-// When the last pass began that left nothing for later; under pass_lock.
+// When the last pass began that left nothing for later; under Local::pass.
 struct Look {
     std::uint64_t wall_ns = 0;
     std::uint64_t cpu_ns = 0;
 };
 constinit Look last_look;
 
-class Lock {
-  public:
-    explicit Lock(pthread_mutex_t &mutex) noexcept : mutex_(mutex) { ::pthread_mutex_lock(&mutex); }
-    Lock(const Lock &) = delete;
-    Lock &operator=(const Lock &) = delete;
-    ~Lock() { ::pthread_mutex_unlock(&mutex_); }
-
-  private:
-    pthread_mutex_t &mutex_;
-};
-
-// --- what was done, for the report; under piece_lock ---
+// --- what was done, for the report; under Local::totals ---
 
 struct Totals {
     Counts counts;
@@ -94,25 +80,30 @@ class Pass {
   private:
     bool go_on() noexcept;
     [[nodiscard]] bool takes(const Block &block) const noexcept;
+    [[nodiscard]] bool waits(const Block &block) const noexcept;
     bool wants(Block &block) const noexcept;
     void advise_block(Block &block) noexcept;
     bool advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
-                      const std::atomic<bool> *hands_off, std::uint32_t stack) noexcept;
-    static int advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
-                            Counts &counts) noexcept;
+                      const Block *block) noexcept;
+    int advise_piece(char *addr, std::size_t len, const Block *block, Counts &counts) noexcept;
+    [[nodiscard]] int submit(Request request, const Block *block, Counts &counts) const noexcept;
     void finish(History &history) noexcept;
     void advise_blocks() noexcept;
     void advise_rest() noexcept;
-    void advise_heap(const Layout &layout) noexcept;
-    void advise_region(const Mapping &mapping, History &history) noexcept;
-    [[nodiscard]] bool eligible(const Mapping &mapping) const noexcept;
+    void advise_heap() noexcept;
+    void advise_region(const Vma &mapping, History &history) noexcept;
+    [[nodiscard]] bool eligible(const Vma &mapping, std::string_view name) const noexcept;
 
     const Settings &settings_;
     const Wanted &wanted_;
     upm_counts &sum_;
     const Info info_;
+    const bool restores_ = info_.restores != 0;
+    std::optional<Layout> layout_; // if it restores; what is newer than this block waits:
+    std::uint64_t newer_ = UINT64_MAX;
     int error_ = 0;
-    bool hopeless_ = false; // no further call can succeed
+    bool hopeless_ = false;  // no further call can succeed
+    bool outsiders_ = false; // nor can it now
     bool cut_short_ = false;
     bool postponed_ = false; // something that it looked at before was not due again
     std::uint64_t due_ = UINT64_MAX;
@@ -123,7 +114,7 @@ class Pass {
 
 // False: the program has something to do, or everything is over.
 bool Pass::go_on() noexcept {
-    if (hopeless_ || stopped.load())
+    if (hopeless_ || outsiders_ || all_pieces_ended())
         return false;
     if (!wanted_.interruptible)
         return true;
@@ -137,26 +128,36 @@ bool Pass::go_on() noexcept {
     return !busy;
 }
 
-int Pass::advise_piece(char *addr, std::size_t len, const std::atomic<bool> *hands_off,
-                       Counts &counts) noexcept {
-    const Lock lock(piece_lock);
-    if (hands_off != nullptr && hands_off->load())
-        return ECANCELED;
-    const Result<Counts> done = upm::advise(addr, len);
-    counts = *done;
-    totals.counts += *done;
-    return done.error();
+int Pass::submit(Request request, const Block *block, Counts &counts) const noexcept {
+    const EntryGuard guard;
+    if (!restores_)
+        return -engine().submit(request, counts);
+    Piece piece(block, reinterpret_cast<char *>(request.addr), request.len);
+    request.layout = &*layout_;
+    request.gate = &piece;
+    return -engine().submit(request, counts);
+}
+
+int Pass::advise_piece(char *addr, std::size_t len, const Block *block, Counts &counts) noexcept {
+    if (restores_ && outsiders_may_write())
+        return EBUSY;
+    const Request request{.addr = reinterpret_cast<std::uintptr_t>(addr), .len = len};
+    const int error = submit(request, block, counts);
+    const Locked exclusive(local().totals);
+    totals.counts += counts;
+    return error;
 }
 
 // Advises from `offset` on. True: it got to the end.
 bool Pass::advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
-                        const std::atomic<bool> *hands_off, std::uint32_t stack) noexcept {
+                        const Block *block) noexcept {
+    const std::uint32_t stack = block != nullptr ? block->stack : 0;
     while (offset < len) {
         if (!go_on())
             return false;
         const std::size_t piece = std::min(kPieceBytes, len - offset);
         Counts counts;
-        const int error = advise_piece(addr + offset, piece, hands_off, counts);
+        const int error = advise_piece(addr + offset, piece, block, counts);
         history.add(counts);
         profile_merged(stack, (counts.merged + counts.zero) * kPageSize);
         profile_inserted(stack, counts.inserted * kPageSize);
@@ -169,9 +170,10 @@ bool Pass::advise_range(char *addr, std::size_t len, std::size_t &offset, Histor
         if (error != 0 && error != ECANCELED && error != ENOMEM)
             error_ = error;
         hopeless_ = error == EOPNOTSUPP || error == EPERM || error == EBADF;
-        if (error != 0)
-            return hopeless_ ? false : (offset = len, true); // the rest is no better
-        offset += piece;
+        outsiders_ = error == EBUSY;
+        if (hopeless_ || outsiders_)
+            return false;
+        offset = error != 0 ? len : offset + piece; // the rest is no better
     }
     return true;
 }
@@ -179,17 +181,21 @@ bool Pass::advise_range(char *addr, std::size_t len, std::size_t &offset, Histor
 void Pass::finish(History &history) noexcept {
     const bool before = history.retired();
     history.finish(now_ns(), info_.immediate == 0);
-    const Lock lock(piece_lock);
+    const Locked exclusive(local().totals);
     totals.retired += !before && history.retired() ? 1 : 0;
 }
 
 // A backend that maps over memory gets mappings of the program only if asked for.
 bool Pass::takes(const Block &block) const noexcept {
-    return block.own || !remaps || settings_.everything;
+    return block.own || !restores_ || settings_.everything;
+}
+
+bool Pass::waits(const Block &block) const noexcept {
+    return block.history.waits() && !block.hands_off && takes(block);
 }
 
 bool Pass::wants(Block &block) const noexcept {
-    if (block.number < wanted_.mark || block.hands_off || !takes(block))
+    if (block.number < wanted_.mark || block.number >= newer_ || block.hands_off || !takes(block))
         return false;
     return block.resume_at != 0 || block.history.due(now_ns(), wanted_.forced);
 }
@@ -204,8 +210,7 @@ void Pass::advise_block(Block &block) noexcept {
         while (block.resume_at < len && block.state == State::kBusy) {
             // One piece at a time: the block may be freed meanwhile.
             std::size_t end = block.resume_at;
-            if (!advise_range(addr, std::min(len, end + kPieceBytes), end, block.history,
-                              &block.hands_off, block.stack))
+            if (!advise_range(addr, std::min(len, end + kPieceBytes), end, block.history, &block))
                 break;
             block.resume_at = end;
         }
@@ -214,9 +219,9 @@ void Pass::advise_block(Block &block) noexcept {
             finish(block.history);
         }
     } else {
-        postponed_ = postponed_ || (block.history.waits() && !block.hands_off && takes(block));
+        postponed_ = postponed_ || waits(block);
     }
-    if (block.history.waits() && !block.hands_off && takes(block))
+    if (waits(block))
         due_ = std::min(due_, block.resume_at != 0 ? now_ns() : block.history.due_ns());
     release_block(block);
 }
@@ -235,13 +240,14 @@ void Pass::advise_blocks() noexcept {
 // --- UPM_SCOPE=all ---
 
 // Stacks are written all the time, and the kernel's own mappings are shared anyway.
-bool Pass::eligible(const Mapping &mapping) const noexcept {
-    if (mapping.shared || mapping.end - mapping.start < settings_.min_bytes)
+bool Pass::eligible(const Vma &mapping, std::string_view name) const noexcept {
+    if ((mapping.flags & kVmaShared) != 0 || mapping.end - mapping.start < settings_.min_bytes ||
+        (mapping.protection & PROT_READ) == 0)
         return false;
-    if (mapping.file)
-        return mapping.readable && info_.file_pages != 0;
-    return mapping.readable && mapping.writable && !mapping.name.starts_with("[v") &&
-           !mapping.name.starts_with("[stack");
+    if ((mapping.flags & kVmaFile) != 0)
+        return info_.file_pages != 0;
+    return (mapping.protection & PROT_WRITE) != 0 && !name.starts_with("[v") &&
+           !name.starts_with("[stack");
 }
 
 struct Region {
@@ -253,7 +259,7 @@ struct Region {
 // By start, two places for each; what is crowded out is advised as if new.
 constinit std::array<Region, 4096> regions;
 
-Region &region_of(const Mapping &mapping) noexcept {
+Region &region_of(const Vma &mapping) noexcept {
     const std::uint64_t hash = (mapping.start / kPageSize) * 0x9e3779b97f4a7c15U >> 52;
     Region *const first = &regions[hash % regions.size()];
     Region *const second = &regions[(hash + 1) % regions.size()];
@@ -268,12 +274,12 @@ Region &region_of(const Mapping &mapping) noexcept {
     return *found;
 }
 
-void Pass::advise_region(const Mapping &mapping, History &history) noexcept {
+void Pass::advise_region(const Vma &mapping, History &history) noexcept {
     if (history.due(now_ns(), wanted_.forced)) {
         std::size_t offset = 0;
         // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of this process
         auto *const addr = reinterpret_cast<char *>(mapping.start);
-        if (advise_range(addr, mapping.end - mapping.start, offset, history, nullptr, 0))
+        if (advise_range(addr, mapping.end - mapping.start, offset, history, nullptr))
             finish(history);
     } else {
         postponed_ = postponed_ || history.waits();
@@ -283,12 +289,11 @@ void Pass::advise_region(const Mapping &mapping, History &history) noexcept {
 }
 
 void Pass::advise_rest() noexcept {
-    MapsReader maps("/proc/self/maps");
-    Mapping mapping;
-    while (go_on() && maps.next(mapping)) {
-        if (eligible(mapping))
+    SmapsReader maps("/proc/self/maps");
+    std::string_view name;
+    for (Vma mapping; go_on() && maps.next_header(mapping, &name);)
+        if (eligible(mapping, name))
             advise_region(mapping, region_of(mapping).history);
-    }
 }
 
 // The store does not take the heap of an allocator that it does not know. glibc's never
@@ -302,57 +307,38 @@ bool heap_is_glibcs() noexcept {
 }
 
 // Its history goes on when it grows, which it may do for ever.
-void Pass::advise_heap(const Layout &layout) noexcept {
+void Pass::advise_heap() noexcept {
     static constinit History history;
-    Mapping heap;
-    heap.start = layout.heap_start();
-    heap.end = layout.heap_end();
+    Vma heap;
+    heap.start = layout_->heap_start();
+    heap.end = layout_->heap_end();
+    set_advised_heap(heap.start, heap.end);
     if (heap.end - heap.start >= settings_.min_bytes && heap.end != 0 && go_on())
         advise_region(heap, history);
-}
-
-// Devices write into memory that a process has pinned, and go on writing into the
-// old pages when other ones are mapped in their place. The kernel module leaves
-// pinned pages out; a backend that maps cannot see them.
-bool devices_in_use() noexcept {
-    constexpr std::string_view kDevices[] = {"/dev/nvidia",      "/dev/kfd",
-                                             "/dev/infiniband",  "/dev/vfio",
-                                             "anon_inode:[vfio", "anon_inode:[io_uring"};
-    MapsReader maps("/proc/self/maps");
-    Mapping mapping;
-    while (maps.next(mapping))
-        for (const std::string_view device : kDevices)
-            if (mapping.name.starts_with(device))
-                return true;
-    return false;
-}
-
-bool known_not_to_remap(std::string_view backend) noexcept {
-    return backend == "kmod" || backend == "ksm" || backend == "none";
 }
 
 int Pass::run() noexcept {
     if (std::strcmp(info_.backend, "none") == 0)
         return EOPNOTSUPP;
-    remaps = !known_not_to_remap(info_.backend);
+    if (restores_)
+        set_backend_restores();
     const std::uint64_t trimmed = trim(wanted_.forced);
     {
-        const Lock lock(piece_lock);
+        const Locked exclusive(local().totals);
         ++totals.passes;
         totals.trimmed += trimmed;
     }
-    if (remaps && devices_in_use())
-        return EBUSY;
-    static const bool heap = settings_.everything && remaps && heap_is_glibcs();
-    std::optional<Layout> layout;
-    if (remaps)
-        layout.emplace(heap);
+    static const bool heap = settings_.everything && restores_ && heap_is_glibcs();
+    if (restores_) {
+        newer_ = next_block_number();
+        layout_.emplace(heap);
+    }
     advise_blocks();
-    if (settings_.everything && wanted_.mark == 0 && !remaps)
+    if (settings_.everything && wanted_.mark == 0 && !restores_)
         advise_rest();
     if (heap && wanted_.mark == 0)
-        advise_heap(*layout);
-    next_due = due_;
+        advise_heap();
+    next_due = outsiders_ ? std::max(due_, now_ns() + kOutsidersNs) : due_;
     if (!postponed_ && !cut_short_)
         last_look = began_;
     return cut_short_ && !hopeless_ ? EINTR : error_;
@@ -372,7 +358,7 @@ std::uint64_t others_cpu_ns() noexcept {
 
 int run_pass(const Settings &settings, const Wanted &wanted, upm_counts &sum) noexcept {
     const Guard guard;
-    const Lock lock(pass_lock);
+    const Locked exclusive(local().pass);
     sum = {};
     return Pass(settings, wanted, sum).run();
 }
@@ -382,62 +368,28 @@ std::uint64_t next_pass_ns() noexcept {
 }
 
 bool worked_since_last_look() noexcept {
-    const Lock lock(pass_lock);
+    const Locked exclusive(local().pass);
     const std::uint64_t idly = (now_ns() - last_look.wall_ns) / kIdleShare;
     return others_cpu_ns() > last_look.cpu_ns + kAllowedNs + idly;
 }
 
-void stop_passes() noexcept {
-    stopped = true;
-    const Guard guard;
-    const Lock lock(piece_lock);
-}
-
-bool passes_stopped() noexcept {
-    return stopped.load();
-}
-
-bool backend_remaps() noexcept {
-    return remaps.load(std::memory_order_relaxed);
-}
-
 void note_advised(void *addr, std::size_t len) noexcept {
     const Guard guard;
-    if (!known_not_to_remap(upm::info().backend))
-        remaps = true;
+    if (upm::info().restores != 0)
+        set_backend_restores();
     for_each_block(addr, len, [](Block &block) {
         if (block.own)
             block.advised = true;
     });
 }
 
-NoAdvise::NoAdvise() noexcept {
-    ::pthread_mutex_lock(&piece_lock);
-}
-
-NoAdvise::~NoAdvise() {
-    ::pthread_mutex_unlock(&piece_lock);
-}
-
-void pass_before_fork() noexcept {
-    ::pthread_mutex_lock(&piece_lock);
-}
-
-void pass_after_fork_parent() noexcept {
-    ::pthread_mutex_unlock(&piece_lock);
-}
-
-// Another thread may have been in a pass: its lock is made anew.
 void pass_after_fork_child() noexcept {
     totals = {};
     last_look = {}; // the child's clock begins anew
-    pass_lock = PTHREAD_MUTEX_INITIALIZER;
-    piece_lock = PTHREAD_MUTEX_INITIALIZER;
 }
 
 void fill_pass_report(upm_hook_stats &report) noexcept {
-    const Guard guard;
-    const Lock lock(piece_lock);
+    const Locked exclusive(local().totals);
     report.passes = totals.passes;
     report.retired = totals.retired;
     report.trimmed_bytes = totals.trimmed;

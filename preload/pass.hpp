@@ -9,6 +9,7 @@
 
 #include <upm/hook.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace upm::hook {
@@ -35,12 +36,10 @@ std::uint64_t next_pass_ns() noexcept;
 // Whether the program did anything since the last pass began that left nothing for later.
 bool worked_since_last_look() noexcept;
 
-void stop_passes() noexcept;
-bool passes_stopped() noexcept;
+// Somebody else is about to advise this range.
+void note_advised(void *addr, std::size_t len) noexcept;
 
-// Around a fork: no piece is being advised while it happens.
-void pass_before_fork() noexcept;
-void pass_after_fork_parent() noexcept;
+// The child's own sums and times begin anew.
 void pass_after_fork_child() noexcept;
 
 void fill_pass_report(upm_hook_stats &report) noexcept;

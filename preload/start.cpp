@@ -4,8 +4,11 @@
 // the calls of upm/hook.h.
 #include "preload/adviser.hpp"
 #include "preload/blocks.hpp"
+#include "preload/changes.hpp"
 #include "preload/enable.hpp"
+#include "preload/local.hpp"
 #include "preload/page.hpp"
+#include "preload/pass.hpp"
 #include "preload/real.hpp"
 #include "preload/settings.hpp"
 #include "preload/stacks.hpp"
@@ -43,6 +46,7 @@ bool may_work() noexcept {
     if (settings.profile && !start_profile())
         (void)::dprintf(STDERR_FILENO, "upm[%d]: no profile: cannot load libunwind.so.8\n",
                         ::getpid());
+    make_local();
     start_adviser(settings);
     awake = true;
     set_threshold(settings.min_bytes);
@@ -80,7 +84,7 @@ void print_summary() noexcept {
     if (!awake)
         return;
     const Guard guard;
-    stop_adviser();
+    end_all_pieces(); // and wait for none: the process ends
     if (settings.verbose)
         print_summary();
     if (settings.profile)

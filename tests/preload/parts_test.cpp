@@ -1,14 +1,31 @@
 // SPDX-License-Identifier: MIT
 //
 // Parts of the hook that can be tried without preloading it.
+#include "preload/address_map.hpp"
 #include "preload/history.hpp"
-#include "preload/maps.hpp"
+#include "preload/outsiders.hpp"
 #include "preload/settings.hpp"
 #include "tests/support/support.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <ctime>
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/aio_abi.h>
+#include <memory>
 #include <string>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include <vector>
 
 namespace upm::test {
 
@@ -120,38 +137,196 @@ TEST(HookSettings, ABlockIsAPageAtLeast) {
     EXPECT_EQ(hook::read_settings().min_bytes, 4096U);
 }
 
-TEST(HookMaps, ReadsEveryLine) {
-    const TempDir dir;
-    const std::string long_name(4000, 'n');
-    std::string text = "7f00000000-7f00010000 rw-p 00000000 00:00 0 \n"
-                       "7f00010000-7f00020000 r--s 00001000 fe:01 1234       /a b\n"
-                       "7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0      [stack]\n";
-    for (int i = 0; i < 20; ++i) // lines that cross the ends of the buffer
-        text += "1000-2000 r-xp 00000000 fe:01 7   /" + long_name + "\n";
-    dir.write("maps", text);
-    hook::MapsReader maps((dir.path() + "/maps").c_str());
-    hook::Mapping mapping;
-    ASSERT_TRUE(maps.next(mapping));
-    EXPECT_EQ(mapping.start, 0x7f00000000U);
-    EXPECT_EQ(mapping.end, 0x7f00010000U);
-    EXPECT_TRUE(mapping.readable && mapping.writable && !mapping.shared && !mapping.file);
-    EXPECT_EQ(mapping.name, "");
-    ASSERT_TRUE(maps.next(mapping));
-    EXPECT_TRUE(mapping.shared && mapping.file && !mapping.writable);
-    EXPECT_EQ(mapping.name, "/a b");
-    ASSERT_TRUE(maps.next(mapping));
-    EXPECT_EQ(mapping.name, "[stack]");
-    for (int i = 0; i < 20; ++i) {
-        ASSERT_TRUE(maps.next(mapping)) << i;
-        EXPECT_EQ(mapping.name.size(), long_name.size() + 1);
-    }
-    EXPECT_FALSE(maps.next(mapping));
+// --- the map of blocks ---
+
+struct Record {
+    std::uintptr_t start = 0;
+    std::size_t len = 0;
+};
+
+constexpr std::size_t kPage = 4096;
+constexpr std::size_t kMib = 1UL << 20;
+
+void *at(std::uintptr_t address) {
+    return reinterpret_cast<void *>(address); // NOLINT(performance-no-int-to-ptr)
 }
 
-TEST(HookMaps, NoFileIsNoLine) {
-    hook::MapsReader maps("/nonexistent/maps");
-    hook::Mapping mapping;
-    EXPECT_FALSE(maps.next(mapping));
+class HookAddressMap : public ::testing::Test {
+  protected:
+    bool add(Record &record) { return map_->set(at(record.start), record.len, &record); }
+    void remove(Record &record) { map_->clear(at(record.start), record.len, &record); }
+
+    // What the hook asks: which blocks does the range touch?
+    std::vector<const Record *> found(std::uintptr_t start, std::size_t len) {
+        std::vector<const Record *> all;
+        const Record *const first = map_->before(at(start));
+        if (first != nullptr && start - first->start < first->len)
+            all.push_back(first);
+        map_->for_each_start(at(start), len, [&](Record &record) { all.push_back(&record); });
+        return all;
+    }
+
+    std::unique_ptr<hook::AddressMap<Record>> map_ = std::make_unique<hook::AddressMap<Record>>();
+};
+
+using Records = std::vector<const Record *>;
+
+TEST_F(HookAddressMap, FindsWhatHoldsAnAddress) {
+    Record block{.start = 0x7f0000000000, .len = 64 * kMib};
+    ASSERT_TRUE(add(block));
+    EXPECT_EQ(map_->find(at(block.start)), &block);
+    EXPECT_EQ(map_->find(at(block.start + kPage)), nullptr);
+    for (const std::size_t offset : {0UL, kPage, 2 * kMib - kPage, 2 * kMib, 17 * kMib, 63 * kMib})
+        EXPECT_EQ(found(block.start + offset, kPage), Records{&block}) << offset;
+    EXPECT_EQ(found(block.start - kPage, kPage), Records{});
+    EXPECT_EQ(found(block.start + block.len, kPage), Records{});
+    EXPECT_EQ(found(block.start - kPage, 2 * kPage), Records{&block});
+    remove(block);
+    EXPECT_EQ(found(block.start, block.len), Records{});
+}
+
+TEST_F(HookAddressMap, BlocksOfEachSizeAtEachPlace) {
+    // Around the units of the tree: 2 MiB, 16 MiB, 64 GiB.
+    const std::uintptr_t places[] = {0x100000000000, 0x1000001ff000, 0x100000fff000, 0x100fffffe000,
+                                     0x10100012c000};
+    const std::size_t sizes[] = {kPage,     2 * kPage,         2 * kMib,    3 * kMib + kPage,
+                                 16 * kMib, 33 * kMib + kPage, 1024 * kMib, 200UL << 30};
+    for (const std::uintptr_t start : places)
+        for (const std::size_t len : sizes) {
+            Record block{.start = start, .len = len};
+            ASSERT_TRUE(add(block));
+            for (std::size_t step = 0; step < len;
+                 step += std::max(kPage, len / 64 / kPage * kPage))
+                ASSERT_EQ(found(start + step, kPage), Records{&block}) << start << " " << step;
+            EXPECT_EQ(found(start + len - kPage, kPage), Records{&block});
+            EXPECT_EQ(found(start + len, 2 * kMib), Records{});
+            EXPECT_EQ(found(start - 2 * kMib, 2 * kMib), Records{});
+            remove(block);
+            for (const std::size_t step : {0UL, len / 2, len - kPage})
+                ASSERT_EQ(found(start + step, kPage), Records{});
+        }
+}
+
+TEST_F(HookAddressMap, NeighboursAreToldApart) {
+    std::vector<Record> blocks;
+    std::uintptr_t next = 0x7f0000000000 - 5 * kPage;
+    for (std::size_t i = 0; i < 1000; ++i) {
+        blocks.push_back({.start = next, .len = (1 + i * 7919 % 1200) * kPage});
+        next += blocks.back().len + i % 3 * kPage;
+    }
+    for (Record &block : blocks)
+        ASSERT_TRUE(add(block));
+    Records all;
+    for (const Record &block : blocks) {
+        all.push_back(&block);
+        ASSERT_EQ(found(block.start, block.len), Records{&block});
+        ASSERT_EQ(found(block.start + block.len - kPage, kPage), Records{&block});
+    }
+    EXPECT_EQ(found(blocks.front().start, next - blocks.front().start), all);
+    for (std::size_t i = 0; i < blocks.size(); i += 2)
+        remove(blocks[i]);
+    for (std::size_t i = 0; i < blocks.size(); ++i)
+        ASSERT_EQ(found(blocks[i].start, blocks[i].len),
+                  i % 2 == 0 ? Records{} : Records{&blocks[i]});
+}
+
+TEST_F(HookAddressMap, AnAddressBeyondTheTreeIsNoBlocks) {
+    Record block{.start = (1UL << 48) - kPage, .len = 2 * kPage};
+    EXPECT_FALSE(add(block));
+    EXPECT_EQ(found(block.start, SIZE_MAX), Records{});
+}
+
+// --- who else may write to memory ---
+
+int pipe_end() {
+    int ends[2] = {-1, -1};
+    EXPECT_EQ(::pipe(ends), 0);
+    ::close(ends[1]);
+    return ends[0];
+}
+
+TEST(HookOutsiders, KnowsHarmlessDescriptors) {
+    const int fds[] = {::open("/dev/null", O_RDWR),
+                       ::open("/dev/urandom", O_RDONLY),
+                       ::open("/proc/self/exe", O_RDONLY),
+                       ::open("/proc/self", O_RDONLY | O_DIRECTORY),
+                       ::open("/proc/self/exe", O_PATH),
+                       ::memfd_create("test", 0),
+                       ::socket(AF_UNIX, SOCK_STREAM, 0),
+                       ::socket(AF_INET, SOCK_DGRAM, 0),
+                       ::eventfd(0, 0),
+                       ::epoll_create1(0),
+                       ::timerfd_create(CLOCK_MONOTONIC, 0),
+                       ::inotify_init1(0),
+                       pipe_end()};
+    for (const int fd : fds) {
+        ASSERT_GE(fd, 0);
+        EXPECT_TRUE(hook::harmless_descriptor(fd)) << fd - fds[0];
+        ::close(fd);
+    }
+    EXPECT_TRUE(hook::harmless_descriptor(fds[0])) << "closed meanwhile";
+    EXPECT_FALSE(hook::outsiders_may_write());
+}
+
+TEST(HookOutsiders, DirectInputAndOutputIsNot) {
+    const int fd = ::open("/var/tmp", O_RDWR | O_DIRECT | O_TMPFILE, 0600);
+    if (fd < 0)
+        GTEST_SKIP() << "no direct I/O in /var/tmp";
+    EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_TRUE(hook::outsiders_may_write());
+    ::close(fd);
+    EXPECT_FALSE(hook::outsiders_may_write());
+}
+
+TEST(HookOutsiders, NorIsAsynchronousInputAndOutput) {
+    aio_context_t context = 0;
+    if (::syscall(SYS_io_setup, 8, &context) != 0)
+        GTEST_SKIP() << "no asynchronous I/O";
+    EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_EQ(::syscall(SYS_io_destroy, context), 0);
+    EXPECT_FALSE(hook::outsiders_may_write());
+}
+
+TEST(HookOutsiders, NorIsARing) {
+    char parameters[256] = {};
+    const auto fd = static_cast<int>(::syscall(SYS_io_uring_setup, 4, parameters));
+    if (fd < 0)
+        GTEST_SKIP() << "no io_uring";
+    EXPECT_FALSE(hook::harmless_descriptor(fd));
+    // Its mapping counts when the descriptor is gone.
+    void *const ring = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    ::close(fd);
+    ASSERT_NE(ring, MAP_FAILED);
+    EXPECT_TRUE(hook::outsiders_may_write());
+    ::munmap(ring, kPage);
+    EXPECT_FALSE(hook::outsiders_may_write());
+}
+
+TEST(HookOutsiders, WhatIsUnknownIsHarmful) {
+    EXPECT_FALSE(hook::harmless_anonymous("anon_inode:[io_uring]"));
+    EXPECT_FALSE(hook::harmless_anonymous("anon_inode:[vfio-device]"));
+    EXPECT_FALSE(hook::harmless_anonymous("anon_inode:kvm-vm"));
+    EXPECT_FALSE(hook::harmless_anonymous("anon_inode:[something-new]"));
+    EXPECT_FALSE(hook::harmless_anonymous("/dmabuf:"));
+    EXPECT_FALSE(hook::harmless_anonymous(""));
+    for (const char *name : {"/[aio] (deleted)", "/dev/nvidia0", "/dev/infiniband/uverbs0",
+                             "anon_inode:[io_uring]", "/dmabuf:", "socket:[7]"})
+        EXPECT_FALSE(hook::harmless_mapping(name)) << name;
+    for (const char *name : {"", "[heap]", "/usr/lib/libc.so.6", "/dev/zero (deleted)",
+                             "/memfd:upm-store (deleted)", "/dev/shm/x", "/SYSV00000000 (deleted)"})
+        EXPECT_TRUE(hook::harmless_mapping(name)) << name;
+}
+
+TEST(HookOutsiders, ADeviceIsHarmfulWhateverItsName) {
+    const TempDir dir;
+    const std::string path = dir.path() + "/gpu";
+    if (::mknod(path.c_str(), S_IFCHR | 0600, makedev(10, 183)) != 0)
+        GTEST_SKIP() << "cannot make a device";
+    const int fd = ::open(path.c_str(), O_RDONLY); // a random number generator, if there is one
+    if (fd < 0)
+        GTEST_SKIP() << "no such device here";
+    EXPECT_FALSE(hook::harmless_descriptor(fd));
+    ::close(fd);
 }
 
 } // namespace

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT
+//
+// The hooked functions that change mappings. With a backend that maps shared content over
+// memory, each goes through with_blocks() (changes.hpp), which has the one rule; each
+// says what becomes of a block, and does what it does meanwhile.
+#include "libupm/mm/vma_reader.hpp"
+#include "preload/adviser.hpp"
+#include "preload/blocks.hpp"
+#include "preload/changes.hpp"
+#include "preload/enable.hpp"
+#include "preload/page.hpp"
+#include "preload/real.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdint>
+#include <sys/mman.h>
+#include <upm/upm.hpp>
+
+#define UPM_HOOK extern "C" __attribute__((visibility("default")))
+
+namespace upm::hook {
+
+namespace {
+
+constexpr int kOddFlags = MAP_SHARED | MAP_GROWSDOWN | MAP_HUGETLB | MAP_STACK | MAP_LOCKED;
+
+bool watched() noexcept {
+    (void)ready();
+    return backend_restores() && !Guard::active();
+}
+
+// --- what becomes of a block ---
+
+// Something special happens to a part of it: from now on it is left alone, and its parts
+// are not all alike any more.
+void reshape(Block &block) noexcept {
+    block.reshaped = true;
+    block.hands_off = true;
+}
+
+// This range is unmapped, or another mapping takes its place. Of a mapping that goes in
+// part, the rest is left as it is, and remembered: it may show shared content.
+void cut_out(Block &block, const char *addr, std::size_t len) noexcept {
+    const char *const start = block.addr;
+    if (!block.own && start >= addr && start + block.len <= addr + round_up(len))
+        forget_mapping(start);
+    else
+        reshape(block);
+}
+
+// --- mmap ---
+
+// Large, private, and to be read and written: what a program keeps data in.
+bool worth_recording(std::size_t len, int prot, int flags) noexcept {
+    return (flags & MAP_ANONYMOUS) != 0 && (flags & kOddFlags) == 0 &&
+           prot == (PROT_READ | PROT_WRITE) && wants(len);
+}
+
+void *map(void *(*real_mmap)(void *, std::size_t, int, int, int, off_t), void *addr,
+          std::size_t len, int prot, int flags, int fd, off_t offset) noexcept {
+    const auto make = [&] { return real_mmap(addr, len, prot, flags, fd, offset); };
+    const bool replaces = (flags & MAP_FIXED) != 0 && watched();
+    void *const result =
+        replaces ? with_blocks(
+                       addr, len,
+                       [&](Block &block) { cut_out(block, static_cast<char *>(addr), len); }, make)
+                 : make();
+    if (result == MAP_FAILED)
+        return result;
+    if (worth_recording(len, prot, flags)) {
+        const int error = errno;
+        record_mapping(result, len);
+        (void)notice_block(false);
+        errno = error;
+    }
+    return result;
+}
+
+// --- madvise ---
+
+// What is left in memory after these are zeros, but a mapping of shared content
+// would show that content again.
+bool drops_content(int advice) noexcept {
+    constexpr int kDontneedLocked = 24; // since Linux 5.18; not in older headers
+    return advice == MADV_DONTNEED || advice == MADV_FREE || advice == kDontneedLocked;
+}
+
+// Flags of the mapping, which only an anonymous one of its own can have.
+bool marks_mapping(int advice) noexcept {
+    return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK || advice == MADV_DONTDUMP ||
+           advice == MADV_REMOVE;
+}
+
+// Advice about the range that leaves a mapping what it was.
+bool changes_nothing(int advice) noexcept {
+    return advice == MADV_NORMAL || advice == MADV_RANDOM || advice == MADV_SEQUENTIAL ||
+           advice == MADV_WILLNEED || advice == MADV_COLD || advice == MADV_PAGEOUT ||
+           advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE;
+}
+
+// One advice that drops content, over a range that may hold several blocks and other
+// memory. As in the kernel, a hole is reported at the end, and any other error ends it.
+class Drop {
+  public:
+    Drop(char *addr, std::size_t len, int advice) noexcept
+        : next_(addr), end_(addr + round_up(len)), advice_(advice) {}
+
+    // In the order of addresses.
+    void block(Block &block) noexcept {
+        block.hands_off = true;
+        if (!block.advised)
+            return;
+        char *const first = std::max(next_, block.addr.load());
+        char *const last = std::min(end_, block.addr.load() + block.len.load());
+        if (first >= last)
+            return;
+        pass_on(first);
+        if (block.reshaped)
+            by_mapping(first, last);
+        else
+            replace(first, last, PROT_READ | PROT_WRITE);
+        next_ = last;
+    }
+
+    // The rest. 0, or -1 and errno.
+    int finish() noexcept {
+        pass_on(end_);
+        if (error_ != 0)
+            errno = error_;
+        return error_ != 0 ? -1 : 0;
+    }
+
+  private:
+    [[nodiscard]] bool over() const noexcept { return error_ != 0 && error_ != ENOMEM; }
+
+    void note(bool fine) noexcept {
+        if (!fine)
+            error_ = errno;
+    }
+
+    // What is no block's, or never showed shared content.
+    void pass_on(char *to) noexcept {
+        if (next_ < to && !over())
+            note(real().madvise(next_, static_cast<std::size_t>(to - next_), advice_) == 0);
+        next_ = std::max(next_, to);
+    }
+
+    // Fresh memory, with no shared content below it.
+    void replace(char *first, char *last, int protection) noexcept {
+        if (over())
+            return;
+        note(real().mmap(first, static_cast<std::size_t>(last - first), protection,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+    }
+
+    // In a block whose parts differ, the kernel says which of them show shared content.
+    void by_mapping(char *first, char *last) noexcept {
+        SmapsReader maps("/proc/self/maps");
+        next_ = first;
+        const auto start = reinterpret_cast<std::uintptr_t>(first);
+        const auto end = reinterpret_cast<std::uintptr_t>(last);
+        for (Vma vma; maps.next_header(vma) && vma.start < end;) {
+            if (vma.end <= start || (vma.flags & kVmaSegment) == 0)
+                continue;
+            char *const from = first + (std::max(vma.start, start) - start);
+            char *const to = first + (std::min(vma.end, end) - start);
+            pass_on(from);
+            replace(from, to, vma.protection);
+            next_ = to;
+        }
+        pass_on(last);
+    }
+
+    char *next_;
+    char *end_;
+    int advice_;
+    int error_ = 0;
+};
+
+int drop_content(void *addr, std::size_t len, int advice) noexcept {
+    const Guard guard;
+    Drop drop(static_cast<char *>(addr), len, advice);
+    return with_blocks(
+        addr, len, [&](Block &block) { drop.block(block); }, [&] { return drop.finish(); });
+}
+
+// Before the program does what cannot be done to a mapping of shared content.
+void make_private(void *addr, std::size_t len) noexcept {
+    const Guard guard;
+    bool advised = false;
+    with_blocks(
+        addr, len,
+        [&](Block &block) {
+            reshape(block);
+            advised = advised || block.advised;
+        },
+        [] {});
+    if (advised)
+        (void)upm::unmerge(addr, len);
+}
+
+} // namespace
+
+} // namespace upm::hook
+
+using namespace upm::hook; // NOLINT(google-build-using-namespace): the hooks are C functions
+
+// The heap may shrink, which it must not while it is being advised.
+UPM_HOOK int malloc_trim(std::size_t pad) noexcept {
+    if (!ready() || real().malloc_trim == nullptr)
+        return 0;
+    if (!watched())
+        return real().malloc_trim(pad);
+    const Change exclusive;
+    Change::end_piece(nullptr, SIZE_MAX);
+    return real().malloc_trim(pad);
+}
+
+UPM_HOOK void *mmap(void *addr, std::size_t len, int prot, int flags, int fd,
+                    off_t offset) noexcept {
+    (void)ready();
+    return map(real().mmap, addr, len, prot, flags, fd, offset);
+}
+
+UPM_HOOK void *mmap64(void *addr, std::size_t len, int prot, int flags, int fd,
+                      off_t offset) noexcept {
+    (void)ready();
+    return map(real().mmap64, addr, len, prot, flags, fd, offset);
+}
+
+UPM_HOOK int munmap(void *addr, std::size_t len) noexcept {
+    if (!watched()) {
+        forget_mapping(addr);
+        return real().munmap(addr, len);
+    }
+    return with_blocks(
+        addr, len, [&](Block &block) { cut_out(block, static_cast<char *>(addr), len); },
+        [&] { return real().munmap(addr, len); });
+}
+
+UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flags, ...) noexcept {
+    void *wished = nullptr;
+    if ((flags & MREMAP_FIXED) != 0) {
+        va_list arguments;
+        va_start(arguments, flags);
+        wished = va_arg(arguments, void *);
+        va_end(arguments);
+    }
+    const bool careful = watched();
+    if (careful)
+        make_private(addr, old_len);
+    const Block *const known = find_mapping(addr);
+    if (known != nullptr)
+        forget_mapping(addr);
+    const auto move = [&] { return real().mremap(addr, old_len, len, flags, wished); };
+    void *const moved =
+        careful && wished != nullptr
+            ? with_blocks(
+                  wished, len,
+                  [&](Block &block) { cut_out(block, static_cast<char *>(wished), len); }, move)
+            : move();
+    if (known != nullptr && moved != MAP_FAILED && wants(len))
+        record_mapping(moved, len);
+    return moved;
+}
+
+UPM_HOOK int mprotect(void *addr, std::size_t len, int prot) noexcept {
+    if (!watched())
+        return real().mprotect(addr, len, prot);
+    return with_blocks(addr, len, reshape, [&] { return real().mprotect(addr, len, prot); });
+}
+
+UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
+    if (watched() && !changes_nothing(advice) && page_aligned(addr) && round_up(len) >= len) {
+        if (drops_content(advice))
+            return drop_content(addr, len, advice);
+        if (marks_mapping(advice))
+            make_private(addr, len);
+        else
+            for_each_block(addr, len, [](Block &block) { block.reshaped = true; });
+    }
+    return real().madvise(addr, len, advice);
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT
+#include "preload/outsiders.hpp"
+
+#include "libupm/mm/vma_reader.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+namespace upm::hook {
+
+namespace {
+
+// Numbers of devices: Documentation/admin-guide/devices.txt.
+bool harmless_device(dev_t device) noexcept {
+    constexpr unsigned kMemory = 1; // of it: null, zero, full, random, urandom, kmsg
+    constexpr unsigned kHarmlessMemory[] = {3, 5, 7, 8, 9, 11};
+    constexpr unsigned kTerminal = 4;
+    constexpr unsigned kConsole = 5; // and /dev/tty, /dev/ptmx
+    constexpr unsigned kFirstPty = 136;
+    constexpr unsigned kLastPty = 143;
+    const unsigned kind = major(device);
+    if (kind == kMemory)
+        return std::find(std::begin(kHarmlessMemory), std::end(kHarmlessMemory), minor(device)) !=
+               std::end(kHarmlessMemory);
+    return kind == kTerminal || kind == kConsole || (kind >= kFirstPty && kind <= kLastPty);
+}
+
+// Devices that have no number of their own.
+bool harmless_name(std::string_view link) noexcept {
+    return link == "/dev/upm" || link == "/dev/userfaultfd";
+}
+
+bool direct(int fd) noexcept {
+    const int flags = ::fcntl(fd, F_GETFL);
+    return flags < 0 || ((flags & O_DIRECT) != 0 && (flags & O_PATH) == 0);
+}
+
+// AF_XDP: the network card writes to memory of the process.
+bool harmless_socket(int fd) noexcept {
+    int domain = 0;
+    socklen_t size = sizeof(domain);
+    return ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain != AF_XDP;
+}
+
+std::string_view link_of(int fd, char (&text)[256]) noexcept {
+    char path[32];
+    (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    const ssize_t length = ::readlink(path, text, sizeof(text));
+    return {text, length > 0 ? static_cast<std::size_t>(length) : 0};
+}
+
+bool harmless_file(std::string_view link) noexcept {
+    return link.starts_with("anon_inode:") ? harmless_anonymous(link)
+                                           : !link.starts_with("/dmabuf");
+}
+
+// struct linux_dirent64 of getdents64(2): opendir(3) takes memory from the heap.
+struct Entry {
+    std::uint64_t inode;
+    std::int64_t next;
+    std::uint16_t size;
+    std::uint8_t type;
+    char name[1];
+};
+constexpr std::size_t kNameAt = offsetof(Entry, name);
+
+// Calls visit(fd) for each descriptor until it returns false. false: it did, or it is
+// unknown which there are.
+template <class Visit>
+bool all_descriptors(Visit visit) noexcept {
+    alignas(Entry) char buffer[4096];
+    const int folder = ::open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0)
+        return false;
+    bool fine = true;
+    long got = 0;
+    while (fine && (got = ::syscall(SYS_getdents64, folder, buffer, sizeof(buffer))) > 0) {
+        for (long at = 0; at < got && fine;) {
+            Entry entry{};
+            std::memcpy(&entry, buffer + at, kNameAt);
+            const char *const name = buffer + at + kNameAt;
+            int fd = -1;
+            const auto [rest, error] = std::from_chars(name, name + std::strlen(name), fd);
+            if (error == std::errc() && *rest == '\0' && fd != folder)
+                fine = visit(fd);
+            at += entry.size;
+        }
+    }
+    ::close(folder);
+    return fine && got == 0;
+}
+
+} // namespace
+
+bool harmless_anonymous(std::string_view link) noexcept {
+    // Where the kernel writes only by copying, through the page tables.
+    constexpr std::string_view kKinds[] = {"[eventpoll]",
+                                           "[eventfd]",
+                                           "[timerfd]",
+                                           "[signalfd]",
+                                           "inotify",
+                                           "[fanotify]",
+                                           "[pidfd]",
+                                           "[userfaultfd]",
+                                           "[fscontext]",
+                                           "[perf_event]",
+                                           "[landlock-ruleset]",
+                                           "seccomp notify",
+                                           "bpf-map",
+                                           "bpf-prog",
+                                           "bpf_link",
+                                           "btf"};
+    constexpr std::string_view kPrefix = "anon_inode:";
+    return link.starts_with(kPrefix) && std::find(std::begin(kKinds), std::end(kKinds),
+                                                  link.substr(kPrefix.size())) != std::end(kKinds);
+}
+
+bool harmless_descriptor(int fd) noexcept {
+    struct stat status {};
+    char text[256];
+    if (::fstat(fd, &status) != 0)
+        return errno == EBADF; // closed meanwhile
+    switch (status.st_mode & S_IFMT) {
+    case S_IFREG: // new kernels call some anonymous files so, too
+        return !direct(fd) && harmless_file(link_of(fd, text));
+    case S_IFBLK:
+        return !direct(fd);
+    case S_IFDIR:
+    case S_IFLNK:
+    case S_IFIFO:
+        return true;
+    case S_IFSOCK:
+        return harmless_socket(fd);
+    case S_IFCHR:
+        return harmless_device(status.st_rdev) || harmless_name(link_of(fd, text));
+    default:
+        return harmless_anonymous(link_of(fd, text));
+    }
+}
+
+bool harmless_mapping(std::string_view name) noexcept {
+    if (name.empty() || name.front() == '[')
+        return true;
+    if (name.starts_with("anon_inode:"))
+        return harmless_anonymous(name.substr(0, name.find(" (deleted)")));
+    if (name.starts_with("/dev/"))
+        return name.starts_with("/dev/shm/") || name.starts_with("/dev/zero") ||
+               name.starts_with("/dev/hugepages/") || name.starts_with("/dev/mqueue/");
+    // A context of asynchronous I/O, a buffer of a graphics card; "socket:" is a ring.
+    return name.front() == '/' && !name.starts_with("/[aio]") && !name.starts_with("/dmabuf");
+}
+
+bool outsiders_may_write() noexcept {
+    if (!all_descriptors(harmless_descriptor))
+        return true;
+    SmapsReader maps("/proc/self/maps");
+    std::string_view name;
+    for (Vma vma; maps.next_header(vma, &name);)
+        if (!harmless_mapping(name))
+            return true;
+    return maps.error() != 0;
+}
+
+} // namespace upm::hook
