@@ -4,11 +4,13 @@
 #ifndef UPM_TOOLS_BROKER_LISTENER_HPP
 #define UPM_TOOLS_BROKER_LISTENER_HPP
 
-#include "tools/broker/descriptor.hpp"
+#include "tools/common/descriptor.hpp"
 
 #include <string>
 
 namespace upm::broker {
+
+using tool::Descriptor;
 
 class Listener {
   public:

@@ -6,7 +6,7 @@
 #ifndef UPM_TOOLS_BROKER_PACKET_SERVER_HPP
 #define UPM_TOOLS_BROKER_PACKET_SERVER_HPP
 
-#include "tools/broker/descriptor.hpp"
+#include "tools/common/descriptor.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -17,6 +17,8 @@
 #include <vector>
 
 namespace upm::broker {
+
+using tool::Descriptor;
 
 using ClientId = std::uint64_t;
 

@@ -3,27 +3,30 @@
 // What the command does with its options.
 #include "tools/pss-report/command.hpp"
 
-#include "tools/pss-report/collect.hpp"
-#include "tools/pss-report/diff.hpp"
-#include "tools/pss-report/errors.hpp"
-#include "tools/pss-report/estimate.hpp"
-#include "tools/pss-report/html.hpp"
-#include "tools/pss-report/live.hpp"
+#include "tools/common/errors.hpp"
+#include "tools/common/files.hpp"
 #include "tools/pss-report/options.hpp"
-#include "tools/pss-report/output.hpp"
-#include "tools/pss-report/recording.hpp"
+#include "tools/pss-report/read/collect.hpp"
+#include "tools/pss-report/read/recording.hpp"
+#include "tools/pss-report/read/scan.hpp"
+#include "tools/pss-report/show/diff.hpp"
+#include "tools/pss-report/show/estimate_output.hpp"
+#include "tools/pss-report/show/html.hpp"
+#include "tools/pss-report/show/live.hpp"
+#include "tools/pss-report/show/output.hpp"
+#include "tools/pss-report/show/record.hpp"
+#include "tools/pss-report/show/series_output.hpp"
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
-#include <functional>
 #include <optional>
 #include <sys/ioctl.h>
 #include <thread>
 #include <unistd.h>
 
-namespace upm::pss {
+namespace upm::tool::pss {
 
 namespace {
 
@@ -56,21 +59,21 @@ SeriesOptions series_options(const Options &options) {
     return how;
 }
 
-Estimate estimate_of(const Options &options, const Snapshot &snapshot, Root &root) {
+Estimate estimate_of(const Options &options, const Snapshot &snapshot, Proc &proc) {
     EstimateOptions how;
     how.by = options.by;
     how.max_cpu = options.max_cpu;
     how.max_memory = options.max_memory;
     how.progress = ::isatty(STDERR_FILENO) != 0;
-    return estimate(root, snapshot, how);
+    return estimate(proc, snapshot, how);
 }
 
 std::string rendered(const Options &options, const Report &report, const Snapshot &snapshot,
                      const Estimate *estimate) {
     const Style style = style_of(options);
     if (estimate != nullptr && options.format == Format::kTable)
-        return table_of(*estimate, style).text(style) + summary(*estimate, style) +
-               notes(snapshot, style);
+        return table_of(*estimate, style).text(style.width, style.color) +
+               summary(*estimate, style) + notes(snapshot, style);
     if (estimate != nullptr) {
         Json json = to_json(report, snapshot, options.limit);
         json["estimate"] = to_json(*estimate);
@@ -156,7 +159,13 @@ int live(const Options &options, Collector &collector) {
     how.mappings = options.collect.mappings;
     how.seconds = options.watch == 0 ? how.seconds : options.watch;
     Keeper keep(options);
-    watch_live(collector, how, style_of(options).color, std::ref(keep));
+    const auto look = [&](bool mappings) {
+        collector.read_mappings(mappings);
+        Snapshot snapshot = collector.collect();
+        keep(snapshot);
+        return snapshot;
+    };
+    watch_live(look, how, style_of(options).color);
     return kSuccess;
 }
 
@@ -174,7 +183,7 @@ int report(const Options &options) {
         sort_rows(report.rows, options.sort, options.reverse);
         std::optional<Estimate> estimate;
         if (options.estimate)
-            estimate = estimate_of(options, snapshot, collector.root());
+            estimate = estimate_of(options, snapshot, collector.proc());
         const Estimate *const found = estimate ? &*estimate : nullptr;
         write_atomically(options.output, rendered(options, report, snapshot, found));
         if (!keep.series_wanted())
@@ -203,9 +212,10 @@ int side_by_side(const Options &options) {
     const SeriesOptions how = series_options(options);
     const Style style = style_of(options);
     write_figures(options, series);
-    write_atomically(options.output, options.format == Format::kJson
-                                         ? dump(to_json(series, how)) + "\n"
-                                         : series_table(series, how).text(style));
+    write_atomically(options.output,
+                     options.format == Format::kJson
+                         ? dump(to_json(series, how)) + "\n"
+                         : series_table(series, how).text(style.width, style.color));
     return kSuccess;
 }
 
@@ -234,4 +244,4 @@ int run_command(const std::vector<std::string> &arguments) {
     }
 }
 
-} // namespace upm::pss
+} // namespace upm::tool::pss

@@ -2,5 +2,5 @@
 #include "tools/pss-report/command.hpp"
 
 int main(int argc, char **argv) {
-    return upm::pss::run_command({argv + (argc > 0 ? 1 : 0), argv + argc});
+    return upm::tool::pss::run_command({argv + (argc > 0 ? 1 : 0), argv + argc});
 }

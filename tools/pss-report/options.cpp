@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/pss-report/options.hpp"
 
-#include "tools/pss-report/errors.hpp"
+#include "tools/common/errors.hpp"
 
 // A comma is part of the value, since command names may contain one.
 // NOLINTNEXTLINE(readability-identifier-naming)
@@ -10,7 +10,7 @@
 #include <fmt/format.h>
 #include <memory>
 
-namespace upm::pss {
+namespace upm::tool::pss {
 
 namespace {
 
@@ -291,4 +291,4 @@ Options parse_options(const std::vector<std::string> &arguments) {
     return options;
 }
 
-} // namespace upm::pss
+} // namespace upm::tool::pss

@@ -4,16 +4,16 @@
 #ifndef UPM_TOOLS_PSS_REPORT_OPTIONS_HPP
 #define UPM_TOOLS_PSS_REPORT_OPTIONS_HPP
 
-#include "tools/pss-report/collect.hpp"
-#include "tools/pss-report/report.hpp"
-#include "tools/pss-report/series.hpp"
-#include "tools/pss-report/text.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/pss-report/model/report.hpp"
+#include "tools/pss-report/model/series.hpp"
+#include "tools/pss-report/read/collect.hpp"
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-namespace upm::pss {
+namespace upm::tool::pss {
 
 enum class Format : std::uint8_t { kTable, kJson, kCsv, kPrometheus };
 enum class Color : std::uint8_t { kAuto, kAlways, kNever };
@@ -59,6 +59,6 @@ struct Options {
 // Throws UsageError.
 Options parse_options(const std::vector<std::string> &arguments);
 
-} // namespace upm::pss
+} // namespace upm::tool::pss
 
 #endif // UPM_TOOLS_PSS_REPORT_OPTIONS_HPP

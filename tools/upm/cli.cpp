@@ -2,8 +2,8 @@
 #include "tools/upm/cli.hpp"
 
 #include "libupm/base/env.hpp"
-#include "tools/upm/errors.hpp"
-#include "tools/upm/text.hpp"
+#include "tools/common/errors.hpp"
+#include "tools/common/text.hpp"
 
 #include <cerrno>
 #include <cstdio>
@@ -12,7 +12,7 @@
 #include <string_view>
 #include <upm/upm.hpp>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -108,4 +108,4 @@ void complain(const std::string &command, const std::string &text) {
     fmt::print(stderr, "upm{}{}: {}\n", command.empty() ? "" : " ", command, text);
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

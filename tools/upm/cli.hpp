@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
 // What every command shares: its options, its exit status, how it prints.
-#ifndef UPM_TOOLS_CLI_HPP
-#define UPM_TOOLS_CLI_HPP
+#ifndef UPM_TOOLS_UPM_CLI_HPP
+#define UPM_TOOLS_UPM_CLI_HPP
 
-#include "tools/upm/files.hpp"
+#include "tools/common/root.hpp"
 
 // Lists are given by repeating an option; a comma is part of the value, since
 // paths may contain one.
@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 inline constexpr int kSuccess = 0;
 inline constexpr int kFailure = 1; // some target, or some check, failed
@@ -67,6 +67,6 @@ void print(const std::string &text);
 // "upm advise: ..." on stderr.
 void complain(const std::string &command, const std::string &text);
 
-} // namespace upm::tool
+} // namespace upm::tool::cli
 
-#endif // UPM_TOOLS_CLI_HPP
+#endif // UPM_TOOLS_UPM_CLI_HPP

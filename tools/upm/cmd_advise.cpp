@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
 // upm advise and upm unmerge: the library's call on other processes' memory.
-#include "tools/upm/cgroup.hpp"
+#include "tools/common/errors.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
-#include "tools/upm/errors.hpp"
-#include "tools/upm/report.hpp"
-#include "tools/upm/selection.hpp"
-#include "tools/upm/text.hpp"
+#include "tools/upm/model/selection.hpp"
+#include "tools/upm/read/cgroup.hpp"
+#include "tools/upm/read/mappings.hpp"
+#include "tools/upm/show/report.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -15,7 +17,7 @@
 #include <unistd.h>
 #include <upm/upm.hpp>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -51,8 +53,8 @@ std::string who(const TargetResult &result) {
                : fmt::format("pid {} ({})", result.pid, printable(result.command));
 }
 
-Failure mapping_failure(const Job &job, const TargetResult &result, const Mapping &mapping,
-                        int error) {
+TargetFailure mapping_failure(const Job &job, const TargetResult &result, const Mapping &mapping,
+                              int error) {
     const std::string range = format_range(mapping.start, mapping.end);
     return {.what = fmt::format("{}: cannot {} {}: {}{}", who(result),
                                 job.unmerge ? "unmerge" : "merge", range, std::strerror(error),
@@ -225,9 +227,9 @@ int run(const Arguments &arguments, bool unmerge) {
     for (const Target &target : job.targets)
         work_on_target(job, target, report);
 
-    print(common.json ? dump(report_json(report)) : report_text(report));
+    print(common.json ? dump(report_json(report)) + "\n" : report_text(report));
     for (const TargetResult &target : report.targets)
-        for (const Failure &failure : target.failures)
+        for (const TargetFailure &failure : target.failures)
             complain(report.command, failure.what);
     return report.failed() ? kFailure : kSuccess;
 }
@@ -242,4 +244,4 @@ int run_unmerge(const Arguments &arguments) {
     return run(arguments, true);
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 //
 // upm doctor: what this machine lacks, and the cure.
+#include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
 #include "tools/upm/doctor.hpp"
-#include "tools/upm/report.hpp"
-#include "tools/upm/text.hpp"
+#include "tools/upm/show/report.hpp"
 
 #include <array>
 #include <exception>
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -85,8 +85,8 @@ int run_doctor(const Arguments &arguments) {
     std::vector<Row> rows;
     for (const Check &check : doctor_checks())
         rows.push_back(run_check(check, machine));
-    print(common.json ? dump(doctor_json(rows)) : doctor_text(rows));
+    print(common.json ? dump(doctor_json(rows)) + "\n" : doctor_text(rows));
     return tally(rows)[static_cast<std::size_t>(Verdict::kFail)] == 0 ? kSuccess : kFailure;
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

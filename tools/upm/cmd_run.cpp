@@ -2,9 +2,10 @@
 //
 // upm run: starts an unmodified program with the hook preloaded. The program takes
 // the place of this process: same pid, same exit status, nothing in between.
+#include "tools/common/errors.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
-#include "tools/upm/errors.hpp"
-#include "tools/upm/text.hpp"
 
 #include <cerrno>
 #include <cstdlib>
@@ -13,7 +14,7 @@
 #include <sys/personality.h>
 #include <unistd.h>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -93,7 +94,7 @@ void pass_on(const cxxopts::ParseResult &options) {
     }
     if (options.count("idle-ms") != 0) {
         const std::string text = options["idle-ms"].as<std::string>();
-        const auto ms = parse_unsigned(text, 10);
+        const auto ms = parse_integer<std::uint64_t>(text);
         if (!ms || *ms == 0)
             throw UsageError(fmt::format("--idle-ms '{}' is no number of ms", printable(text)));
         set("UPM_IDLE_MS", text);
@@ -154,4 +155,4 @@ int run_run(const Arguments &arguments) {
     return error == ENOENT ? kNotFound : kNotExecutable;
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
 // upm status: which backend, with which settings, and what it saves.
+#include "tools/common/errors.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/common/table.hpp"
+#include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
-#include "tools/upm/errors.hpp"
-#include "tools/upm/report.hpp"
-#include "tools/upm/text.hpp"
+#include "tools/upm/show/report.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -12,7 +14,7 @@
 #include <unistd.h>
 #include <upm/upm.hpp>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -20,10 +22,10 @@ constexpr std::string_view kSysfs = "/sys/kernel/upm";
 
 // Numbers as numbers, so that readers of the JSON need not convert.
 Json value_json(const std::string &text) {
-    if (const auto number = parse_unsigned(text, 10))
+    if (const auto number = parse_integer<std::uint64_t>(text))
         return *number;
     if (text.starts_with('-'))
-        if (const auto number = parse_unsigned(text.substr(1), 10))
+        if (const auto number = parse_integer<std::uint64_t>(text.substr(1)))
             return -static_cast<std::int64_t>(*number);
     return text;
 }
@@ -276,8 +278,8 @@ int run_status(const Arguments &arguments) {
     if (common.help)
         return kSuccess;
     const Json status = status_json(common.root);
-    print(common.json ? dump(status) : status_text(status));
+    print(common.json ? dump(status) + "\n" : status_text(status));
     return kSuccess;
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 //
 // The checks of upm doctor.
-#ifndef UPM_TOOLS_DOCTOR_HPP
-#define UPM_TOOLS_DOCTOR_HPP
+#ifndef UPM_TOOLS_UPM_DOCTOR_HPP
+#define UPM_TOOLS_UPM_DOCTOR_HPP
 
-#include "tools/upm/files.hpp"
+#include "tools/common/root.hpp"
 
 #include <cstdint>
 #include <span>
 #include <string>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 enum class Verdict : std::uint8_t { kOk, kWarn, kFail };
 
@@ -33,6 +33,6 @@ struct Check {
 // In the order in which they are best cured.
 std::span<const Check> doctor_checks();
 
-} // namespace upm::tool
+} // namespace upm::tool::cli
 
-#endif // UPM_TOOLS_DOCTOR_HPP
+#endif // UPM_TOOLS_UPM_DOCTOR_HPP

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include "tools/common/errors.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/common/text.hpp"
 #include "tools/upm/doctor.hpp"
-#include "tools/upm/errors.hpp"
-#include "tools/upm/text.hpp"
 
 #include <cerrno>
 #include <cstring>
@@ -9,7 +10,7 @@
 #include <unistd.h>
 #include <upm/upm.hpp>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -26,8 +27,9 @@ Version parse_release(std::string_view release) {
     if (dot == std::string_view::npos)
         return {};
     const std::string_view rest = release.substr(dot + 1);
-    const auto major = parse_unsigned(release.substr(0, dot), 10);
-    const auto minor = parse_unsigned(rest.substr(0, rest.find_first_not_of("0123456789")), 10);
+    const auto major = parse_integer<std::uint64_t>(release.substr(0, dot));
+    const auto minor =
+        parse_integer<std::uint64_t>(rest.substr(0, rest.find_first_not_of("0123456789")));
     if (!major || !minor)
         return {};
     return {.major = static_cast<unsigned>(*major), .minor = static_cast<unsigned>(*minor)};
@@ -184,7 +186,8 @@ Finding check_ptrace(const Machine &machine) {
     machine.root.lines("/proc/self/status", [&](std::string_view line) {
         constexpr std::string_view kKey = "CapEff:";
         if (line.starts_with(kKey))
-            effective = parse_unsigned(trimmed(line.substr(kKey.size())), 16).value_or(0);
+            effective =
+                parse_integer<std::uint64_t>(trimmed(line.substr(kKey.size())), 16).value_or(0);
     });
     if ((effective >> kCapSysPtrace & 1U) != 0)
         return {.verdict = Verdict::kOk, .found = "CAP_SYS_PTRACE: yes", .cure = ""};
@@ -216,7 +219,7 @@ Finding check_memory(const Machine &machine) {
                 return;
             line.remove_prefix(key.size());
             line = trimmed(line);
-            value = parse_unsigned(line.substr(0, line.find(' ')), 10).value_or(0);
+            value = parse_integer<std::uint64_t>(line.substr(0, line.find(' '))).value_or(0);
         };
         take("MemTotal:", total);
         take("MemAvailable:", available);
@@ -267,4 +270,4 @@ std::span<const Check> doctor_checks() {
     return kChecks;
 }
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

@@ -8,9 +8,10 @@
 
 int main(int argc, char **argv) {
     try {
-        return upm::tool::run_command(upm::tool::Arguments(argv + (argc > 0 ? 1 : 0), argv + argc));
+        return upm::tool::cli::run_command(
+            upm::tool::cli::Arguments(argv + (argc > 0 ? 1 : 0), argv + argc));
     } catch (const std::exception &error) {
         (void)std::fprintf(stderr, "upm: %s\n", error.what());
-        return upm::tool::kFailure;
+        return upm::tool::cli::kFailure;
     }
 }

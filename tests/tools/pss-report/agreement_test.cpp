@@ -3,8 +3,8 @@
 // The figures of real processes against a straight sum of smaps and against smem, and
 // the command as a user runs it.
 #include "tests/support/support.hpp"
-#include "tools/pss-report/collect.hpp"
-#include "tools/pss-report/output.hpp"
+#include "tools/pss-report/read/collect.hpp"
+#include "tools/pss-report/show/output.hpp"
 
 #include <csignal>
 #include <cstdlib>
@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-namespace upm::pss {
+namespace upm::tool::pss {
 
 namespace {
 
@@ -246,4 +246,4 @@ INSTANTIATE_TEST_SUITE_P(
 
 } // namespace
 
-} // namespace upm::pss
+} // namespace upm::tool::pss

@@ -3,7 +3,7 @@
 
 #include <fmt/format.h>
 
-namespace upm::pss::test {
+namespace upm::tool::pss::test {
 
 namespace {
 
@@ -106,4 +106,4 @@ Snapshot fixed_snapshot(bool mappings) {
     return snapshot;
 }
 
-} // namespace upm::pss::test
+} // namespace upm::tool::pss::test

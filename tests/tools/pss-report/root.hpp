@@ -5,13 +5,13 @@
 #define UPM_TESTS_TOOLS_PSS_REPORT_ROOT_HPP
 
 #include "tests/support/support.hpp"
-#include "tools/pss-report/collect.hpp"
+#include "tools/pss-report/read/collect.hpp"
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-namespace upm::pss::test {
+namespace upm::tool::pss::test {
 
 // kB, as /proc has them.
 struct FakeMapping {
@@ -55,6 +55,6 @@ void populate(const FakeRoot &root);
 // A snapshot of that without what differs between machines.
 Snapshot fixed_snapshot(bool mappings);
 
-} // namespace upm::pss::test
+} // namespace upm::tool::pss::test
 
 #endif // UPM_TESTS_TOOLS_PSS_REPORT_ROOT_HPP

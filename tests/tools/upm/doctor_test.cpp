@@ -12,7 +12,7 @@
 #include <string_view>
 #include <unistd.h>
 
-namespace upm::tool {
+namespace upm::tool::cli {
 
 namespace {
 
@@ -168,4 +168,4 @@ TEST_F(DoctorCheck, EveryCheckHasItsOwnName) {
 
 } // namespace
 
-} // namespace upm::tool
+} // namespace upm::tool::cli

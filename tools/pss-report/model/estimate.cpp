@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+//
+// The counting. Equal pages are neighbours once the records are sorted by content, so no
+// table of contents is needed. When the records do not fit, those of every second
+// content are dropped, as often as needed: a sample of contents with all their copies
+// (Gibbons, VLDB 2001), from which saving follows without bias.
+#include "tools/pss-report/model/estimate.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace upm::tool::pss {
+
+namespace {
+
+constexpr std::size_t kSamples = 16; // random groups for the error bound
+constexpr double kStudent = 2.131;   // 95 %, two sides, 15 degrees of freedom
+constexpr unsigned kExtrapolateTo = 64;
+
+// How many contents (or frames) are in how many groups.
+using Histogram = std::vector<double>;
+
+// Expected number of different ones in `n` of `k` groups (rarefaction, exact), beyond
+// `k` with as many new ones for each further group as the last one brought.
+double distinct(const Histogram &histogram, unsigned k, unsigned n) {
+    const unsigned inside = std::min(k, n);
+    double sum = 0;
+    for (unsigned m = 1; m < histogram.size(); ++m) {
+        double missed = 1; // chance that none of the n groups has it
+        for (unsigned i = 0; i < inside; ++i)
+            missed *= k - m > i && k >= m ? static_cast<double>(k - m - i) / (k - i) : 0;
+        sum += histogram[m] * (1 - missed);
+    }
+    if (n > k && histogram.size() > 1)
+        sum += (n - k) * histogram[1] / k;
+    return sum;
+}
+
+void add_to(Histogram &histogram, std::size_t groups, double weight) {
+    if (histogram.size() <= groups)
+        histogram.resize(groups + 1);
+    histogram[groups] += weight;
+}
+
+class Counter {
+  public:
+    Counter(Estimate &result, std::uint64_t scale, std::uint64_t page, std::uint64_t sharing)
+        : result_(result), scale_(scale), page_(page),
+          sharing_(std::max<std::uint64_t>(sharing, 2)) {}
+
+    // All records of one content.
+    void content(const PageRecord *first, const PageRecord *last) {
+        std::uint64_t frames = 0, ksm = 0;
+        for (const PageRecord *at = first; at != last; at = frame_end(at, last)) {
+            ++frames;
+            add_to(frames_, groups_of(at, frame_end(at, last)), weight());
+        }
+        for (const PageRecord *at = first; at != last; ++at)
+            ksm += at->ksm;
+        if (ksm > 1) {
+            const std::uint64_t kept = (ksm + sharing_ - 1) / sharing_; // rounded up
+            result_.ksm += weight() * static_cast<double>(ksm - kept);
+        }
+        add_to(contents_, groups_of(first, last), weight());
+        samples_[(first->hash >> 56U) % kSamples] += static_cast<double>(frames - 1);
+        for (const PageRecord *at = first; at != last;) {
+            const PageRecord *const end = frame_end(at, last);
+            frame(at, end, frames);
+            at = end;
+        }
+    }
+
+    void finish(double zero_frames) {
+        double mean = 0, squares = 0;
+        for (const double sample : samples_)
+            mean += sample / kSamples;
+        for (const double sample : samples_)
+            squares += (sample - mean) * (sample - mean) / (kSamples - 1);
+        if (scale_ > 1)
+            result_.error = kStudent * std::sqrt(squares * kSamples) * weight();
+        const auto k = static_cast<unsigned>(result_.groups.size());
+        for (unsigned n = 2; k >= 2 && n <= kExtrapolateTo; ++n)
+            result_.extrapolation.push_back(
+                {n, distinct(frames_, k, n) + zero_frames * n / k, distinct(contents_, k, n)});
+    }
+
+  private:
+    [[nodiscard]] double weight() const { return static_cast<double>(scale_ * page_); }
+
+    static const PageRecord *frame_end(const PageRecord *at, const PageRecord *last) {
+        return std::find_if(at, last, [&](const PageRecord &r) { return r.frame != at->frame; });
+    }
+
+    std::size_t groups_of(const PageRecord *first, const PageRecord *last) {
+        seen_.clear();
+        for (; first != last; ++first)
+            seen_.push_back(first->group);
+        std::sort(seen_.begin(), seen_.end());
+        return static_cast<std::size_t>(std::unique(seen_.begin(), seen_.end()) - seen_.begin());
+    }
+
+    void frame(const PageRecord *first, const PageRecord *last, std::uint64_t frames) {
+        const auto mappings = static_cast<std::uint64_t>(last - first);
+        const std::uint64_t bytes = scale_ * page_;
+        result_.now += (mappings - 1) * bytes;
+        const double part = static_cast<double>(frames - 1) / static_cast<double>(frames) /
+                            static_cast<double>(mappings);
+        for (; first != last; ++first) {
+            Classes &classes =
+                result_.groups[first->group].kinds[static_cast<std::size_t>(first->kind)];
+            if (frames > 1)
+                (first->anon ? classes.anon : classes.file) += bytes;
+            else
+                (first->exclusive && mappings == 1 ? classes.unique : classes.shared) += bytes;
+            classes.scanned += bytes;
+            classes.saving += part * weight();
+        }
+    }
+
+    Estimate &result_;
+    std::uint64_t scale_, page_, sharing_;
+    Histogram frames_, contents_;
+    std::array<double, kSamples> samples_ = {};
+    std::vector<std::uint32_t> seen_;
+};
+
+} // namespace
+
+Classes &Classes::operator+=(const Classes &other) {
+    scanned += other.scanned;
+    zero += other.zero;
+    shared += other.shared;
+    anon += other.anon;
+    file += other.file;
+    unique += other.unique;
+    saving += other.saving;
+    return *this;
+}
+
+Classes EstimateGroup::total() const {
+    Classes sum;
+    for (const Classes &classes : kinds)
+        sum += classes;
+    return sum;
+}
+
+void count(Estimate &result, std::vector<PageRecord> &records, std::uint64_t scale,
+           std::uint64_t page_size, std::uint64_t max_page_sharing) {
+    std::sort(records.begin(), records.end(), [](const PageRecord &a, const PageRecord &b) {
+        return a.hash != b.hash ? a.hash < b.hash : a.frame < b.frame;
+    });
+    double zeros = 0; // all that is there so far
+    for (const EstimateGroup &group : result.groups)
+        zeros += static_cast<double>(group.total().zero);
+    Counter counter(result, scale, page_size, max_page_sharing);
+    for (std::size_t at = 0; at < records.size();) {
+        std::size_t end = at + 1;
+        while (end < records.size() && records[end].hash == records[at].hash)
+            ++end;
+        counter.content(&records[at], records.data() + end);
+        at = end;
+    }
+    counter.finish(zeros);
+    for (const EstimateGroup &group : result.groups)
+        result.total += group.total();
+    result.sampled = 1 / static_cast<double>(scale);
+}
+
+} // namespace upm::tool::pss

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+//
+// What merging would save: equal pages of processes are counted by their hashes.
+#ifndef UPM_TOOLS_PSS_REPORT_MODEL_ESTIMATE_HPP
+#define UPM_TOOLS_PSS_REPORT_MODEL_ESTIMATE_HPP
+
+#include "tools/pss-report/model/report.hpp"
+#include "tools/pss-report/model/snapshot.hpp"
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace upm::tool::pss {
+
+// Resident memory by what merging can do with it; bytes. The parts add up to `scanned`.
+struct Classes {
+    std::uint64_t scanned = 0;
+    std::uint64_t zero = 0;   // only zeros
+    std::uint64_t shared = 0; // in a frame that others map too, and no twin elsewhere
+    std::uint64_t anon = 0;   // anonymous with a twin in another frame
+    std::uint64_t file = 0;   // of a file, with a twin in another frame
+    std::uint64_t unique = 0;
+    double saving = 0; // its part of what perfect merging saves
+
+    Classes &operator+=(const Classes &other);
+};
+
+struct EstimateGroup {
+    std::string key;
+    std::array<Classes, kKinds> kinds = {};
+    [[nodiscard]] Classes total() const;
+};
+
+struct Extrapolation {
+    unsigned n = 0;
+    double without = 0; // bytes of `n` such groups, as they are
+    double with = 0;    // after perfect merging
+};
+
+struct Estimate {
+    std::vector<EstimateGroup> groups;
+    Classes total;
+    double error = 0;      // bytes, 95 %: of `total.saving` by sampling; 0: nothing was left out
+    double sampled = 1;    // of the contents, the part that was kept
+    double ksm = 0;        // bytes that KSM saves when it has seen all that it was given
+    std::uint64_t now = 0; // bytes that sharing saves already: mappings less frames
+    std::uint64_t unreadable = 0; // bytes that could not be read
+    std::uint64_t vanished = 0;   // processes
+    bool frames = true;           // page frames were visible (CAP_SYS_ADMIN)
+    double seconds = 0, cpu_seconds = 0;
+    std::vector<Extrapolation> extrapolation; // of at least two groups
+};
+
+// One mapped page whose content is known, for the counting after the reading.
+struct PageRecord {
+    std::uint64_t hash = 0;
+    std::uint64_t frame = 0;
+    std::uint32_t group = 0;
+    Kind kind = Kind::kAnon;
+    bool anon = false;
+    bool exclusive = false; // nobody else maps the frame
+    bool ksm = false;       // in a mapping that was given to KSM
+};
+
+// Adds classes, saving, error, ksm, now and the extrapolation for records of all pages
+// but zeros, of which a part 1/`scale` was kept, by content. `groups` of the result must
+// be there, with their zeros.
+void count(Estimate &result, std::vector<PageRecord> &records, std::uint64_t scale,
+           std::uint64_t page_size, std::uint64_t max_page_sharing);
+
+} // namespace upm::tool::pss
+
+#endif // UPM_TOOLS_PSS_REPORT_MODEL_ESTIMATE_HPP
