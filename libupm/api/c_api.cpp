@@ -38,6 +38,15 @@ UPM_EXPORT int upm_unmerge_pid(int pid, uint64_t addr, uint64_t len, upm_counts 
     return submit({.addr = addr, .len = len, .pid = pid, .unmerge = true}, counts);
 }
 
+UPM_EXPORT int64_t upm_load(int fd, int64_t offset, void *into, size_t len, unsigned flags,
+                            upm_load_counts *counts) {
+    const upm::EntryGuard guard;
+    upm_load_counts unwanted;
+    return upm::engine().load(
+        {.fd = fd, .offset = offset, .into = into, .len = len, .flags = flags},
+        counts != nullptr ? *counts : unwanted);
+}
+
 UPM_EXPORT int upm_advise_async(void *addr, size_t len, unsigned flags) {
     const upm::EntryGuard guard;
     const upm::Request request{

@@ -47,6 +47,23 @@ Result<Counts> unmerge(void *addr, std::size_t len, const Options &options) noex
     return submit(make_request(addr, len, options, true));
 }
 
+Result<Loaded> load(int fd, std::uint64_t offset, std::span<std::byte> into,
+                    const LoadOptions &options) noexcept {
+    const EntryGuard guard;
+    Loaded counts;
+    if (offset > static_cast<std::uint64_t>(INT64_MAX))
+        return {counts, EINVAL};
+    LoadRequest request{.fd = fd,
+                        .offset = static_cast<std::int64_t>(offset),
+                        .into = into.data(),
+                        .len = into.size(),
+                        .flags = options.ordinary ? UPM_LOAD_ORDINARY : 0U};
+    if (options.domain != nullptr)
+        request.domain_fd = *options.domain ? options.domain->fd() : kNoDomain;
+    const std::int64_t got = engine().load(request, counts);
+    return {counts, got < 0 ? static_cast<int>(-got) : 0};
+}
+
 Result<Async> advise_async(void *addr, std::size_t len, const Options &options) noexcept {
     const EntryGuard guard;
     Async handle;

@@ -3,6 +3,8 @@
 
 #include "kmod/uapi/upm.h"
 #include "libupm/backends/torn_pages.hpp"
+#include "libupm/base/system.hpp"
+#include "libupm/mm/plain_read.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -117,6 +119,7 @@ int KmodBackend::handshake(int fd, Reason &reason, Capabilities &found) noexcept
 
     found.advise = true;
     found.immediate = true;
+    found.load = true;
     found.remote = (info.features & UPM_FEATURE_REMOTE) != 0;
     found.file_pages = (info.features & UPM_FEATURE_FILE_PAGES) != 0;
     found.domains = (info.features & UPM_FEATURE_DOMAINS) != 0;
@@ -190,6 +193,33 @@ int KmodBackend::run(const Call &call, upm_counts &counts) noexcept {
     else
         counts = first;
     return again;
+}
+
+// Reads and merges block by block, so that no more than one block is held twice.
+std::int64_t KmodBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
+    constexpr std::size_t kBlock = 2UL << 20;
+    const std::uint64_t mask = page_size() - 1;
+    std::size_t done = 0;
+    while (done < call.len) {
+        const auto start = reinterpret_cast<std::uint64_t>(call.into + done);
+        // Blocks end where huge pages may begin.
+        const std::size_t wanted = std::min<std::size_t>(call.len - done, kBlock - start % kBlock);
+        const std::int64_t got = plain_read(call.fd, call.offset + done, call.into + done, wanted);
+        if (got < 0)
+            return done != 0 ? static_cast<std::int64_t>(done) : got;
+        done += static_cast<std::size_t>(got);
+        const std::uint64_t first = (start + mask) & ~mask;
+        const std::uint64_t end = (start + static_cast<std::uint64_t>(got)) & ~mask;
+        upm_counts merged{};
+        if (end > first) // what cannot be merged stays as it was read
+            (void)run({.addr = first, .len = end - first, .domain_fd = call.domain_fd}, merged);
+        counts.shared += (merged.merged + merged.zero + merged.already) * page_size();
+        counts.made += merged.inserted * page_size();
+        if (static_cast<std::size_t>(got) < wanted)
+            break;
+    }
+    counts.copied = done - counts.shared - counts.made;
+    return static_cast<std::int64_t>(done);
 }
 
 int KmodBackend::advise(const Call &call, upm_counts &counts) noexcept {

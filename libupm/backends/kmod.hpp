@@ -51,6 +51,7 @@ class KmodBackend final : public Backend {
     int open(Reason &reason) noexcept override;
     [[nodiscard]] Capabilities capabilities() const noexcept override { return capabilities_; }
     int run(const Call &call, upm_counts &counts) noexcept override;
+    std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept override;
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
 

@@ -70,6 +70,7 @@ struct Capabilities {
     // give zeros or the file's bytes.
     bool restores = false;
     bool quiescent = false; // takes only calls with Call::quiescent
+    bool load = false;      // load() shares
 };
 
 // One validated piece of work.
@@ -87,6 +88,16 @@ struct Call {
     // Where the backend waits outside for others, or nullptr. A call that may not come
     // in again ends with -ECANCELED.
     Gate *gate = nullptr;
+};
+
+// A read of a file into memory whose pages may come to be shared.
+struct LoadCall {
+    int fd = -1;
+    std::uint64_t offset = 0; // bytes; offset + len does not overflow off_t
+    std::byte *into = nullptr;
+    std::size_t len = 0;   // bytes, > 0
+    int domain_fd = -1;    // -1: the default domain
+    bool ordinary = false; // the caller vouches for the destination: UPM_LOAD_ORDINARY
 };
 
 class Backend {
@@ -118,6 +129,15 @@ class Backend {
     //       anything is changed. bytes is left to the engine.
     // From any thread, several at once, and in the child of a fork.
     virtual int run(const Call &call, upm_counts &counts) noexcept = 0;
+
+    // Reads a file as pread(2) does, and has whole pages of the destination share.
+    // Pre:  open() has returned 0; counts is zeroed.
+    // Post: the bytes read, or -errno if that is none. The destination holds what the
+    //       file held, byte by byte, at some moment of the call; the file's position is
+    //       as it was; no byte outside of the destination has changed. counts sums up to
+    //       the bytes read. A backend that shares nothing reads plainly.
+    // From any thread, several at once, and in the child of a fork.
+    virtual std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept;
 
     // Post: a descriptor with close-on-exec set, or -errno.
     virtual int open_domain(const std::uint8_t (&key)[16]) noexcept = 0;

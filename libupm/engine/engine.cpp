@@ -2,6 +2,7 @@
 #include "libupm/engine/engine.hpp"
 
 #include "libupm/base/system.hpp"
+#include "libupm/mm/plain_read.hpp"
 
 #include <cerrno>
 #include <climits>
@@ -103,6 +104,32 @@ int Engine::submit(const Request &request, upm_counts &counts) noexcept {
     return ret != 0 ? ret : run(call, counts);
 }
 
+std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) noexcept {
+    counts = {};
+    const auto address = reinterpret_cast<std::uintptr_t>(request.into);
+    std::uint64_t end = 0;
+    std::int64_t file_end = 0;
+    if ((request.flags & ~UPM_LOAD_ORDINARY) != 0 || request.domain_fd < -1 || request.offset < 0 ||
+        __builtin_add_overflow(address, request.len, &end) ||
+        __builtin_add_overflow(request.offset, request.len, &file_end))
+        return -EINVAL;
+    if (request.domain_fd >= 0 && !choice_.backend->capabilities().domains)
+        return -EOPNOTSUPP;
+    const std::uint64_t start = now_ns();
+    LoadCall call{.fd = request.fd,
+                  .offset = static_cast<std::uint64_t>(request.offset),
+                  .into = static_cast<std::byte *>(request.into),
+                  .len = request.len,
+                  .domain_fd = request.domain_fd >= 0 ? request.domain_fd : default_domain(),
+                  .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0};
+    // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
+    const std::int64_t got = request.len != 0 ? choice_.backend->load(call, counts)
+                                              : plain_read(call.fd, call.offset, call.into, 0);
+    counts.bytes = counts.shared + counts.made + counts.copied;
+    counts.nanoseconds = now_ns() - start;
+    return got;
+}
+
 int Engine::open_domain(const std::uint8_t (&key)[16]) noexcept {
     return choice_.backend->capabilities().domains ? choice_.backend->open_domain(key)
                                                    : -EOPNOTSUPP;
@@ -150,6 +177,7 @@ void Engine::info(struct upm_info &info) const noexcept {
     info.domains = can.domains;
     info.restores = can.restores;
     info.quiescent = can.quiescent;
+    info.load = can.load;
 }
 
 } // namespace upm

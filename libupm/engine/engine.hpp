@@ -25,6 +25,16 @@ struct Request {
     Gate *gate = nullptr;           // see Call
 };
 
+// A load as the caller stated it.
+struct LoadRequest {
+    int fd = -1;
+    std::int64_t offset = 0;
+    void *into = nullptr;
+    std::size_t len = 0;
+    unsigned flags = 0; // UPM_LOAD_ORDINARY
+    int domain_fd = -1; // -1: the engine's default
+};
+
 class Engine {
   public:
     constexpr Engine() noexcept = default;
@@ -45,6 +55,9 @@ class Engine {
 
     // prepare and run.
     int submit(const Request &request, upm_counts &counts) noexcept;
+
+    // Checks, and has the backend load. Post: that of Backend::load, and the sums.
+    std::int64_t load(const LoadRequest &request, upm_load_counts &counts) noexcept;
 
     int open_domain(const std::uint8_t (&key)[16]) noexcept;
     // Advise in this domain from now on, -1: the default. Stays the caller's.

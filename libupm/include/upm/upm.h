@@ -93,6 +93,41 @@ int upm_advise_pid(int pid, uint64_t addr, uint64_t len, unsigned flags, struct 
 int upm_unmerge_pid(int pid, uint64_t addr, uint64_t len, struct upm_counts *counts);
 
 /*
+ * What became of the bytes of a load: shared + made + copied = bytes.
+ */
+struct upm_load_counts {
+	uint64_t bytes;		/* read, as pread(2) would have */
+	uint64_t shared;	/* of these, in pages that were known: now mapped */
+	uint64_t made;		/* in pages that this load had made for others to share */
+	uint64_t copied;	/* private, as pread(2) leaves them */
+	uint64_t nanoseconds;	/* time spent */
+	uint64_t reserved[3];
+};
+
+/* flags of upm_load */
+/* The caller vouches that all of the destination is ordinary memory: one private
+ * anonymous mapping that can be read and written, is not locked, and has no property
+ * set by madvise(2), mbind(2), userfaultfd(2) and their like. Saves the look at it. */
+#define UPM_LOAD_ORDINARY (1u << 0)
+
+/*
+ * upm_load - read a file into memory that comes to be shared.
+ *
+ * Does what pread(2) does, in a loop until `len` bytes or the end of the file; the
+ * file position stays. Whole pages of the destination that do not exist yet come to
+ * share the pages of other processes of the domain that loaded the same bytes to the
+ * same place within a page: after every byte was compared with what this call read.
+ * All else gets a plain copy. The memory stays private: a write gives the writer its
+ * own copy. Where upm_info.restores is 1, MADV_DONTNEED on it brings these bytes back.
+ * counts may be NULL; it is written also on error.
+ * Returns the bytes read (fewer than `len`: the end of the file, or an error behind
+ * them), or -EINVAL (flags, a negative offset, overflow), -EBADF, -EFAULT, -EIO,
+ * -EISDIR, -ESPIPE and what else pread(2) fails with.
+ */
+int64_t upm_load(int fd, int64_t offset, void *into, size_t len, unsigned flags,
+		 struct upm_load_counts *counts);
+
+/*
  * Asynchronous advise on a worker thread of the library: the call only queues.
  * upm_advise_async returns an eventfd (close-on-exec, >= 0) that becomes
  * readable when the work is done; upm_async_finish waits for it, closes it and
@@ -126,7 +161,7 @@ struct upm_info {
 	uint32_t domains;    /* 1: named domains work */
 	uint32_t restores;   /* 1: MADV_DONTNEED on merged pages brings their bytes back */
 	uint32_t quiescent;  /* 1: advise takes only calls with UPM_QUIESCENT */
-	uint32_t reserved32;
+	uint32_t load;	     /* 1: upm_load shares, 0: it is a plain read */
 	uint64_t reserved[3];
 };
 int upm_info(struct upm_info *info);

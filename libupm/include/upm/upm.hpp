@@ -145,6 +145,26 @@ UPM_API Result<Counts> advise(void *addr, std::size_t len, const Options &option
 // Gives merged pages private copies again. options.dry_run must be false.
 UPM_API Result<Counts> unmerge(void *addr, std::size_t len, const Options &options = {}) noexcept;
 
+// What became of the bytes of a load: shared + made + copied = bytes.
+struct Loaded : ::upm_load_counts {
+    constexpr Loaded() noexcept : ::upm_load_counts() {}
+};
+
+struct LoadOptions {
+    // nullptr: the library's default, as for advise.
+    const Domain *domain = nullptr;
+    // The destination is one ordinary mapping: UPM_LOAD_ORDINARY.
+    bool ordinary = false;
+};
+
+// Reads `into.size()` bytes of a file from `offset` on (bytes), as pread(2) does, or as
+// many as there are. Whole pages of `into` that do not exist yet come to share those of
+// other processes that loaded the same bytes; all else is a plain copy. On an error
+// behind the first byte the result is what was read until then, without an error.
+// Errors: EINVAL (overflow), EBADF (file or domain), and those of pread(2).
+UPM_API Result<Loaded> load(int fd, std::uint64_t offset, std::span<std::byte> into,
+                            const LoadOptions &options = {}) noexcept;
+
 // Advise that runs on the library's worker thread. The range must stay mapped
 // until it is done; the destructor waits for that.
 class UPM_API Async {

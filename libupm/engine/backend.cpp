@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/engine/backend.hpp"
+
+#include "libupm/mm/plain_read.hpp"
+
+namespace upm {
+
+std::int64_t Backend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
+    const std::int64_t got = plain_read(call.fd, call.offset, call.into, call.len);
+    if (got > 0)
+        counts.copied = static_cast<std::uint64_t>(got);
+    return got;
+}
+
+} // namespace upm
