@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,6 +83,45 @@ Counts unmerge_ranges(const std::vector<Range> &ranges, const SharedDomain *doma
     return over(ranges, make_call(&upm::unmerge, domain, pid));
 }
 
+// A buffer that is written to, held as long as this lives.
+class WritableBuffer {
+  public:
+    explicit WritableBuffer(const py::object &object) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS) != 0)
+            throw py::error_already_set();
+    }
+    WritableBuffer(const WritableBuffer &) = delete;
+    WritableBuffer &operator=(const WritableBuffer &) = delete;
+    ~WritableBuffer() { PyBuffer_Release(&view_); }
+    [[nodiscard]] std::span<std::byte> bytes() const {
+        return {static_cast<std::byte *>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+
+  private:
+    Py_buffer view_{};
+};
+
+py::tuple load_file(int fd, std::uint64_t offset, const py::object &buffer,
+                    const SharedDomain *domain, bool ordinary) {
+    const WritableBuffer into(buffer);
+    const std::shared_ptr<const Domain> open = domain != nullptr ? domain->open() : nullptr;
+    Loaded done;
+    int error = 0;
+    {
+        const py::gil_scoped_release released;
+        const auto address = reinterpret_cast<std::uintptr_t>(into.bytes().data());
+        tell_hook(address, into.bytes().size());
+        const Result<Loaded> result =
+            upm::load(fd, offset, into.bytes(), {.domain = open.get(), .ordinary = ordinary});
+        done = *result;
+        error = result.error();
+    }
+    if (error != 0)
+        raise(error, {});
+    return py::make_tuple(done.bytes, done.shared, done.made, done.copied,
+                          static_cast<double>(done.nanoseconds) / 1e9);
+}
+
 Stats stats_of(const SharedDomain *domain) {
     const std::shared_ptr<const Domain> open = domain != nullptr ? domain->open() : nullptr;
     const Result<Stats> found = open != nullptr ? upm::stats(*open) : upm::stats();
@@ -123,6 +163,9 @@ PYBIND11_MODULE(_core, module) {
                "Merges the whole pages inside each range (address, length in bytes).");
     module.def("unmerge", &unmerge_ranges, py::arg("ranges"), py::arg("domain") = none,
                py::arg("pid") = 0, "Gives merged pages of the ranges private copies again.");
+    module.def("load", &load_file, py::arg("fd"), py::arg("offset"), py::arg("buffer"),
+               py::arg("domain") = none, py::arg("ordinary") = false,
+               "Reads a file into a buffer: bytes, shared, made, copied, seconds.");
     module.def("info", &find_info, "Which backend is active, and why.");
     module.def("stats", &stats_of, py::arg("domain") = none,
                "Totals of a domain, or of the default one.");

@@ -136,6 +136,9 @@ void add_info(py::module_ &module) {
         .def_property_readonly(
             "quiescent", [](const Info &i) { return i.quiescent != 0; },
             "advise takes only calls with quiescent=True.")
+        .def_property_readonly(
+            "load", [](const Info &i) { return i.load != 0; },
+            "load and read_into share; else they are plain reads.")
         .def("__repr__", &describe_info);
 }
 

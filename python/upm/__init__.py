@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from upm import _core, _memory
 from upm._core import Counts, Domain, Error, HookStats, Info, Stats, __version__
+from upm._load import Loaded, LoadingFile, load, read_into
 from upm._region import Region
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "HookStats",
     "Idle",
     "Info",
+    "Loaded",
+    "LoadingFile",
     "Region",
     "Stats",
     "__version__",
@@ -46,7 +49,9 @@ __all__ = [
     "hook_stats",
     "idle",
     "info",
+    "load",
     "merged",
+    "read_into",
     "region",
     "stats",
     "unmerge",
