@@ -5,21 +5,25 @@
  * DOC: who is in which domain
  *
  * The default domain of a process follows the knob domain_policy at the time of
- * the call: its user namespace and effective uid, its cgroup at a given depth,
- * or one for all. A call on another process uses that process's domain, not the
- * caller's, so that an agent of root does not join what root's policy keeps
- * apart. A named domain is made of 16 bytes that its members know. It counts for
- * the user who made it as long as it lives, see named_room().
+ * the call: its user namespace, effective uid and pid namespace; the same without
+ * the pid namespace; its cgroup at a given depth; or one for all. A process whose
+ * effective, real and saved uid differ acts for two users, so its memory is for
+ * neither: it has a domain of its own under every policy. A call on another process
+ * uses that process's domain, not the caller's, so that an agent of root does not
+ * join what root's policy keeps apart. A named domain is made of 16 bytes that its
+ * members know. It counts for the user who made it as long as it lives, see
+ * named_room().
  *
- * A uid domain holds a reference on its user namespace, since the address of a
- * namespace that ended may come again with other people in it. The id of a
- * cgroup never comes again.
+ * A domain holds a reference on each namespace and on the process in its key, since
+ * the address of one that ended may come again with other people in it. The id of
+ * a cgroup never comes again.
  */
 #include <linux/capability.h>
 #include <linux/cgroup.h>
 #include <linux/hashtable.h>
 #include <linux/jhash.h>
 #include <linux/lockdep.h>
+#include <linux/pid_namespace.h>
 #include <linux/random.h>
 #include <linux/rhashtable.h>
 #include <linux/sched.h>
@@ -41,11 +45,14 @@ static struct kobj_type *domain_type;	/* with the files of this type */
 static u32 key_hash(const struct upm_domain_key *key)
 {
 	switch (key->kind) {
+	case UPM_DOMAIN_CONTAINER:
 	case UPM_DOMAIN_UID:
-		return jhash_3words((u32)(uintptr_t)key->user.ns,
-				    (u32)((u64)(uintptr_t)key->user.ns >> 32),
+		return jhash_3words(hash_ptr(key->user.ns, 32),
+				    hash_ptr(key->user.pid_ns, 32),
 				    __kuid_val(key->user.uid),
 				    domain_hash_seed);
+	case UPM_DOMAIN_ALONE:
+		return jhash_1word(hash_ptr(key->alone, 32), domain_hash_seed);
 	case UPM_DOMAIN_CGROUP:
 		return jhash_2words((u32)key->cgroup, (u32)(key->cgroup >> 32),
 				    domain_hash_seed);
@@ -63,9 +70,13 @@ static bool key_equal(const struct upm_domain_key *a,
 	if (a->kind != b->kind)
 		return false;
 	switch (a->kind) {
+	case UPM_DOMAIN_CONTAINER:
 	case UPM_DOMAIN_UID:
 		return a->user.ns == b->user.ns &&
+		       a->user.pid_ns == b->user.pid_ns &&
 		       uid_eq(a->user.uid, b->user.uid);
+	case UPM_DOMAIN_ALONE:
+		return a->alone == b->alone;
 	case UPM_DOMAIN_CGROUP:
 		return a->cgroup == b->cgroup;
 	case UPM_DOMAIN_NAMED:
@@ -74,6 +85,40 @@ static bool key_equal(const struct upm_domain_key *a,
 		break;
 	}
 	return true;
+}
+
+static void key_pin(const struct upm_domain_key *key)
+{
+	switch (key->kind) {
+	case UPM_DOMAIN_CONTAINER:
+		get_pid_ns(key->user.pid_ns);
+		fallthrough;
+	case UPM_DOMAIN_UID:
+		get_user_ns(key->user.ns);
+		break;
+	case UPM_DOMAIN_ALONE:
+		get_pid(key->alone);
+		break;
+	default:
+		break;
+	}
+}
+
+static void key_unpin(const struct upm_domain_key *key)
+{
+	switch (key->kind) {
+	case UPM_DOMAIN_CONTAINER:
+		put_pid_ns(key->user.pid_ns);
+		fallthrough;
+	case UPM_DOMAIN_UID:
+		put_user_ns(key->user.ns);
+		break;
+	case UPM_DOMAIN_ALONE:
+		put_pid(key->alone);
+		break;
+	default:
+		break;
+	}
 }
 
 static void domain_free_rcu(struct rcu_head *rcu)
@@ -147,8 +192,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	err = upm_index_init(dom);
 	if (err)
 		goto err_free;
-	if (key->kind == UPM_DOMAIN_UID)
-		get_user_ns(key->user.ns);
+	key_pin(key);
 	dom->id = domain_next_id++;
 	err = kobject_init_and_add(&dom->kobj, domain_type, domains_folder,
 				   "%u", dom->id);
@@ -160,8 +204,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	return dom;
 
 err_kobj:
-	if (key->kind == UPM_DOMAIN_UID)
-		put_user_ns(key->user.ns);
+	key_unpin(key);
 	upm_index_destroy(dom);
 	kobject_put(&dom->kobj);
 	return ERR_PTR(err);
@@ -209,8 +252,7 @@ static void domains_destroy(struct list_head *dead)
 	list_for_each_entry_safe(dom, next, dead, dead) {
 		kobject_del(&dom->kobj); /* waits for readers of its files */
 		upm_index_destroy(dom);
-		if (dom->key.kind == UPM_DOMAIN_UID)
-			put_user_ns(dom->key.user.ns);
+		key_unpin(&dom->key);
 		kobject_put(&dom->kobj);
 	}
 }
@@ -232,31 +274,53 @@ static u64 cgroup_at_depth(struct task_struct *task, unsigned int depth)
 	return id;
 }
 
-/* Default domain of @task by the policy in force, with a reference. */
+static bool uids_equal(const struct cred *cred)
+{
+	return uid_eq(cred->euid, cred->uid) && uid_eq(cred->euid, cred->suid);
+}
+
+/* Key by the policy in force; its pointers live as long as @cred and @tgid. */
+static void key_of_task(struct upm_domain_key *key, struct task_struct *task,
+			const struct cred *cred, struct pid *tgid)
+{
+	unsigned int depth = READ_ONCE(upm_knobs.domain_cgroup_depth);
+	enum upm_policy policy = READ_ONCE(upm_knobs.domain_policy);
+
+	memset(key, 0, sizeof(*key));
+	if (!uids_equal(cred)) {
+		key->kind = UPM_DOMAIN_ALONE;
+		key->alone = tgid;
+	} else if (policy == UPM_POLICY_GLOBAL) {
+		key->kind = UPM_DOMAIN_GLOBAL;
+	} else if (policy == UPM_POLICY_CGROUP && depth) {
+		key->kind = UPM_DOMAIN_CGROUP;
+		key->cgroup = cgroup_at_depth(task, depth);
+	} else {
+		key->kind = UPM_DOMAIN_UID;
+		key->user.ns = cred->user_ns;
+		key->user.uid = cred->euid;
+		if (policy == UPM_POLICY_UID)
+			return;
+		key->kind = UPM_DOMAIN_CONTAINER;
+		key->user.pid_ns = ns_of_pid(tgid);
+	}
+}
+
+/* Default domain of @task, with a reference; ERR_PTR(-ESRCH) if it was reaped. */
 struct upm_domain *upm_domain_of_task(struct task_struct *task)
 {
-	struct upm_domain_key key = {};
-	unsigned int cgroup_depth = READ_ONCE(upm_knobs.domain_cgroup_depth);
-	const struct cred *cred = NULL;
+	struct pid *tgid = get_task_pid(task, PIDTYPE_TGID);
+	struct upm_domain_key key;
+	const struct cred *cred;
 	struct upm_domain *dom;
 
-	switch (READ_ONCE(upm_knobs.domain_policy)) {
-	case UPM_POLICY_CGROUP:
-		key.kind = UPM_DOMAIN_CGROUP;
-		key.cgroup = cgroup_at_depth(task, cgroup_depth);
-		break;
-	case UPM_POLICY_GLOBAL:
-		key.kind = UPM_DOMAIN_GLOBAL;
-		break;
-	default:
-		cred = get_task_cred(task);
-		key.kind = UPM_DOMAIN_UID;
-		key.user.ns = cred->user_ns;
-		key.user.uid = cred->euid;
-	}
+	if (!tgid)
+		return ERR_PTR(-ESRCH);
+	cred = get_task_cred(task);
+	key_of_task(&key, task, cred, tgid);
 	dom = domain_get(&key);
-	if (cred)
-		put_cred(cred);
+	put_cred(cred);
+	put_pid(tgid);
 	return dom;
 }
 

@@ -10,10 +10,9 @@ struct upm_knobs upm_knobs = {
 	.file_pages = true,
 	.merge_across_nodes = true,
 	.batch_pages = 128,
-	.domain_cgroup_depth = 1,
 	.sweep_ms = 2000,
 	.max_domains = 1024,
-	.domain_policy = UPM_POLICY_UID,
+	.domain_policy = UPM_POLICY_CONTAINER,
 };
 
 void upm_knobs_init(void)

@@ -8,6 +8,7 @@
 #include <linux/kernel.h>
 #include <linux/kstrtox.h>
 #include <linux/mm.h>
+#include <linux/pid_namespace.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <linux/user_namespace.h>
@@ -18,6 +19,7 @@ static struct kobject *upm_kobj;
 static struct kobject *domains_kobj;
 
 static const char *const policy_names[] = {
+	[UPM_POLICY_CONTAINER] = "container",
 	[UPM_POLICY_UID] = "uid",
 	[UPM_POLICY_CGROUP] = "cgroup",
 	[UPM_POLICY_GLOBAL] = "global",
@@ -97,7 +99,6 @@ KNOB(file_pages, KNOB_BOOL, 0, 1, NULL);
 KNOB(hardened, KNOB_BOOL, 0, 1, NULL);
 KNOB(merge_across_nodes, KNOB_BOOL, 0, 1, NULL);
 KNOB(batch_pages, KNOB_UINT, 1, UPM_BATCH_MAX, NULL);
-KNOB(domain_cgroup_depth, KNOB_UINT, 0, 255, NULL);
 KNOB(sweep_ms, KNOB_UINT, 0, 3600 * 1000, upm_sweep_retime);
 KNOB(max_domains, KNOB_UINT, 0, 1 << 20, NULL);
 KNOB(max_pages, KNOB_ULONG, 0, LONG_MAX, NULL);
@@ -122,11 +123,44 @@ static ssize_t domain_policy_store(struct kobject *kobj,
 	if (policy == UPM_POLICY_CGROUP)
 		return -EOPNOTSUPP;
 #endif
+	if (policy == UPM_POLICY_CGROUP &&
+	    !READ_ONCE(upm_knobs.domain_cgroup_depth))
+		return -EINVAL;
 	WRITE_ONCE(upm_knobs.domain_policy, policy);
 	return count;
 }
 
+/*
+ * No depth is right everywhere: the groups of containers are at one of their own on
+ * each kind of system. So there is no default, and none while it is needed.
+ */
+static ssize_t domain_cgroup_depth_show(struct kobject *kobj,
+					struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n",
+			  READ_ONCE(upm_knobs.domain_cgroup_depth));
+}
+
+static ssize_t domain_cgroup_depth_store(struct kobject *kobj,
+					 struct kobj_attribute *attr,
+					 const char *buf, size_t count)
+{
+	unsigned int depth;
+	int err = kstrtouint(buf, 10, &depth);
+
+	if (err)
+		return err;
+	if (depth > 255)
+		return -ERANGE;
+	if (!depth && READ_ONCE(upm_knobs.domain_policy) == UPM_POLICY_CGROUP)
+		return -EINVAL;
+	WRITE_ONCE(upm_knobs.domain_cgroup_depth, depth);
+	return count;
+}
+
 static struct kobj_attribute domain_policy_attr = __ATTR_RW(domain_policy);
+static struct kobj_attribute domain_cgroup_depth_attr =
+	__ATTR_RW(domain_cgroup_depth);
 
 /* ---- actions: write 1 ---------------------------------------------------- */
 
@@ -315,7 +349,7 @@ static struct attribute *upm_attrs[] = {
 	&knob_hardened.attr.attr,
 	&knob_merge_across_nodes.attr.attr,
 	&knob_batch_pages.attr.attr,
-	&knob_domain_cgroup_depth.attr.attr,
+	&domain_cgroup_depth_attr.attr,
 	&knob_sweep_ms.attr.attr,
 	&knob_max_domains.attr.attr,
 	&knob_max_pages.attr.attr,
@@ -373,10 +407,18 @@ static const struct sysfs_ops domain_sysfs_ops = {
 static ssize_t domain_kind_show(struct upm_domain *dom, char *buf)
 {
 	switch (dom->key.kind) {
+	case UPM_DOMAIN_CONTAINER:
+		return sysfs_emit(buf, "container uid %u userns %u pidns %u\n",
+				  __kuid_val(dom->key.user.uid),
+				  dom->key.user.ns->ns.inum,
+				  dom->key.user.pid_ns->ns.inum);
 	case UPM_DOMAIN_UID:
 		return sysfs_emit(buf, "uid %u userns %u\n",
 				  __kuid_val(dom->key.user.uid),
 				  dom->key.user.ns->ns.inum);
+	case UPM_DOMAIN_ALONE:
+		return sysfs_emit(buf, "alone pid %d\n",
+				  pid_nr(dom->key.alone));
 	case UPM_DOMAIN_CGROUP:
 		return sysfs_emit(buf, "cgroup %llu\n", dom->key.cgroup);
 	case UPM_DOMAIN_NAMED:

@@ -83,8 +83,10 @@ TRACE_EVENT(upm_domain,
 		__entry->created = created;
 	),
 	TP_printk("id=%u kind=%s %s", __entry->id,
-		  __print_symbolic(__entry->kind, { 0, "uid" }, { 1, "cgroup" },
-				   { 2, "global" }, { 3, "named" }),
+		  __print_symbolic(__entry->kind, { 0, "container" },
+				   { 1, "uid" }, { 2, "cgroup" },
+				   { 3, "global" }, { 4, "alone" },
+				   { 5, "named" }),
 		  __entry->created ? "created" : "removed")
 );
 

@@ -72,6 +72,7 @@
 /* ---- knobs.c: what an administrator sets ------------------------------ */
 
 enum upm_policy {
+	UPM_POLICY_CONTAINER,	/* as uid, and the pid namespace */
 	UPM_POLICY_UID,		/* user namespace and effective uid */
 	UPM_POLICY_CGROUP,	/* cgroup at domain_cgroup_depth */
 	UPM_POLICY_GLOBAL,	/* one domain for all */
@@ -85,7 +86,7 @@ struct upm_knobs {
 	bool hardened;		/* a hit costs, and looks, as a miss */
 	bool merge_across_nodes;
 	unsigned int batch_pages;
-	unsigned int domain_cgroup_depth;
+	unsigned int domain_cgroup_depth; /* 0: none named */
 	unsigned int sweep_ms;
 	unsigned int max_domains;
 	unsigned long max_pages;
@@ -190,19 +191,24 @@ bool upm_page_is_orphan(struct page *page);
 /* ---- domain.c --------------------------------------------------------- */
 
 enum upm_domain_kind {
+	UPM_DOMAIN_CONTAINER,
 	UPM_DOMAIN_UID,
 	UPM_DOMAIN_CGROUP,
 	UPM_DOMAIN_GLOBAL,
+	UPM_DOMAIN_ALONE,	/* one process */
 	UPM_DOMAIN_NAMED,
 };
 
+/* What it points to is referenced by the domain. */
 struct upm_domain_key {
 	enum upm_domain_kind kind;
 	union {
 		struct {
-			struct user_namespace *ns; /* referenced by the domain */
+			struct user_namespace *ns;
+			struct pid_namespace *pid_ns; /* of a container */
 			kuid_t uid;
 		} user;
+		struct pid *alone;
 		u64 cgroup;
 		u8 name[16];
 	};

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import secrets
 import subprocess
 import tempfile
 import time
@@ -65,6 +67,7 @@ class Way:
             check=False,
             capture_output=True,
             text=True,
+            env={**os.environ, **self.environment},
         )
         if done.returncode != 0:
             raise MergingError(f"upm advise: {done.stderr.strip()}")
@@ -98,13 +101,20 @@ def open_way(backend: str, stack: contextlib.ExitStack) -> Way:
         raise MergingError(f"backend ksm: KSM does not run (echo 1 >{KSM_RUN})")
     if not HOOK.exists():
         if backend == "kmod":
-            return Way(backend, agent=True)
+            return Way(backend, agent=True, environment=_common_domain())
         raise MergingError(f"backend {backend} merges in the program only, and there is no {HOOK}")
     way = Way(backend, agent=False, binds=[Bind(LIB, str(LIB))])
     way.environment = {"LD_PRELOAD": str(HOOK), "UPM_BACKEND": backend, "UPM_VERBOSE": "1"}
     if backend == "store":
         _start_broker(way, stack)
+    if backend == "kmod":
+        way.environment |= _common_domain()
     return way
+
+
+def _common_domain() -> dict[str, str]:
+    """The key of a domain for these containers: by default the module keeps them apart."""
+    return {"UPM_DOMAIN": secrets.token_hex(16)}
 
 
 def _start_broker(way: Way, stack: contextlib.ExitStack) -> None:

@@ -4,6 +4,7 @@
 #include "tests/kmod/support/actor.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <functional>
@@ -17,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace upm::test {
@@ -65,6 +67,91 @@ TEST_F(DomainTest, UserNamespacesAreApart) {
     EXPECT_EQ(common_frames(one.frames(), two.frames()), 0U);
 }
 
+// In the child: the first process of a new pid namespace, as in a container. The test
+// talks to a child of its Process.
+void enter_container() {
+    must(::unshare(CLONE_NEWPID), "unshare(CLONE_NEWPID)");
+    const pid_t init = ::fork();
+    if (init != 0) {
+        ::waitpid(init, nullptr, 0);
+        ::_exit(0);
+    }
+    must(::prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl");
+}
+
+// Containers whose processes all run as the same uid, root for example.
+TEST_F(DomainTest, ContainersAreApart) {
+    Actor one(Kind::kAnonymous, pattern_, kPages, enter_container);
+    Actor two(Kind::kAnonymous, pattern_, kPages, enter_container);
+    Actor outside(Kind::kAnonymous, pattern_, kPages);
+    Actor beside(Kind::kAnonymous, pattern_, kPages);
+    EXPECT_EQ(one.advise().counts.inserted, kPages);
+    EXPECT_EQ(two.advise().counts.inserted, kPages);
+    EXPECT_EQ(outside.advise().counts.inserted, kPages);
+    EXPECT_EQ(beside.advise().counts.merged, kPages);
+}
+
+// One container's processes share, also those that are not its first.
+TEST_F(DomainTest, ProcessesOfAContainerShare) {
+    Process container(enter_container);
+    const Advice second = container.call(+[] {
+        const Mapping memory(kPages * kPage);
+        memory.fill({Content::kDistinct, 4711});
+        if (Device().advise(memory.base(), memory.len()).counts.inserted != kPages)
+            return Advice{.error = 1000, .counts = {}};
+        return Process().call(+[] {
+            const Mapping equal(kPages * kPage);
+            equal.fill({Content::kDistinct, 4711});
+            return Device().advise(equal.base(), equal.len());
+        });
+    });
+    EXPECT_EQ(second.error, 0);
+    EXPECT_EQ(second.counts.merged, kPages);
+}
+
+TEST_F(DomainTest, PolicyUid) {
+    const Knob knob("domain_policy", "uid");
+    Actor one(Kind::kAnonymous, pattern_, kPages, enter_container);
+    Actor two(Kind::kAnonymous, pattern_, kPages, enter_container);
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    EXPECT_EQ(one.advise().counts.inserted, kPages);
+    EXPECT_EQ(two.advise().counts.merged, kPages);
+    EXPECT_EQ(alice.advise().counts.inserted, kPages);
+}
+
+// A process with the rights of two users is in the domain of neither, nor in that of
+// another such process, whatever the policy.
+TEST_F(DomainTest, MixedUidsAreAlone) {
+    const auto mix = [](uid_t real, uid_t effective, uid_t saved) {
+        return [=] { must(::setresuid(real, effective, saved), "setresuid"); };
+    };
+    for (const char *policy : {"container", "uid", "global"}) {
+        const Knob knob("domain_policy", policy);
+        Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+        EXPECT_EQ(alice.advise().counts.inserted, kPages) << policy;
+        const std::array<uid_t, 3> mixed[] = {{kAlice, kAlice, kBob},
+                                              {kBob, kAlice, kAlice},
+                                              {kAlice, kBob, kAlice},
+                                              {kAlice, kBob, kAlice}};
+        std::vector<std::unique_ptr<Actor>> actors;
+        for (const auto &[real, effective, saved] : mixed) {
+            actors.push_back(std::make_unique<Actor>(Kind::kAnonymous, pattern_, kPages,
+                                                     mix(real, effective, saved)));
+            EXPECT_EQ(actors.back()->advise().counts.inserted, kPages)
+                << policy << ", uids " << real << ' ' << effective << ' ' << saved;
+        }
+        // With itself it shares.
+        const Advice again = actors.back()->call(
+            +[](std::uint64_t seed) {
+                const Mapping equal(kPages * kPage);
+                equal.fill({Content::kDistinct, seed});
+                return device().advise(equal.base(), equal.len());
+            },
+            pattern_.seed);
+        EXPECT_EQ(again.counts.merged, kPages);
+    }
+}
+
 TEST_F(DomainTest, PolicyGlobal) {
     const Knob knob("domain_policy", "global");
     Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
@@ -87,6 +174,7 @@ TEST_F(DomainTest, PolicyCgroup) {
         return [path = parent + leaf + "/cgroup.procs"] { write_file(path, "0"); };
     };
     {
+        const Knob named("domain_cgroup_depth", 2);
         const Knob policy("domain_policy", "cgroup");
         Actor a(Kind::kAnonymous, pattern_, kPages, join("/a"));
         Actor b(Kind::kAnonymous, pattern_, kPages, join("/b"));
@@ -104,6 +192,17 @@ TEST_F(DomainTest, PolicyCgroup) {
     }
     for (const char *leaf : {"/a", "/b", ""})
         ::rmdir((parent + leaf).c_str());
+}
+
+// There is no depth that is right everywhere, so somebody must have named one.
+TEST_F(DomainTest, PolicyCgroupNeedsADepth) {
+    EXPECT_EQ(statistic("domain_cgroup_depth"), 0U);
+    EXPECT_EQ(write_file(kSysfs + "domain_policy", "cgroup"), EINVAL);
+    EXPECT_EQ(read_file(kSysfs + "domain_policy"), "container\n");
+    const Knob depth("domain_cgroup_depth", 2);
+    const Knob policy("domain_policy", "cgroup");
+    EXPECT_EQ(write_file(kSysfs + "domain_cgroup_depth", "0"), EINVAL);
+    EXPECT_EQ(statistic("domain_cgroup_depth"), 2U);
 }
 
 // ---- named domains -------------------------------------------------------------
