@@ -2,8 +2,36 @@
 /* What merge, dry run and unmerge have in common: the way over a range. */
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/sched/signal.h>
 
 #include "upm.h"
+
+/**
+ * upm_call_stop() - reasons to end a call before its range does, for each batch
+ * @call: call; the mmap_lock of its mm is held
+ * @merging: it merges, so the brake stops it
+ *
+ * The brake counts on the lock: whoever wrote to unmerge set enabled to 0 before
+ * taking this lock for reading. So a batch that began before is done by then, and
+ * one that begins after sees it.
+ *
+ * A target that was killed, or runs another program by now, has let go of the
+ * mm, and only this call keeps its memory.
+ *
+ * Return: 0; -EINTR on a fatal signal; -ESRCH if the target has gone; -EOPNOTSUPP
+ * if merging was disabled.
+ */
+int upm_call_stop(const struct upm_call *call, bool merging)
+{
+	mmap_assert_locked(call->mm);
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	if (call->mm != current->mm && READ_ONCE(call->task->mm) != call->mm)
+		return -ESRCH;
+	if (merging && !READ_ONCE(upm_knobs.enabled))
+		return -EOPNOTSUPP;
+	return 0;
+}
 
 /* Count @pages of the range as left for @reason. */
 void upm_call_skip(struct upm_call *call, enum upm_skip reason,

@@ -81,13 +81,13 @@ int upm_dry_run(struct upm_call *call)
 
 	if (!scan)
 		return -ENOMEM;
-	while (call->addr < call->end) {
-		if (fatal_signal_pending(current) ||
-		    mmap_read_lock_killable(call->mm)) {
+	while (call->addr < call->end && !err) {
+		if (mmap_read_lock_killable(call->mm)) {
 			err = -EINTR;
 			break;
 		}
-		vma = upm_call_mergeable(call, &nr);
+		err = upm_call_stop(call, true);
+		vma = err ? NULL : upm_call_mergeable(call, &nr);
 		if (vma) {
 			upm_scan_range(vma, call->addr, nr, scan);
 			count_batch(call, vma, scan);

@@ -319,10 +319,16 @@ static int batch_run(struct batch *b)
 	struct upm_call *call = b->call;
 	struct mm_struct *mm = call->mm;
 	u64 start, locked_ns;
+	int err;
 
 	upm_finder_refill(&b->finder);
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
+	err = upm_call_stop(call, true);
+	if (err) {
+		mmap_write_unlock(mm);
+		return err;
+	}
 	start = ktime_get_ns();
 	b->mark = start;
 	b->vma = upm_call_mergeable(call, &b->nr);
@@ -350,12 +356,12 @@ out:
 
 /**
  * upm_merge() - merge [call->addr, call->end)
- * @call: mm, with a reference on its users; task, for the fail-stop; domain;
+ * @call: mm, with a reference on its users; task, whose mm it is; domain;
  *	counts are added to, call->addr moves on.
  *
  * Takes and drops the mmap_lock for each batch.
  *
- * Return: 0, -EINTR on a fatal signal, -ENOMEM.
+ * Return: 0, -ENOMEM, or what upm_call_stop() says.
  */
 int upm_merge(struct upm_call *call)
 {
@@ -367,10 +373,7 @@ int upm_merge(struct upm_call *call)
 	b->call = call;
 	upm_finder_init(&b->finder, call->dom, call->mm);
 	while (call->addr < call->end && !err) {
-		if (fatal_signal_pending(current))
-			err = -EINTR;
-		else
-			err = batch_run(b);
+		err = batch_run(b);
 		cond_resched();
 	}
 	upm_finder_release(&b->finder);

@@ -106,12 +106,13 @@ int upm_unmerge(struct upm_call *call)
 	if (!scan)
 		return -ENOMEM;
 	while (call->addr < call->end && !err) {
-		if (fatal_signal_pending(current) ||
-		    mmap_read_lock_killable(call->mm)) {
+		if (mmap_read_lock_killable(call->mm)) {
 			err = -EINTR;
 			break;
 		}
-		err = unmerge_some(call, scan);
+		err = upm_call_stop(call, false);
+		if (!err)
+			err = unmerge_some(call, scan);
 		mmap_read_unlock(call->mm);
 		cond_resched();
 	}
@@ -158,14 +159,14 @@ static int unmerge_task(struct task_struct *task, unsigned long *unmerged)
 	err = upm_unmerge(&call);
 	*unmerged += call.counts.unmerged;
 	mmput(call.mm);
-	return err;
+	return err == -ESRCH ? 0 : err;
 }
 
 /**
  * upm_unmerge_all() - unmerge all processes
  *
  * Goes on until a pass finds nothing, since a process may fork meanwhile. The
- * caller has disabled merging.
+ * caller has disabled merging, which stops the calls that run: upm_call_stop().
  *
  * Return: 0, -EINTR on a fatal signal, -ENOMEM, -EAGAIN if shared pages are
  * still found after ALL_PASSES.

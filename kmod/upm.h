@@ -330,13 +330,14 @@ struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 /* One call: whose memory, which part, what became of it. */
 struct upm_call {
 	struct mm_struct *mm;
-	struct task_struct *task; /* for the fail-stop */
+	struct task_struct *task; /* whose mm it was at the start */
 	struct upm_domain *dom;
 	unsigned long addr;	/* next page to work on */
 	unsigned long end;
 	struct upm_ioc_counts counts;
 };
 
+int upm_call_stop(const struct upm_call *call, bool merging);
 void upm_call_skip(struct upm_call *call, enum upm_skip reason,
 		   unsigned long pages);
 struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end);

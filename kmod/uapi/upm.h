@@ -27,14 +27,17 @@
  *  EPERM       pid names another process, and the caller lacks CAP_SYS_PTRACE
  *              in the user namespace of its address space
  *  ESRCH       no process pid in the caller's pid namespace, or it has no
- *              address space (a kernel thread, a zombie)
+ *              address space (a kernel thread, a zombie), or it ended, or
+ *              executed another program, while the call ran
  *  EBADF       domain_fd is not an open domain
  *  EMFILE, ENFILE  no file descriptor is left for a domain
  *  ENOSPC      the limit on the number of domains is reached
  *  EINTR       a fatal signal arrived; the counts tell how far the call got
- *  EOPNOTSUPP  an administrator disabled merging (/sys/kernel/upm/enabled)
+ *  EOPNOTSUPP  an administrator disabled merging (/sys/kernel/upm/enabled),
+ *              before the call or while it ran
  *
- * Range and flag errors are found before the first page is touched. What
+ * Range and flag errors are found before the first page is touched. A call that
+ * ends early while it runs (EINTR, ESRCH, EOPNOTSUPP) has written its counts. What
  * happens to single pages is no error: see struct upm_ioc_counts.
  */
 #ifndef _UAPI_UPM_H

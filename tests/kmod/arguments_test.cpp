@@ -349,6 +349,29 @@ TEST_F(Arguments, FatalSignalEndsALongAdvise) {
     EXPECT_LT(statistic("batches"), before + kMany / 4);
 }
 
+// A call on another process ends at the next batch when that process does: else it
+// would keep the memory of the dead.
+TEST_F(Arguments, EndOfTheTargetEndsAnAgentsCall) {
+    constexpr std::size_t kMany = 16'384;
+    const Knob knob("batch_pages", 4);
+    for (const std::uint32_t flags : {0U, std::uint32_t{UPM_ADVISE_DRY_RUN}}) {
+        Actor target(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kMany);
+        Process agent;
+        const std::uint64_t before = statistic("batches");
+        agent.start(
+            +[](std::byte *base, std::size_t len, pid_t pid, std::uint32_t how) {
+                return Device().advise(base, len, {.flags = how, .pid = pid});
+            },
+            target.base(), target.len(), target.pid(), flags);
+        if (flags == 0)
+            ASSERT_TRUE(eventually([&] { return statistic("batches") > before + 4; }));
+        target.process().kill();
+        const auto advice = agent.finish<Advice>();
+        EXPECT_EQ(advice.error, ESRCH);
+        EXPECT_LT(advice.counts.pages, kMany);
+    }
+}
+
 } // namespace
 
 } // namespace upm::test

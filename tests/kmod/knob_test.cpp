@@ -131,6 +131,26 @@ TEST_F(KnobTest, EmergencyBrake) {
     EXPECT_EQ(a.advise().done(), kPages);
 }
 
+// Pulled while a call runs, the brake stops it at its next batch, and undoes the ones
+// before: nothing is shared when the write returns, nor later.
+TEST_F(KnobTest, BrakeStopsACallInFlight) {
+    constexpr std::size_t kMany = 16'384;
+    const Knob knob("batch_pages", 4);
+    Actor actor(Kind::kAnonymous, pattern_, kMany);
+    const std::uint64_t before = statistic("batches");
+    actor.start_advise();
+    ASSERT_TRUE(eventually([&] { return statistic("batches") > before + 4; }));
+    EXPECT_EQ(write_file(kSysfs + "unmerge", "1"), 0);
+    EXPECT_EQ(statistic("pages_shared"), 0U);
+    const Advice advice = actor.finish_advise();
+    EXPECT_EQ(advice.error, EOPNOTSUPP);
+    EXPECT_GT(advice.counts.inserted, 0U);
+    EXPECT_LT(advice.counts.pages, kMany);
+    EXPECT_EQ(statistic("pages_shared"), 0U);
+    actor.check();
+    EXPECT_EQ(write_file(kSysfs + "enabled", "1"), 0);
+}
+
 TEST_F(KnobTest, CleanFilePagesCanBeLeftOut) {
     const Knob knob("file_pages", 0);
     Actor clean(Kind::kFileClean, pattern_, kPages);
