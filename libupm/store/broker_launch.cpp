@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Where the broker listens, and how it is started from inside any program:
-// without a child that the program's wait(2) could find, without SIGCHLD, without
-// its fork handlers, and without a copy of its page tables.
-#include "libupm/base/env.hpp"
+// How the broker is started from inside any program: without a child that the program's wait(2)
+// could find, without SIGCHLD, without its fork handlers, and without a copy of its page tables.
 #include "libupm/store/client.hpp"
 
 #include <cerrno>
@@ -17,7 +15,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,16 +26,7 @@ namespace upm::store {
 
 namespace {
 
-constexpr const char *kSystemSocket = "/run/upm/upmd.sock";
 constexpr int kLowestFd = 100;
-
-int copy_path(SocketPath &path, std::string_view text) noexcept {
-    path = {};
-    if (text.size() >= sizeof(path.text))
-        return -ENAMETOOLONG;
-    std::memcpy(path.text, text.data(), text.size());
-    return 0;
-}
 
 // What the new process needs; in the memory that it shares with this one.
 struct Launch {
@@ -104,28 +92,6 @@ bool find_program(char (&path)[PATH_MAX]) noexcept {
     (void)std::snprintf(path, sizeof(path), "%s/upmd", UPM_BINDIR);
     return is_program(path);
 }
-
-} // namespace
-
-int find_socket(SocketPath &path) noexcept {
-    const std::string_view wanted = env::text(env::socket);
-    if (!wanted.empty())
-        return copy_path(path, wanted);
-    const uid_t uid = ::geteuid();
-    if (uid == 0 || ::access(kSystemSocket, W_OK) == 0)
-        return copy_path(path, kSystemSocket);
-    char folder[64];
-    struct stat status {};
-    (void)std::snprintf(folder, sizeof(folder), "/run/user/%u", uid);
-    path = {};
-    const bool session =
-        ::lstat(folder, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == uid;
-    (void)std::snprintf(path.text, sizeof(path.text),
-                        session ? "/run/user/%u/upm/upmd.sock" : "/tmp/upm-%u/upmd.sock", uid);
-    return 0;
-}
-
-namespace {
 
 // Pre: `launch` is filled in. 0 or -errno.
 int start(Launch &launch) noexcept {

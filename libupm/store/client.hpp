@@ -5,6 +5,7 @@
 #ifndef UPM_STORE_CLIENT_HPP
 #define UPM_STORE_CLIENT_HPP
 
+#include "libupm/base/broker_socket.hpp"
 #include "libupm/base/gate.hpp"
 #include "libupm/store/wire.hpp"
 
@@ -16,13 +17,8 @@
 
 namespace upm::store {
 
-struct SocketPath {
-    char text[108] = {}; // sizeof(sockaddr_un::sun_path)
-};
-
-// Where the broker listens: UPM_SOCKET; else that of the system if this user may
-// use it; else the user's own. -ENAMETOOLONG for a path that fits no socket.
-int find_socket(SocketPath &path) noexcept;
+using upm::find_socket;
+using upm::SocketPath;
 
 // Starts upmd for that socket, and waits for it. 0: it listens, or another one is
 // about to; or -errno: ENOENT (no program upmd), ECHILD (it could not do it).

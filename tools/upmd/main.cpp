@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // upmd: the broker of libupm's backend store; see upmd(8).
-#include "libupm/base/env.hpp"
+#include "libupm/base/broker_socket.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/store/wire.hpp"
 #include "tools/broker/listener.hpp"
@@ -14,7 +14,6 @@
 #include <cxxopts.hpp>
 #include <exception>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 namespace upm::upmd {
@@ -86,19 +85,11 @@ Options parse(const cxxopts::ParseResult &given) {
     return options;
 }
 
-// As libupm looks for it; see libupm/store/broker_launch.cpp.
 std::string default_socket() {
-    const std::string_view wanted = env::text(env::socket);
-    if (!wanted.empty())
-        return std::string(wanted);
-    const uid_t uid = ::geteuid();
-    if (uid == 0)
-        return "/run/upm/upmd.sock";
-    const std::string session = fmt::format("/run/user/{}", uid);
-    struct stat status {};
-    if (::lstat(session.c_str(), &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == uid)
-        return session + "/upm/upmd.sock";
-    return fmt::format("/tmp/upm-{}/upmd.sock", uid);
+    SocketPath path;
+    if (own_socket(path) != 0)
+        throw std::runtime_error("UPM_SOCKET is too long for a socket");
+    return path.text;
 }
 
 void tell(bool on_demand, char word) {

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+//
+// Where upmd, the broker of the backend store, has its socket. The library looks for
+// it there, and the broker listens there, so both ask here.
+#ifndef UPM_BASE_BROKER_SOCKET_HPP
+#define UPM_BASE_BROKER_SOCKET_HPP
+
+namespace upm {
+
+struct SocketPath {
+    char text[108] = {}; // sizeof(sockaddr_un::sun_path)
+};
+
+// The place where a broker of this user listens: UPM_SOCKET; else that of the system
+// for root; else the user's own, in /run/user/UID if the user has a session and in
+// /tmp/upm-UID otherwise. 0, or -ENAMETOOLONG for a path that fits no socket.
+int own_socket(SocketPath &path) noexcept;
+
+// The place where this user finds a broker: the same, but that of the system if this
+// user may use it.
+int find_socket(SocketPath &path) noexcept;
+
+} // namespace upm
+
+#endif // UPM_BASE_BROKER_SOCKET_HPP
