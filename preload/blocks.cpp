@@ -305,7 +305,7 @@ void free_block(Block &block) noexcept {
         if (take(block, State::kLive, State::kHeld)) {
             by_address.clear(addr, len, &block);
             count_live(block, false);
-            if (block.advised || block.hands_off || !cache_put(block))
+            if (block.advised || block.hands_off || block.reshaped || !cache_put(block))
                 unmap(block);
             return;
         }

@@ -40,6 +40,13 @@ void reshape(Block &block) noexcept {
     block.hands_off = true;
 }
 
+// The same for what every backend may work on all the same: but no block like that is
+// kept for the next allocation.
+void mark_reshaped(const void *addr, std::size_t len) noexcept {
+    if (!Guard::active())
+        for_each_block(addr, len, [](Block &block) { block.reshaped = true; });
+}
+
 // This range is unmapped, or another mapping takes its place. Of a mapping that goes in
 // part, the rest is left as it is, and remembered: it may show shared content.
 void cut_out(Block &block, const char *addr, std::size_t len) noexcept {
@@ -267,19 +274,22 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
 }
 
 UPM_HOOK int mprotect(void *addr, std::size_t len, int prot) noexcept {
-    if (!watched())
+    if (!watched()) {
+        mark_reshaped(addr, len);
         return real().mprotect(addr, len, prot);
+    }
     return with_blocks(addr, len, reshape, [&] { return real().mprotect(addr, len, prot); });
 }
 
 UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
-    if (watched() && !changes_nothing(advice) && page_aligned(addr) && round_up(len) >= len) {
-        if (drops_content(advice))
+    const bool careful = watched();
+    if (!changes_nothing(advice) && page_aligned(addr) && round_up(len) >= len) {
+        if (careful && drops_content(advice))
             return drop_content(addr, len, advice);
-        if (marks_mapping(advice))
+        if (careful && marks_mapping(advice))
             make_private(addr, len);
-        else
-            for_each_block(addr, len, [](Block &block) { block.reshaped = true; });
+        else if (!drops_content(advice))
+            mark_reshaped(addr, len);
     }
     return real().madvise(addr, len, advice);
 }
