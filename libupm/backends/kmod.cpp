@@ -3,8 +3,8 @@
 
 #include "kmod/uapi/upm.h"
 #include "libupm/backends/torn_pages.hpp"
+#include "libupm/base/plain_read.hpp"
 #include "libupm/base/system.hpp"
-#include "libupm/mm/plain_read.hpp"
 
 #include <algorithm>
 #include <cerrno>

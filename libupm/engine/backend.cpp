@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/engine/backend.hpp"
 
-#include "libupm/mm/plain_read.hpp"
+#include "libupm/base/plain_read.hpp"
 
 namespace upm {
 

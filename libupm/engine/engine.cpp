@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/engine/engine.hpp"
 
+#include "libupm/base/plain_read.hpp"
 #include "libupm/base/system.hpp"
-#include "libupm/mm/plain_read.hpp"
 
 #include <cerrno>
 #include <climits>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "libupm/mm/plain_read.hpp"
+#include "libupm/base/plain_read.hpp"
 
 #include <cerrno>
 #include <unistd.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Reading a part of a file as a program would.
-#ifndef UPM_MM_PLAIN_READ_HPP
-#define UPM_MM_PLAIN_READ_HPP
+#ifndef UPM_BASE_PLAIN_READ_HPP
+#define UPM_BASE_PLAIN_READ_HPP
 
 #include <cstddef>
 #include <cstdint>
@@ -15,4 +15,4 @@ std::int64_t plain_read(int fd, std::uint64_t offset, std::byte *into, std::size
 
 } // namespace upm
 
-#endif // UPM_MM_PLAIN_READ_HPP
+#endif // UPM_BASE_PLAIN_READ_HPP
