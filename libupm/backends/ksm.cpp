@@ -2,6 +2,7 @@
 #include "libupm/backends/ksm.hpp"
 
 #include "libupm/base/system.hpp"
+#include "libupm/mm/pagemap.hpp"
 #include "libupm/mm/vma_reader.hpp"
 
 #include <algorithm>
@@ -68,33 +69,27 @@ struct Anonymity {
 // that were written; /proc/PID/pagemap tells them apart.
 bool look_at_pages(const char *proc, std::uint64_t start, std::uint64_t end,
                    Anonymity &found) noexcept {
-    constexpr std::uint64_t kPresent = 1ULL << 63;
-    constexpr std::uint64_t kSwapped = 1ULL << 62;
-    constexpr std::uint64_t kFilePage = 1ULL << 61;
     char path[PATH_MAX];
     (void)std::snprintf(path, sizeof(path), "%s/pagemap", proc);
-    const Descriptor pagemap(path);
-    if (pagemap.get() < 0)
+    const PageMap pagemap(path);
+    if (pagemap.error() != 0)
         return false;
 
-    std::uint64_t entries[256];
-    const std::uint64_t last = end / page_size();
-    for (std::uint64_t page = start / page_size(); page < last;) {
-        const std::uint64_t want = std::min<std::uint64_t>(std::size(entries), last - page);
-        const ssize_t got = ::pread(pagemap.get(), entries, want * sizeof(entries[0]),
-                                    static_cast<off_t>(page * sizeof(entries[0])));
-        if (got < static_cast<ssize_t>(sizeof(entries[0])))
+    constexpr std::uint64_t kAtOnce = 256;
+    std::uint64_t entries[kAtOnce];
+    for (std::uint64_t at = start; at < end;) {
+        const auto count = static_cast<std::uint32_t>(std::min(kAtOnce, (end - at) / page_size()));
+        if (pagemap.read(at, count, entries) != 0)
             return false;
-        const std::uint64_t count = static_cast<std::uint64_t>(got) / sizeof(entries[0]);
-        for (std::uint64_t i = 0; i < count; ++i) {
-            if ((entries[i] & (kPresent | kSwapped)) == 0)
+        for (std::uint32_t i = 0; i < count; ++i) {
+            if ((entries[i] & (kPagePresent | kPageSwapped)) == 0)
                 ++found.absent;
-            else if ((entries[i] & kFilePage) != 0)
+            else if ((entries[i] & kPageOfFile) != 0)
                 ++found.file;
             else
                 ++found.anonymous;
         }
-        page += count;
+        at += count * page_size();
     }
     return true;
 }

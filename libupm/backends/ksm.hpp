@@ -13,7 +13,7 @@ class KsmBackend final : public Backend {
   public:
     // `knobs` and `proc` are other places for tests; both must outlive the object.
     constexpr explicit KsmBackend(const char *knobs = "/sys/kernel/mm/ksm",
-                                  const char *proc = "/proc/self") noexcept
+                                  const char *proc = "/proc/thread-self") noexcept
         : knobs_(knobs), proc_(proc) {}
 
     [[nodiscard]] const char *name() const noexcept override { return "ksm"; }

@@ -50,6 +50,26 @@ class Outside {
     bool left_;
 };
 
+// While it lives, the call is inside, but for what is Outside. Pre: `gate` may be null.
+class Inside {
+  public:
+    explicit Inside(Gate *gate) noexcept
+        : gate_(gate), allowed_(gate == nullptr || gate->enter()) {}
+    Inside(const Inside &) = delete;
+    Inside &operator=(const Inside &) = delete;
+    ~Inside() {
+        if (gate_ != nullptr)
+            (void)gate_->leave();
+    }
+
+    // False: it may not come in.
+    explicit operator bool() const noexcept { return allowed_; }
+
+  private:
+    Gate *gate_;
+    bool allowed_;
+};
+
 } // namespace upm
 
 #endif // UPM_BASE_GATE_HPP

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/mm/pagemap.hpp"
 
+#include "libupm/base/system.hpp"
+
+#include <cerrno>
+#include <fcntl.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace upm {
 
@@ -35,7 +40,26 @@ constexpr std::uint64_t kIsPresent = 1U << 3U;                 // PAGE_IS_PRESEN
 
 } // namespace
 
-bool all_present(int pagemap, std::uint64_t start, std::uint64_t size) noexcept {
+PageMap::PageMap(const char *path) noexcept : fd_(::open(path, O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0)
+        error_ = -errno;
+}
+
+PageMap::~PageMap() {
+    if (fd_ >= 0)
+        ::close(fd_);
+}
+
+int PageMap::read(std::uint64_t start, std::uint32_t pages, std::uint64_t *entries) const noexcept {
+    const std::size_t size = pages * sizeof(*entries);
+    const auto offset = static_cast<off_t>(start / page_size() * sizeof(*entries));
+    const ssize_t got = ::pread(fd_, entries, size, offset);
+    if (got == static_cast<ssize_t>(size))
+        return 0;
+    return got < 0 ? -errno : -EIO;
+}
+
+bool PageMap::all_present(std::uint64_t start, std::uint64_t size) const noexcept {
     PageRegion first{};
     ScanArguments scan{};
     scan.size = sizeof(scan);
@@ -45,7 +69,7 @@ bool all_present(int pagemap, std::uint64_t start, std::uint64_t size) noexcept 
     scan.vec_len = 1;
     scan.category_mask = kIsPresent;
     scan.return_mask = kIsPresent;
-    return ::ioctl(pagemap, kScan, &scan) == 1 && first.start == start && first.end == start + size;
+    return ::ioctl(fd_, kScan, &scan) == 1 && first.start == start && first.end == start + size;
 }
 
 } // namespace upm

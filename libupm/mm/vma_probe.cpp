@@ -98,7 +98,7 @@ bool joins(int maps, std::uint64_t address, const Query &found) noexcept {
 } // namespace
 
 bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
-    const int maps = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    const int maps = ::open(kOwnMaps, O_RDONLY | O_CLOEXEC);
     if (maps < 0)
         return false;
     Query found;

@@ -40,6 +40,11 @@ struct Vma {
 bool parse_vma_header(std::string_view line, Vma &vma, std::string_view *name = nullptr) noexcept;
 std::uint32_t parse_vm_flags(std::string_view words) noexcept;
 
+// Those of this process, which stay readable when its first thread has ended: /proc/self
+// shows no memory then.
+inline constexpr const char *kOwnMaps = "/proc/thread-self/maps";
+inline constexpr const char *kOwnSmaps = "/proc/thread-self/smaps";
+
 class SmapsReader {
   public:
     // Post: error() is 0 or a negative errno.

@@ -3,14 +3,15 @@
 
 #include "libupm/base/system.hpp"
 #include "libupm/mm/layout.hpp"
+#include "libupm/mm/mapped.hpp"
+#include "libupm/mm/pagemap.hpp"
+#include "libupm/store/eligible.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <optional>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -44,69 +45,9 @@ int read_domain(int fd, DomainKey &domain) noexcept {
     return 0;
 }
 
-// Whether a part holds memory that the calling thread needs while that is frozen:
-// the stack around here, and its thread control block with errno and what the
-// kernel keeps there for it (rseq). In a thread of glibc one lies above the other.
-bool holds_this_thread(const Vma &part) noexcept {
-    constexpr std::uint64_t kStack = 256UL * 1024;
-    constexpr std::uint64_t kBlock = 4096; // sizeof(struct pthread) is about 2300
-    const char local = 0;
-    const auto here = reinterpret_cast<std::uint64_t>(&local);
-    const auto block = static_cast<std::uint64_t>(::pthread_self());
-    const auto error = reinterpret_cast<std::uint64_t>(&errno);
-    const auto overlaps = [&](std::uint64_t start, std::uint64_t end) {
-        return part.start < end && start < part.end;
-    };
-    return overlaps(here - kStack, here + kStack) || overlaps(block, block + kBlock) ||
-           overlaps(error, error + sizeof(errno));
-}
-
-// Whether a mapping is none that can be replaced by one of a segment without a
-// difference to the program; see the table in docs/store.md.
-bool excluded(const Vma &vma, unsigned &reason) noexcept {
-    struct Rule {
-        std::uint32_t flags;
-        unsigned reason;
-    };
-    constexpr Rule kRules[] = {
-        {kVmaHugetlb, UPM_SKIPPED_HUGETLB},
-        {kVmaShared, UPM_SKIPPED_SHARED},
-        {kVmaSecret, UPM_SKIPPED_SECRET},
-        {kVmaUffd, UPM_SKIPPED_UFFD},
-        {kVmaHeap | kVmaStack | kVmaLocked | kVmaDontfork | kVmaKey, UPM_SKIPPED_UNSUPPORTED},
-        // Last, since the module makes special what it merges: a stack stays a stack.
-        {kVmaSpecial, UPM_SKIPPED_SPECIAL},
-    };
-    for (const Rule &rule : kRules) {
-        if ((vma.flags & rule.flags) != 0) {
-            reason = rule.reason;
-            return true;
-        }
-    }
-    reason = (vma.flags & kVmaFile) != 0 && (vma.flags & kVmaSegment) == 0
-                 ? UPM_SKIPPED_FILE
-                 : UPM_SKIPPED_UNSUPPORTED;
-    return reason == UPM_SKIPPED_FILE || (vma.protection & PROT_READ) == 0 ||
-           (vma.protection & PROT_EXEC) != 0 || holds_this_thread(vma);
-}
-
 void count_skipped(std::uint64_t bytes, unsigned reason, upm_counts &counts) noexcept {
     counts.pages += bytes / page_size();
     counts.skipped[reason] += bytes / page_size();
-}
-
-std::uint32_t run_limit() noexcept {
-    constexpr std::uint32_t kShare = 4; // the rest is the program's
-    constexpr std::uint32_t kDefault = 65'530;
-    std::uint32_t maximum = kDefault;
-    char text[32];
-    const int fd = ::open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
-    const ssize_t got = fd >= 0 ? ::read(fd, text, sizeof(text)) : -1;
-    if (fd >= 0)
-        ::close(fd);
-    if (got > 0)
-        (void)std::from_chars(text, text + got, maximum);
-    return maximum / kShare;
 }
 
 void explain(int error, const char *path, Reason &reason) noexcept {
@@ -136,7 +77,7 @@ class Mappings {
             find_plain_vma(call.addr, call.addr + call.len, plain_))
             known_ = {&plain_, 1};
         if (known_.empty())
-            smaps_.emplace("/proc/self/smaps");
+            smaps_.emplace(kOwnSmaps);
     }
     Mappings(const Mappings &) = delete;
     Mappings &operator=(const Mappings &) = delete;
@@ -160,6 +101,38 @@ class Mappings {
     std::optional<SmapsReader> smaps_;
 };
 
+// A connection of the pool for one call.
+class Borrowed {
+  public:
+    explicit Borrowed(store::ConnectionPool &pool) noexcept : pool_(pool) {}
+    Borrowed(const Borrowed &) = delete;
+    Borrowed &operator=(const Borrowed &) = delete;
+    ~Borrowed() {
+        if (slot_ != store::ConnectionPool::kSlots)
+            pool_.put_back(slot_);
+    }
+
+    // 0 or -errno.
+    int acquire(const store::SocketPath &path, const DomainKey &domain, Gate *gate) noexcept {
+        std::size_t slot = 0;
+        const int ret = pool_.acquire(path, domain, slot);
+        if (ret == 0) {
+            slot_ = slot;
+            pool_.at(slot).use_gate(gate);
+        }
+        return ret;
+    }
+    // One that is closed before acquire().
+    store::Connection &connection() noexcept {
+        return slot_ != store::ConnectionPool::kSlots ? pool_.at(slot_) : none_;
+    }
+
+  private:
+    store::ConnectionPool &pool_;
+    std::size_t slot_ = store::ConnectionPool::kSlots;
+    store::Connection none_;
+};
+
 } // namespace
 
 int StoreBackend::open(Reason &reason) noexcept {
@@ -170,15 +143,13 @@ int StoreBackend::open(Reason &reason) noexcept {
                    sizeof(path.text) - 1);
         return ret;
     }
-    const int pagemap = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (pagemap < 0) {
-        reason.set("/proc/self/pagemap: %s (mount /proc)", std::strerror(errno));
+    if (const PageMap pagemap; pagemap.error() != 0) {
+        reason.set("%s: %s (mount /proc)", PageMap::kOwn, std::strerror(-pagemap.error()));
         return -EOPNOTSUPP;
     }
-    ::close(pagemap);
     path_ = path;
     mode_ = store::find_freeze_mode();
-    budget_.limit = run_limit();
+    budget_.find_limit();
     std::size_t slot = 0;
     ret = pool_.acquire(path_, {}, slot);
     if (ret != 0) {
@@ -193,19 +164,7 @@ int StoreBackend::open(Reason &reason) noexcept {
     return 0;
 }
 
-// The program may have unmapped what was merged. Looked at only when it matters.
-void StoreBackend::recount_runs() noexcept {
-    if (budget_.used.load() < store::RunBudget::kFree / 2)
-        return;
-    SmapsReader maps("/proc/self/maps");
-    std::uint32_t runs = 0;
-    for (Vma vma; maps.next_header(vma);)
-        runs += (vma.flags & kVmaSegment) != 0 ? 1U : 0U;
-    if (maps.error() == 0)
-        budget_.used.store(runs);
-}
-
-int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept {
+int StoreBackend::run_parts(const Call &call, store::Merge &merge, upm_counts &counts) noexcept {
     const std::uint64_t end = call.addr + call.len;
     std::uint64_t next = call.addr;
     Mappings mappings(call);
@@ -226,10 +185,10 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
         if (call.unmerge && (vma.flags & kVmaSegment) == 0) {
             counts.pages += (part.end - part.start) / page_size();
             counts.kept += (part.end - part.start) / page_size();
-        } else if (excluded(part, reason)) {
+        } else if (!store::eligible(part, reason)) {
             count_skipped(part.end - part.start, reason, counts);
         } else {
-            ret = call.unmerge ? merger.unmerge(part) : merger.advise(part);
+            ret = call.unmerge ? merge.unmerge(part) : merge.advise(part);
         }
         if (ret != 0)
             return ret;
@@ -237,7 +196,7 @@ int StoreBackend::run_parts(const Call &call, store::Merger &merger, upm_counts 
     if (mappings.error() != 0)
         return mappings.error();
     count_skipped(end - next, UPM_SKIPPED_UNMAPPED, counts);
-    return merger.error();
+    return merge.error();
 }
 
 int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
@@ -252,18 +211,22 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     // MS_ASYNC does nothing but to look for holes, far faster than /proc does.
     if (::msync(reinterpret_cast<void *>(call.addr), call.len, MS_ASYNC) != 0)
         return -errno;
-    recount_runs();
-    {
-        store::Merger merger(
-            {.path = path_, .pool = pool_, .budget = budget_, .mode = mode_, .gate = call.gate},
-            done);
-        ret = merger.begin();
-        if (ret == 0 && !call.unmerge)
-            ret = merger.connect(domain);
+    budget_.recount();
+    Borrowed borrowed(pool_);
+    ret = call.unmerge ? 0 : borrowed.acquire(path_, domain, call.gate);
+    const Inside inside(ret == 0 ? call.gate : nullptr);
+    if (ret == 0 && !inside)
+        ret = -ECANCELED;
+    if (ret == 0) {
+        const Mapped<store::Merge> merge(store::Merge::Tools{.connection = borrowed.connection(),
+                                                             .path = path_,
+                                                             .budget = budget_,
+                                                             .mode = mode_,
+                                                             .gate = call.gate},
+                                         done);
+        ret = !merge ? -ENOMEM : merge->ready();
         if (ret == 0)
-            ret = merger.enter();
-        if (ret == 0)
-            ret = run_parts(call, merger, done);
+            ret = run_parts(call, *merge, done);
     }
     done.nanoseconds = now_ns() - start;
     counts = done;

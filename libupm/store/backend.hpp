@@ -10,7 +10,8 @@
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/client.hpp"
 #include "libupm/store/freezer.hpp"
-#include "libupm/store/merger.hpp"
+#include "libupm/store/merge.hpp"
+#include "libupm/store/run_budget.hpp"
 
 #include <span>
 
@@ -39,8 +40,7 @@ class StoreBackend final : public Backend {
     int describe(std::span<char> text) noexcept override;
 
   private:
-    static int run_parts(const Call &call, store::Merger &merger, upm_counts &counts) noexcept;
-    void recount_runs() noexcept;
+    static int run_parts(const Call &call, store::Merge &merge, upm_counts &counts) noexcept;
 
     store::FreezeMode mode_ = store::FreezeMode::kProtect;
     store::SocketPath path_;

@@ -308,6 +308,14 @@ int open_connection(Connection &connection, const SocketPath &path,
     return ret;
 }
 
+int reopen_connection(Connection &connection, const SocketPath &path) noexcept {
+    const DomainKey domain = connection.domain();
+    connection.close();
+    Outside outside(connection.gate());
+    const int ret = open_connection(connection, path, domain);
+    return outside.back() ? ret : -ECANCELED;
+}
+
 std::uint64_t ConnectionPool::word(State state) noexcept {
     return static_cast<std::uint64_t>(::getpid()) << 8U | state;
 }
@@ -351,11 +359,7 @@ int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
 }
 
 int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {
-    const DomainKey domain = at(slot).domain();
-    at(slot).close();
-    Outside outside(at(slot).gate());
-    const int ret = open_connection(at(slot), path, domain);
-    return outside.back() ? ret : -ECANCELED;
+    return reopen_connection(at(slot), path);
 }
 
 void ConnectionPool::put_back(std::size_t slot) noexcept {

@@ -131,6 +131,9 @@ class ConnectionPool {
 int open_connection(Connection &connection, const SocketPath &path,
                     const DomainKey &domain) noexcept;
 
+// Replaces a connection that broke, for the same domain. A wait outside of its gate.
+int reopen_connection(Connection &connection, const SocketPath &path) noexcept;
+
 } // namespace upm::store
 
 #endif // UPM_STORE_CLIENT_HPP

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/hash.hpp"
 
+#include "libupm/base/system.hpp"
+
+#include <cstring>
+
 #define XXH_INLINE_ALL // NOLINT(readability-identifier-naming): what xxhash.h asks for
 #include <xxhash.h>
 
@@ -17,6 +21,10 @@ std::uint64_t hash_bytes(const void *data, std::size_t size, std::uint64_t seed)
         return hash_bytes_avx2(data, size, seed);
 #endif
     return hash_bytes_plain(data, size, seed);
+}
+
+bool is_zero(const std::byte *page) noexcept {
+    return page[0] == std::byte{0} && std::memcmp(page, page + 1, page_size() - 1) == 0;
 }
 
 } // namespace upm::store

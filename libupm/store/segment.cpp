@@ -49,7 +49,7 @@ SegmentWriter::~SegmentWriter() {
         ::close(fd_);
 }
 
-int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcept {
+int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_runs) noexcept {
     if (!file_size_allowed(size))
         return -EFBIG;
     const int fd = memfd();
@@ -58,7 +58,7 @@ int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcep
     fd_ = fd;
     if (::ftruncate(fd, static_cast<off_t>(size)) != 0)
         return -errno;
-    const std::uint64_t wanted = huge_blocks * kHugePage;
+    const std::uint64_t wanted = huge_runs * kHugePage;
     if (wanted != 0 && view_.reserve(wanted) &&
         ::mmap(view_.data(), wanted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
             MAP_FAILED)
@@ -66,7 +66,7 @@ int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_blocks) noexcep
     return 0;
 }
 
-// Gives some blocks huge pages, which the kernel does only where there is a page already.
+// Gives some huge runs their pages, which the kernel does only where there is a page already.
 // 0 or -errno.
 int SegmentWriter::collapse(std::uint64_t offset, std::uint64_t size) noexcept {
     constexpr char kByte = 0;
@@ -80,7 +80,7 @@ int SegmentWriter::collapse(std::uint64_t offset, std::uint64_t size) noexcept {
 }
 
 // With each call the kernel has all processors give up pages that they hold back, and
-// waits for them; on a busy machine that takes longer than copying. So all blocks at
+// waits for them; on a busy machine that takes longer than copying. So all huge runs at
 // once, and one by one only if the control group has no room for all. If the kernel finds
 // no huge page, which takes it a while, it is not asked again for this segment.
 int SegmentWriter::reserve_huge(std::uint64_t offset) noexcept {
@@ -95,7 +95,7 @@ int SegmentWriter::reserve_huge(std::uint64_t offset) noexcept {
 }
 
 int SegmentWriter::reserve(std::uint64_t offset, std::uint64_t size) noexcept {
-    // What is behind a block without a huge page has none either.
+    // What is behind a huge run without a huge page has none either.
     if (offset + size <= view_size_ && size == kHugePage && offset <= huge_) {
         const int ret = reserve_huge(offset);
         if (ret == 0)

@@ -24,11 +24,11 @@ class SegmentWriter {
     SegmentWriter &operator=(const SegmentWriter &) = delete;
     ~SegmentWriter();
 
-    // A file of that size without memory. The first `huge_blocks` times 2 MiB will be
+    // A file of that size without memory. The first `huge_runs` times 2 MiB will be
     // huge pages if the kernel has such. 0 or -errno: EMFILE, ENFILE, ENOMEM, EFBIG
     // (RLIMIT_FSIZE).
-    int create(std::uint64_t size, std::uint32_t huge_blocks = 0) noexcept;
-    // Gives a part its memory, which is within a huge block or all of it, or behind
+    int create(std::uint64_t size, std::uint32_t huge_runs = 0) noexcept;
+    // Gives a part its memory, which is within a huge run or all of it, or behind
     // them. 0 or -errno: ENOMEM, ENOSPC.
     int reserve(std::uint64_t offset, std::uint64_t size) noexcept;
     // Copies memory to a part. 0 or -errno: EFAULT (unmapped meanwhile).

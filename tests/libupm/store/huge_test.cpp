@@ -39,13 +39,13 @@ namespace upm::test {
 
 namespace {
 
-constexpr std::size_t kBlock = 512; // pages
+constexpr std::size_t kHugeRun = 512; // pages
 
 // Pages at an address that is so many pages behind a multiple of 2 MiB. Of small pages,
 // unless the test wants others.
 struct Placed {
     explicit Placed(std::size_t count, std::size_t behind = 0)
-        : whole(count + 2 * kBlock),
+        : whole(count + 2 * kHugeRun),
           data(whole.data() +
                (kHugePage - reinterpret_cast<std::uintptr_t>(whole.data()) % kHugePage) %
                    kHugePage +
@@ -134,7 +134,7 @@ class StoreHuge : public StoreTest {
 TEST_F(StoreHuge, AWriteCopiesOnePageOfABlock) {
     if (const std::string why = no_huge_pages(); !why.empty())
         GTEST_SKIP() << why;
-    constexpr std::size_t kPages = 3 * kBlock;
+    constexpr std::size_t kPages = 3 * kHugeRun;
     const Placed pages(kPages);
     pages.fill(1);
     ASSERT_EQ(open(), 0) << text;
@@ -171,7 +171,7 @@ TEST_F(StoreHuge, AWriteCopiesOnePageOfABlock) {
 
 // Wherever the later process has it, and wherever its range begins and ends.
 TEST_F(StoreHuge, LaterProcessAtAnotherOffset) {
-    constexpr std::size_t kPages = 9 * kBlock + 77; // more than a segment
+    constexpr std::size_t kPages = 9 * kHugeRun + 77; // more than a segment
     insert_elsewhere(kPages, 2);
     for (const std::size_t behind : {std::size_t{0}, std::size_t{1}, std::size_t{300}}) {
         const Placed pages(kPages, behind);
@@ -185,11 +185,11 @@ TEST_F(StoreHuge, LaterProcessAtAnotherOffset) {
     }
 }
 
-// A range that begins in the middle of a block still gets huge pages behind it.
+// A range that begins in the middle of a huge run still gets huge pages behind it.
 TEST_F(StoreHuge, RangeThatBeginsInABlock) {
     if (const std::string why = no_huge_pages(); !why.empty())
         GTEST_SKIP() << why;
-    constexpr std::size_t kPages = 10 * kBlock;
+    constexpr std::size_t kPages = 10 * kHugeRun;
     const Placed pages(kPages, 100);
     pages.fill(3);
     ASSERT_EQ(open(), 0) << text;
@@ -200,42 +200,42 @@ TEST_F(StoreHuge, RangeThatBeginsInABlock) {
 }
 
 TEST_F(StoreHuge, SourceOfHugePages) {
-    insert_elsewhere(2 * kBlock, 4);
-    const Placed pages(2 * kBlock);
+    insert_elsewhere(2 * kHugeRun, 4);
+    const Placed pages(2 * kHugeRun);
     (void)::madvise(pages.data, pages.size, MADV_HUGEPAGE);
     pages.fill(4);
     if (smaps_bytes(pages, "AnonHugePages") == 0)
         GTEST_SKIP() << "the kernel gave no huge page";
     ASSERT_EQ(open(), 0) << text;
     ASSERT_EQ(call(pages.call()), 0);
-    EXPECT_EQ(counts.merged, 2 * kBlock);
+    EXPECT_EQ(counts.merged, 2 * kHugeRun);
     EXPECT_EQ(smaps_bytes(pages, "AnonHugePages"), 0U);
     EXPECT_TRUE(pages.holds(4));
 }
 
-// A few pages that need no memory do not cost a block its huge page; many do.
+// A few pages that need no memory do not cost a huge run its huge page; many do.
 TEST_F(StoreHuge, OnlyDenseBlocks) {
     if (const std::string why = no_huge_pages(); !why.empty())
         GTEST_SKIP() << why;
-    const Placed pages(2 * kBlock);
+    const Placed pages(2 * kHugeRun);
     pages.fill(5);
-    std::memset(pages.page(10), 0, 20 * page_size());         // of the first block
+    std::memset(pages.page(10), 0, 20 * page_size());         // of the first huge run
     std::memcpy(pages.page(40), pages.page(50), page_size()); // twice there
-    std::memset(pages.page(kBlock + 10), 0, 40 * page_size());
+    std::memset(pages.page(kHugeRun + 10), 0, 40 * page_size());
     const std::string before(pages.data, pages.size);
     ASSERT_EQ(open(), 0) << text;
     ASSERT_EQ(call(pages.call()), 0);
-    EXPECT_EQ(counts.inserted, 2 * kBlock - 40);
+    EXPECT_EQ(counts.inserted, 2 * kHugeRun - 40);
     EXPECT_EQ(counts.zero, 40U);
     EXPECT_EQ(smaps_bytes(pages, "ShmemPmdMapped"), kHugePage);
     EXPECT_EQ(std::memcmp(before.data(), pages.data, pages.size), 0);
     struct upm_stats stats {};
     ASSERT_EQ(backend.stats(-1, stats), 0);
-    EXPECT_EQ(stats.pages_shared, 2 * kBlock - 40) << "what is allocated, not what differs";
+    EXPECT_EQ(stats.pages_shared, 2 * kHugeRun - 40) << "what is allocated, not what differs";
     EXPECT_EQ(in_child([&] {
-                  const Placed own(2 * kBlock);
+                  const Placed own(2 * kHugeRun);
                   std::memcpy(own.data, before.data(), own.size);
-                  return call(own.call()) == 0 && counts.merged + counts.zero == 2 * kBlock &&
+                  return call(own.call()) == 0 && counts.merged + counts.zero == 2 * kHugeRun &&
                                  counts.inserted == 0 &&
                                  std::memcmp(own.data, before.data(), own.size) == 0
                              ? 0
@@ -244,7 +244,7 @@ TEST_F(StoreHuge, OnlyDenseBlocks) {
               0);
 }
 
-// The quota counts what is allocated. Where it has room for what is new only, the block
+// The quota counts what is allocated. Where it has room for what is new only, the huge run
 // does without a huge page.
 TEST_F(StoreHuge, QuotaWithoutRoomForPadding) {
     (void)broker.stop(SIGTERM);
@@ -266,10 +266,10 @@ TEST_F(StoreHuge, KernelRefuses) {
     for (const int error : {EAGAIN, ENOMEM, EINVAL}) {
         const auto salt = static_cast<std::uint64_t>(100 + error);
         EXPECT_EQ(in_child([&] {
-                      const Placed pages(2 * kBlock);
+                      const Placed pages(2 * kHugeRun);
                       pages.fill(salt);
                       collapse_error = error;
-                      if (open() != 0 || call(pages.call()) != 0 || counts.inserted != 2 * kBlock ||
+                      if (open() != 0 || call(pages.call()) != 0 || counts.inserted != 2 * kHugeRun ||
                           !pages.holds(salt))
                           return 1;
                       if (smaps_bytes(pages, "ShmemPmdMapped") != 0)
@@ -287,7 +287,7 @@ TEST_F(StoreHuge, KernelRefuses) {
 TEST_F(StoreHuge, ControlGroupWithoutRoom) {
     if (const std::string why = no_huge_pages(); !why.empty())
         GTEST_SKIP() << why;
-    const Placed pages(3 * kBlock);
+    const Placed pages(3 * kHugeRun);
     pages.fill(7);
     ASSERT_EQ(open(), 0) << text;
     for (const int before : {0, 1}) {
@@ -295,13 +295,13 @@ TEST_F(StoreHuge, ControlGroupWithoutRoom) {
         collapse_error = EBUSY;
         EXPECT_EQ(call(pages.call()), -ENOMEM);
         collapse_error = 0;
-        EXPECT_EQ(counts.inserted, static_cast<std::size_t>(before) * kBlock);
-        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM], static_cast<std::size_t>(3 - before) * kBlock);
+        EXPECT_EQ(counts.inserted, static_cast<std::size_t>(before) * kHugeRun);
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM], static_cast<std::size_t>(3 - before) * kHugeRun);
         EXPECT_TRUE(pages.holds(7));
     }
     EXPECT_EQ(call(pages.call()), 0);
-    EXPECT_EQ(counts.already, kBlock);
-    EXPECT_EQ(counts.inserted, 2 * kBlock);
+    EXPECT_EQ(counts.already, kHugeRun);
+    EXPECT_EQ(counts.inserted, 2 * kHugeRun);
     EXPECT_TRUE(pages.holds(7));
 }
 
@@ -312,7 +312,7 @@ TEST_F(StoreHuge, RealControlGroupWithoutRoom) {
     const std::string group = "/sys/fs/cgroup/memory/upm-store-test-" + std::to_string(::getpid());
     if (::mkdir(group.c_str(), 0755) != 0)
         GTEST_SKIP() << "cannot make a memory control group: " << std::strerror(errno);
-    constexpr std::size_t kPages = 16 * kBlock;
+    constexpr std::size_t kPages = 16 * kHugeRun;
     const auto write = [&](const char *file, const std::string &value) {
         std::ofstream(group + "/" + file) << value;
     };

@@ -29,7 +29,7 @@ TEST_F(StoreMemory, SecondProcessMergesWhatTheFirstInserted) {
     EXPECT_EQ(counts.already, 5000U);
 }
 
-// The guesses must not run on over pages that differ, and come back behind them.
+// A run of successors must not go on over pages that differ, and come back behind them.
 TEST_F(StoreMemory, DifferencesInTheMiddle) {
     insert_elsewhere(3000, 1);
     const Pages pages(3000);

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store/eligible.hpp"
+
+#include "libupm/base/system.hpp"
+#include "libupm/store/frozen.hpp"
+
+#include <upm/upm.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <pthread.h>
+#include <sys/mman.h>
+
+namespace upm::store {
+
+namespace {
+
+struct Rule {
+    std::uint32_t flags;
+    unsigned reason;
+};
+constexpr Rule kRules[] = {
+    {kVmaHugetlb, UPM_SKIPPED_HUGETLB},
+    {kVmaShared, UPM_SKIPPED_SHARED},
+    {kVmaSecret, UPM_SKIPPED_SECRET},
+    {kVmaUffd, UPM_SKIPPED_UFFD},
+    {kVmaHeap | kVmaStack | kVmaLocked | kVmaDontfork | kVmaKey, UPM_SKIPPED_UNSUPPORTED},
+    // Last, since the module makes special what it merges: a stack stays a stack.
+    {kVmaSpecial, UPM_SKIPPED_SPECIAL},
+};
+
+// Returns true if a part holds memory that the calling thread needs while that is frozen:
+// the stack around here, and its thread control block with errno and what the kernel
+// keeps there for it (rseq). In a thread of glibc one lies above the other.
+bool holds_this_thread(const Vma &part) noexcept {
+    constexpr std::uint64_t kStack = 256UL * 1024;
+    constexpr std::uint64_t kBlock = 4096; // sizeof(struct pthread) is about 2300
+    const char local = 0;
+    const auto here = reinterpret_cast<std::uint64_t>(&local);
+    const auto block = static_cast<std::uint64_t>(::pthread_self());
+    const auto error = reinterpret_cast<std::uint64_t>(&errno);
+    const auto overlaps = [&](std::uint64_t start, std::uint64_t end) {
+        return part.start < end && start < part.end;
+    };
+    return overlaps(here - kStack, here + kStack) || overlaps(block, block + kBlock) ||
+           overlaps(error, error + sizeof(errno));
+}
+
+} // namespace
+
+bool eligible(const Vma &part, unsigned &reason) noexcept {
+    for (const Rule &rule : kRules) {
+        if ((part.flags & rule.flags) != 0) {
+            reason = rule.reason;
+            return false;
+        }
+    }
+    if ((part.flags & kVmaFile) != 0 && (part.flags & kVmaSegment) == 0) {
+        reason = UPM_SKIPPED_FILE;
+        return false;
+    }
+    reason = UPM_SKIPPED_UNSUPPORTED;
+    return (part.protection & PROT_READ) != 0 && (part.protection & PROT_EXEC) == 0 &&
+           !holds_this_thread(part);
+}
+
+int sort_out(Window &window, const PageMap &pagemap, bool segment) noexcept {
+    if (!segment && pagemap.all_present(window.address(0), window.pages() * page_size()))
+        return 0;
+    std::uint64_t entries[kBatch];
+    for (std::uint32_t first = 0; first < window.pages(); first += kBatch) {
+        const std::uint32_t count = std::min(kBatch, window.pages() - first);
+        const int ret = pagemap.read(window.address(first), count, entries);
+        if (ret != 0)
+            return ret;
+        window.sort_out(first, {entries, count}, segment);
+    }
+    return 0;
+}
+
+} // namespace upm::store

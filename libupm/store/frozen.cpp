@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store/frozen.hpp"
+
+#include "libupm/base/system.hpp"
+
+#include <cerrno>
+
+namespace upm::store {
+
+std::uint32_t room_in_batch(std::uint64_t address) noexcept {
+    return kBatch - static_cast<std::uint32_t>(address / page_size() % kBatch);
+}
+
+Target::~Target() {
+    if (registered_ && lost_)
+        freezer_.drop();
+    else if (registered_)
+        freezer_.end();
+}
+
+int Target::enter() noexcept {
+    lost_ = lost_ || (gate_ != nullptr && !gate_->breathe());
+    if (lost_)
+        return -ECANCELED;
+    if (registered_)
+        return 0;
+    const int ret = freezer_.begin(part_.start, part_.end - part_.start, part_.protection);
+    registered_ = ret == 0;
+    return ret;
+}
+
+NoSignals::NoSignals() noexcept {
+    sigset_t everything;
+    (void)::sigfillset(&everything);
+    (void)::pthread_sigmask(SIG_SETMASK, &everything, &before_);
+}
+
+NoSignals::~NoSignals() {
+    (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
+Frozen::Frozen(Target &target, std::uint64_t start, std::uint32_t pages) noexcept
+    : target_(target), start_(start), pages_(pages), error_(target.enter()) {
+    if (error_ == 0)
+        error_ = freeze_and_look();
+}
+
+int Frozen::freeze_and_look() noexcept {
+    int ret = target_.freezer_.freeze(start_, pages_ * page_size());
+    if (ret != 0 || target_.freezer_.complete())
+        return ret;
+    ret = target_.pagemap_.read(start_, pages_, entries_);
+    if (ret != 0)
+        let_go();
+    return ret;
+}
+
+Frozen::~Frozen() {
+    if (error_ == 0)
+        let_go();
+}
+
+std::uint64_t Frozen::address(std::uint32_t index) const noexcept {
+    return start_ + index * page_size();
+}
+
+bool Frozen::holds(std::uint32_t index) const noexcept {
+    if (target_.freezer_.complete())
+        return true;
+    const std::uint64_t entry = entries_[index];
+    return (entry & kPagePresent) != 0 &&
+           (!target_.freezer_.exact() || (entry & kPageWriteProtected) != 0);
+}
+
+void Frozen::replaced(std::uint32_t first, std::uint32_t count) noexcept {
+    for (std::uint32_t i = first; i < first + count; ++i)
+        replaced_.set(i);
+    target_.freezer_.wake(address(first), count * page_size());
+}
+
+void Frozen::let_go() noexcept {
+    for (std::uint32_t i = 0; i < pages_;) {
+        const std::uint32_t first = i;
+        while (i < pages_ && replaced_[i] == replaced_[first])
+            ++i;
+        if (!replaced_[first])
+            target_.freezer_.thaw(address(first), (i - first) * page_size());
+    }
+}
+
+} // namespace upm::store
