@@ -86,8 +86,8 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
-def config(spec: Spec, rootfs: Path, name: str) -> dict[str, Any]:
-    """The content of config.json. `name`: of the container, used for its cgroup too."""
+def config(spec: Spec, rootfs: Path, name: str, group: str) -> dict[str, Any]:
+    """The content of config.json. `group`: path of the container's control group."""
     devices = _devices()
     allowed = [
         {"allow": True, "type": "c", "major": d["major"], "minor": d["minor"], "access": "rw"}
@@ -115,7 +115,7 @@ def config(spec: Spec, rootfs: Path, name: str) -> dict[str, Any]:
             "namespaces": [{"type": kind} for kind in NAMESPACES],
             "devices": devices,
             "resources": resources,
-            "cgroupsPath": f"/upm-demo/{name}",
+            "cgroupsPath": f"/{group}",
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/sysrq-trigger"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"],
         },

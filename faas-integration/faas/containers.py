@@ -15,17 +15,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from faas import bundle, image
+from faas import bundle, cgroups, image
 from faas.bundle import Bind, Spec
 from faas.client import Client
 from faas.functions import Function
 
 ROOT = Path(__file__).resolve().parents[2]
-CGROUPS = Path("/sys/fs/cgroup")
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 RUN_DIRECTORY = "/run/faas"
 BASE_ENVIRONMENT = {
@@ -70,6 +69,8 @@ class Container:
         self.run.mkdir(parents=True, exist_ok=True)
         self.client = Client(self.run / "socket")
         self.pid = 0
+        self.group = ""
+        """Path of its control group; empty if it has none of its own."""
         self._pid_fd = -1
 
     def start(self, spec: Spec) -> None:
@@ -146,9 +147,12 @@ class Process(Container):
 class Runc(Container):
     """A container by runc: an overlay of the image's layers, and a bundle."""
 
-    def __init__(self, name: str, directory: Path, layers: list[Path], state: Path) -> None:
-        """`layers`: of the image, the lowest first; `state`: where runc keeps its own."""
-        super().__init__(name, directory)
+    def __init__(self, group: str, directory: Path, layers: list[Path], state: Path) -> None:
+        """`group`: path of its control group, which ends in its name; `layers`: of the image,
+        the lowest first; `state`: where runc keeps its own.
+        """
+        super().__init__(Path(group).name, directory)
+        self.group = group
         self._runc = ["runc", "--root", str(state)]
         self._rootfs = directory / "rootfs"
         for part in ("rootfs", "upper", "work"):
@@ -158,7 +162,7 @@ class Runc(Container):
         _run(["mount", "-t", "overlay", "-o", options, "upm-demo", str(self._rootfs)])
 
     def _start(self, spec: Spec) -> int:
-        settings = bundle.config(spec, self._rootfs, self.name)
+        settings = bundle.config(spec, self._rootfs, self.name, self.group)
         (self.directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         pid_file = self.directory / "pid"
         pid_file.unlink(missing_ok=True)
@@ -179,20 +183,8 @@ class Runc(Container):
         subprocess.run(
             [*self._runc, "delete", "--force", self.name], check=False, capture_output=True
         )
-        _remove_cgroups(self.name)
+        cgroups.remove(self.group)
         subprocess.run(["umount", str(self._rootfs)], check=False, capture_output=True)
-
-
-def _remove_cgroups(name: str) -> None:
-    """What runc leaves when the dead process was not collected yet (cgroup v1)."""
-    for _ in range(20):
-        left = [*CGROUPS.glob(f"upm-demo/{name}"), *CGROUPS.glob(f"*/upm-demo/{name}")]
-        if not left:
-            return
-        for directory in left:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-        time.sleep(0.05)
 
 
 def _run(command: list[str]) -> None:
@@ -230,6 +222,8 @@ class Host:
         self.kind = ""
         """How containers are made, and if they are not, why; for people."""
         self.isolated = False
+        self.group = f"upm-demo/{os.getpid()}"
+        """Path of the control group that containers are made in."""
         self.paths = Paths("", "", "", "")
         self._weights, self._images, self._how = weights, images, how
         self._copies, self._programs = copies, programs
@@ -243,6 +237,7 @@ class Host:
         with contextlib.ExitStack() as stack:
             self._directory = Path(tempfile.mkdtemp(prefix="upm-demo-"))
             stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            stack.callback(cgroups.remove, self.group)
             stack.callback(self._stop_all)
             reason = "as asked for" if self._how == "process" else self._try_runc(stack)
             if reason and self._how == "runc":
@@ -272,11 +267,24 @@ class Host:
             layers = self._layers
             if self._copies:
                 layers = image.copy(layers, self._images / "copies" / name)
-            made = Runc(name, directory, layers, self._directory / "runc")
+            made = Runc(f"{self.group}/{name}", directory, layers, self._directory / "runc")
         else:
             made = Process(name, directory)
         self._all.append(made)
         return made
+
+    @contextlib.contextmanager
+    def within(self, name: str) -> Iterator[str]:
+        """Containers are made in a control group of that name, whose path it gives.
+
+        The group is removed at the end; its containers must have ended.
+        """
+        outer, self.group = self.group, f"{self.group}/{name}"
+        try:
+            yield self.group
+        finally:
+            cgroups.remove(self.group)
+            self.group = outer
 
     def remove(self, container: Container) -> None:
         """Ends a container for good."""
@@ -335,7 +343,8 @@ class Host:
             self._layers = self.make_image()
             trial = self._directory / "trial"
             trial.mkdir()
-            container = Runc("upm-demo-trial", trial, self._layers, self._directory / "runc")
+            state = self._directory / "runc"
+            container = Runc(f"{self.group}/trial", trial, self._layers, state)
             try:
                 container.start(Spec(["/usr/bin/true"], BASE_ENVIRONMENT))
             finally:

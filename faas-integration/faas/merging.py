@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faas import cgroups
 from faas.bundle import Bind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +46,10 @@ class Way:
     binds: list[Bind] = field(default_factory=list)
     prefix: list[str] = field(default_factory=list)
     """Words before a container's command."""
+
+    def as_it_is(self) -> Way:
+        """No change."""
+        return self
 
     def with_fixed_layout(self) -> Way:
         """The same without address randomisation, as `upm run --deterministic` has it."""
@@ -86,10 +91,11 @@ def hooks(pids: list[int]) -> tuple[int, int]:
     return names.count("upm-hook"), names.count("upm-hook idle")
 
 
-def open_way(backend: str, stack: contextlib.ExitStack) -> Way:
+def open_way(backend: str, stack: contextlib.ExitStack, group: str = "") -> Way:
     """The best way here, or by that backend; `stack` ends what it starts.
 
-    Raises MergingError if there is none, ValueError for an unknown backend.
+    group: path of a control group that the broker is to run below. Raises
+    MergingError if there is no way, ValueError for an unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r}; it must be one of {', '.join(BACKENDS)}")
@@ -106,7 +112,7 @@ def open_way(backend: str, stack: contextlib.ExitStack) -> Way:
     way = Way(backend, agent=False, binds=[Bind(LIB, str(LIB))])
     way.environment = {"LD_PRELOAD": str(HOOK), "UPM_BACKEND": backend, "UPM_VERBOSE": "1"}
     if backend == "store":
-        _start_broker(way, stack)
+        _start_broker(way, stack, group)
     if backend == "kmod":
         way.environment |= _common_domain()
     return way
@@ -117,10 +123,11 @@ def _common_domain() -> dict[str, str]:
     return {"UPM_DOMAIN": secrets.token_hex(16)}
 
 
-def _start_broker(way: Way, stack: contextlib.ExitStack) -> None:
+def _start_broker(way: Way, stack: contextlib.ExitStack, group: str) -> None:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="upm-broker-")))
     socket = directory / "socket"
-    broker = subprocess.Popen([str(UPMD), "--socket", str(socket)])
+    prefix = cgroups.entering(f"{group}/broker") if group else []
+    broker = subprocess.Popen([*prefix, str(UPMD), "--socket", str(socket)])
 
     def stop() -> None:
         broker.terminate()

@@ -7,14 +7,16 @@ import contextlib
 import os
 import re
 import statistics
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from faas import latency, measure, merging
+from faas import cgroups, latency, measure, merging
 from faas.containers import Container, Host
 from faas.session import MIB, PSS_REPORT, Session
 
+Adapt = Callable[[merging.Way], merging.Way]
 # What libupm-preload.so says at a program's end, with UPM_VERBOSE.
 SAID = re.compile(
     r"upm\[\d+\]: backend (?P<backend>\w+); .* in (?P<seconds>[\d.]+) s: (?P<merged>[\d.]+) MiB "
@@ -40,13 +42,13 @@ class Phase:
 
     name: str
     first: list[float] = field(default_factory=list)
-    """Seconds of each container's first request."""
+    """Seconds of each container's first request, several at a time."""
     warm: list[float] = field(default_factory=list)
     """Seconds of the later ones."""
     answers: set[str] = field(default_factory=set)
     usages: list[measure.Usage] = field(default_factory=list)
-    system: int = 0
-    """Memory of the system in use, bytes, less what it was before the containers."""
+    counted: int | None = None
+    """Bytes of the control group of all containers and the broker; None: there is none."""
     estimate: measure.Estimate = field(default_factory=lambda: measure.Estimate(0))
     """What merging could (still) save."""
     recording: str = ""
@@ -57,7 +59,7 @@ class Phase:
     """Whether merging was over when memory was measured."""
 
     def mean(self, kind: str) -> float:
-        """MiB per container: rss, pss or uss."""
+        """MiB per container: rss, pss, uss or saved."""
         return statistics.fmean(getattr(usage, kind) for usage in self.usages) / MIB
 
 
@@ -91,19 +93,53 @@ class Demo:
             self.kind = host.kind
             session.say(f"{plan.n} x {session.function.name} ({plan.model}): {host.kind}")
             session.say(f"with UPM will be: {way}")
-            self.phases.append(self._phase(host, Phase("without UPM"), None))
-            self.phases.append(self._phase(host, Phase("with UPM"), way))
+            self._warm_up(host)
+            self._phase(host, Phase("without UPM"), None)
+            self._phase(host, Phase("with UPM"), merging.Way.as_it_is)
             if plan.fixed_layout:
-                fixed = way.with_fixed_layout()
-                self.phases.append(self._phase(host, Phase("with UPM, no ASLR"), fixed))
+                self._phase(host, Phase("with UPM, no ASLR"), merging.Way.with_fixed_layout)
             if plan.pairs:
                 session.say(f"latency: {plan.pairs} containers without and with UPM, in turns")
                 self.latency = latency.compare(session, host, way)
 
-    def _phase(self, host: Host, phase: Phase, way: merging.Way | None) -> Phase:
+    def _warm_up(self, host: Host) -> None:
+        """Has the files of the image read, so that no phase reads or pays for them."""
+        session = self.session
+        for number in range(session.plan.n if session.plan.copies else 1):
+            container = host.create(f"c{number + 1}")
+            session.start(host, container, None)
+            took = session.ask(container, set())
+            session.say(f"the files of image {number + 1} are read; first request {took:.2f} s")
+            host.remove(container)
+
+    def _phase(self, host: Host, phase: Phase, adapt: Adapt | None) -> None:
+        """One phase, with UPM if there is an `adapt`: by a broker of its own, adapted so."""
+        session = self.session
+        with contextlib.ExitStack() as stack:
+            group = stack.enter_context(host.within(str(len(self.phases) + 1)))
+            way = None
+            if adapt is not None:
+                way = adapt(merging.open_way(session.plan.backend, stack, group))
+            made = self._start(host, phase, way)
+            pids = [container.pid for container in made]
+            if way is not None:
+                session.say("all served a request; waiting until all is merged")
+                way.advise(pids)
+                session.wait_until_merged(pids)
+            for _ in range(session.plan.warm):
+                for container in made:
+                    phase.warm.append(session.ask(container, phase.answers))
+            if way is not None:
+                phase.merging_over = session.wait_until_merged(pids)
+            self._measure(phase, pids, group)
+            if way is not None and len(made) > 2:
+                self._kill_first(made, phase)
+            self._end(host, made, phase)
+        self.phases.append(phase)
+
+    def _start(self, host: Host, phase: Phase, way: merging.Way | None) -> list[Container]:
         session, count = self.session, self.session.plan.n
         session.say(f"{phase.name}: starting {count} containers, {os.cpu_count()} at a time")
-        before = measure.take(PSS_REPORT, [os.getpid()]).system
         made = [host.create(f"c{i + 1}") for i in range(count)]
 
         def begin(container: Container) -> None:
@@ -113,32 +149,15 @@ class Demo:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(begin, made))
-        pids = [container.pid for container in made]
-        if way is not None:
-            session.say("all served a request; waiting until all is merged")
-            way.advise(pids)
-            session.wait_until_merged(pids)
-        for _ in range(session.plan.warm):
-            for container in made:
-                phase.warm.append(session.ask(container, phase.answers))
-        if way is not None:
-            phase.merging_over = session.wait_until_merged(pids)
-        self._measure(phase, pids, before)
-        if way is not None and len(made) > 2:
-            self._kill_first(made, phase)
-        self._end(host, made, phase)
-        return phase
+        return made
 
-    def _measure(self, phase: Phase, pids: list[int], before: int) -> None:
+    def _measure(self, phase: Phase, pids: list[int], group: str) -> None:
         session = self.session
-        sample = measure.take(PSS_REPORT, pids)
-        phase.usages, phase.system = sample.usages, sample.system - before
-        session.say(
-            f"{phase.name}: PSS {phase.mean('pss'):.1f} MiB per container, "
-            f"system {phase.system / MIB:.0f} MiB"
-        )
         phase.recording = f"recordings/{len(self.phases) + 1}.json"
-        measure.record(PSS_REPORT, pids, session.plan.out / phase.recording, phase.name)
+        path = session.plan.out / phase.recording
+        phase.usages = measure.record(PSS_REPORT, pids, path, phase.name)
+        phase.counted = cgroups.memory(group)
+        session.say(f"{phase.name}: PSS {phase.mean('pss'):.1f} MiB per container")
         phase.estimate = measure.estimate(PSS_REPORT, pids)
         more = phase.estimate.saving / MIB
         session.say(f"{phase.name}: perfect merging would save {more:.0f} MiB more")
@@ -152,7 +171,7 @@ class Demo:
         for container in rest:
             session.ask(container, phase.answers)
         after = measure.take(PSS_REPORT, pids)
-        uss = [sum(u.uss for u in sample.usages) / MIB for sample in (before, after)]
+        uss = [sum(usage.uss for usage in usages) / MIB for usages in (before, after)]
         phase.after_kill = {"uss_before": uss[0], "uss_after": uss[1]}
         session.say(f"killed {made[0].name}: USS of the others {uss[0]:.0f} -> {uss[1]:.0f} MiB")
 

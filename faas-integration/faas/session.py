@@ -20,7 +20,7 @@ PSS_REPORT = ROOT / "build" / "bin" / "pss-report"
 MIB = 1 << 20
 START = 600.0  # seconds that a container may take until it is ready
 LONGEST_MERGING = 120.0  # seconds that merging may take after the last request
-SAME = 0.002  # change of the sum of PSS in a second below which it stands still
+SAME = 0.002  # change of the sum of memory in a second below which it stands still
 STILL = 3  # seconds for which it does, and all hooks say that they are done
 STILL_WITHOUT_HOOK = 10  # where nobody says so
 STILL_AT_WORK = 60  # where a hook has yet to look again at memory that may have changed
@@ -79,24 +79,24 @@ class Session:
         return took
 
     def wait_until_merged(self, pids: list[int]) -> bool:
-        """Until the hooks say that they are done, and PSS stands still; False: it never did."""
+        """Until the hooks are done, and PSS without files stands still; False: it never did."""
         began, still, done_for, said, last = time.monotonic(), 0, 0, 0.0, 0
         while True:
             time.sleep(1)
-            now = measure.take(PSS_REPORT, pids).pss()
+            now = sum(usage.own for usage in measure.take(PSS_REPORT, pids))
             at_work, done = merging.hooks(pids)
             still = still + 1 if abs(now - last) <= SAME * max(now, 1) else 0
             done_for = min(still, done_for + 1) if at_work == 0 else 0
             last = now
             if done_for >= (STILL if done else STILL_WITHOUT_HOOK) or still >= STILL_AT_WORK:
                 return True
-            state = f"{at_work} of {len(pids)} hooks at work, PSS {now / len(pids) / MIB:.1f} MiB"
+            state = f"{at_work} of {len(pids)} hooks at work, {now / len(pids) / MIB:.1f} MiB"
             waited = time.monotonic() - began
             if waited >= LONGEST_MERGING * self.plan.patience:
                 self.say(f"merging was NOT over after {waited:.0f} s: {state}")
                 return False
             if waited - said >= PROGRESS:
-                self.say(f"merging: {state} per container")
+                self.say(f"merging: {state} per container without files")
                 said = waited
 
     def host(self) -> Host:

@@ -64,7 +64,7 @@ class ContainersTest(support.TemporaryDirectory):
         first.kill()
         self.assertEqual(second.client.ask({"text": "a b"})["words"], 2)
         host.remove(first)
-        self.assertEqual(list(Path("/sys/fs/cgroup").glob(f"*/upm-demo/{first.name}")), [])
+        self.assertEqual(list(Path("/sys/fs/cgroup").glob(f"*/{first.group}")), [])
 
     def test_copies_are_other_files(self) -> None:
         """The same path in two containers: one inode if shared, two if copied."""
@@ -97,7 +97,7 @@ class BundleTest(support.TemporaryDirectory):
         spec = Spec(
             ["/bin/true"], {"A": "b"}, "/x", 64, [bundle.Bind(self.directory, "/y", writable=True)]
         )
-        found = json.loads(json.dumps(bundle.config(spec, self.directory, "name")))
+        found = json.loads(json.dumps(bundle.config(spec, self.directory, "name", "a/name")))
         self.assertEqual(found["linux"]["resources"]["memory"]["limit"], 64 << 20)
         self.assertEqual(found["process"]["env"], ["A=b"])
         self.assertIn("rw", found["mounts"][-1]["options"])

@@ -4,6 +4,7 @@
 
 import contextlib
 import dataclasses
+import html
 import io
 import json
 import os
@@ -14,13 +15,13 @@ import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import support
-from faas import churn, command, functions, latency, measure, merging, phases, session
+from faas import churn, command, functions, latency, measure, merging, phases, results, session
 
-ROW = {"pid": 7, "usage": {"rss": 30, "pss": 20, "uss": 10}}
-SYSTEM = {"mem_total": 1 << 40, "mem_available": 1 << 30}
+ROW = {"pid": 7, "usage": {"rss": 30, "pss": 20, "uss": 10, "anon": 9, "upm": 8, "saved": 5}}
 
 
 class MeasureTest(support.TemporaryDirectory):
@@ -32,17 +33,15 @@ class MeasureTest(support.TemporaryDirectory):
         path.chmod(0o755)
         return path
 
-    def test_usage_and_system(self) -> None:
-        """By process, and what is not available."""
-        document = json.dumps({"rows": [ROW], "system": SYSTEM})
+    def test_usage(self) -> None:
+        """By process."""
+        document = json.dumps({"rows": [ROW]})
         found = measure.take(self._fake(f"echo '{document}'"), [7])
-        self.assertEqual(found.usages, [measure.Usage(30, 20, 10)])
-        self.assertLessEqual(found.system, (1 << 40) - (1 << 30))
-        self.assertEqual(found.pss(), 20)
+        self.assertEqual(found, [measure.Usage(30, 20, 10, 5, 12)])
 
     def test_missing_process_is_named(self) -> None:
         """A container that ended must not count as nothing."""
-        document = json.dumps({"rows": [ROW], "system": SYSTEM})
+        document = json.dumps({"rows": [ROW]})
         with self.assertRaisesRegex(measure.MeasureError, "no row for process 8"):
             measure.take(self._fake(f"echo '{document}'"), [7, 8])
 
@@ -56,7 +55,7 @@ class MeasureTest(support.TemporaryDirectory):
         real = support.ROOT / "build" / "bin" / "pss-report"
         if not real.exists():
             self.skipTest(f"no {real}")
-        usage = measure.take(real, [os.getpid()]).usages[0]
+        usage = measure.take(real, [os.getpid()])[0]
         self.assertGreaterEqual(usage.rss, usage.pss)
         self.assertGreaterEqual(usage.pss, usage.uss)
         self.assertGreater(usage.uss, 0)
@@ -111,8 +110,8 @@ class WaitUntilMergedTest(support.TemporaryDirectory):
         def sleep(seconds: float) -> None:
             self.now += seconds
 
-        def sample(*_: object) -> measure.Sample:
-            return measure.Sample([measure.Usage(0, int(pss(self.now)), 0)], 0)
+        def sample(*_: object) -> list[measure.Usage]:
+            return [measure.Usage(0, 0, 0, 0, int(pss(self.now)))]
 
         with (
             mock.patch.object(time, "sleep", sleep),
@@ -229,9 +228,79 @@ class RunTest(support.TemporaryDirectory):
         self.assertLess(after, before)
         merged = found["phases"][1]
         self.assertEqual(len(merged["advises"]), 2)  # the killed one says nothing
-        self.assertGreater(merged["saved_of_estimate"], 0)
-        self.assertIn("with UPM", (self.directory / "report.html").read_text())
+        self._check_table(done.stdout, found)
         self.assertIn("<svg", (self.directory / "report.svg").read_text())
+
+    def _check_table(self, text: str, found: dict[str, Any]) -> None:
+        """The text, the JSON and the page say the same."""
+        page = html.unescape((self.directory / "report.html").read_text())
+        for name, values in found["table"].items():
+            if "MiB" in name and isinstance(values["with UPM"], float):
+                [line] = [line for line in text.splitlines() if line.strip().startswith(name + " ")]
+                self.assertIn(f"{values['with UPM']:.1f}", line)
+                self.assertIn(line, page)
+
+
+class TableTest(support.TemporaryDirectory):
+    """The final table."""
+
+    def setUp(self) -> None:
+        """A demo that found something of everything."""
+        super().setUp()
+        plan = session.Plan(4, functions.find("image-recognition"), "alexnet", self.directory)
+        with mock.patch.object(functions.Function, "make_input", lambda _: {}):
+            self.demo = phases.Demo(session.Session(plan, print))
+        for name, pss, saved in (
+            ("without UPM", 400, 0),
+            ("with UPM", 150, 200),
+            ("with UPM, no ASLR", 60, 300),
+        ):
+            usage = measure.Usage(500 << 20, pss << 20, pss << 19, saved << 20, 0)
+            phase = phases.Phase(name, answers={"a"}, usages=[usage] * 4, counted=pss << 22)
+            phase.estimate = measure.Estimate(8 << 20)
+            if saved:
+                phase.advises = [phases.Advise(0.5, 1, 9, 0, 0), phases.Advise(0.25, 9, 1, 0, 0)]
+            self.demo.phases.append(phase)
+        pairs = [(0.1, 0.101), (0.2, 0.202)]
+        self.demo.latency = latency.Comparison(pairs, pairs, {"a"})
+
+    def test_ten_lines_and_a_line_for_each(self) -> None:
+        """No more figures than people read, each explained."""
+        figures, meanings, _ = results.table(self.demo).split("\n\n")
+        self.assertLessEqual(len(figures.splitlines()), 10)
+        names = [line[: results.NAME].strip() for line in figures.splitlines()[1:]]
+        self.assertEqual([line.partition(": ")[0] for line in meanings.splitlines()], names)
+        self.assertLessEqual(max(map(len, meanings.splitlines())), 110)
+        for line in figures.splitlines():
+            self.assertEqual(len(line), results.NAME + 3 * results.COLUMN, line)
+
+    def test_nothing_contradicts(self) -> None:
+        """What is saved has two parts, and a change of times has no other times beside it."""
+        found = {row.name.strip(): row for row in results.rows(self.demo)}
+        parts = found["merged + returned, MiB"].values["with UPM"]
+        self.assertEqual(parts, {"merged": 200.0, "returned": 50.0})
+        self.assertEqual(found["PSS, MiB"].cells["with UPM"], "150.0 (-62.5 %)")
+        self.assertEqual(found["all memory, MiB"].cells["with UPM"], "600.0 (-62.5 %)")
+        self.assertEqual(found["further containers"].values["with UPM"], 6)
+        self.assertEqual(found["warm request, ms"].cells["without UPM"], "150.00")
+        self.assertEqual(found["warm request, ms"].cells["with UPM"], "+1.0 ± 0.0 %")
+        self.assertEqual(found["advise, s"].values["with UPM"], (0.5, 0.25))
+        self.assertEqual(found["could merge, MiB"].values["with UPM"], 2.0)
+
+    def test_what_was_not_measured(self) -> None:
+        """Has no line: processes have no control group, and latency may be left out."""
+        self.demo.latency = None
+        for phase in self.demo.phases:
+            phase.counted = None
+        names = [row.name.strip() for row in results.rows(self.demo)]
+        self.assertEqual(len(names), 6)
+        self.assertNotIn("all memory, MiB", names)
+
+    def test_json_has_the_table(self) -> None:
+        """And nothing in it says otherwise."""
+        found = json.loads(json.dumps(results.document(self.demo, {})))
+        self.assertEqual(found["table"]["PSS, MiB"]["with UPM"], 150.0)
+        self.assertNotIn("system", found["phases"][0])
 
 
 class ResultsTest(unittest.TestCase):
@@ -258,9 +327,9 @@ class ResultsTest(unittest.TestCase):
     def test_churn_that_loses_its_sharing_is_noticed(self) -> None:
         """So is one that saves nothing, and one too short to tell."""
         found = churn.Churn(without=100.0, answers={"a"})
-        found.turns = [{"pss": 50.0}] * 4 + [{"pss": 90.0}] * 4
-        self.assertEqual(found.faults(4), ["PSS per container grew from 50.0 to 90.0 MiB"])
-        found.turns = [{"pss": 100.0}] * 3
+        found.turns = [{"own": 50.0}] * 4 + [{"own": 90.0}] * 4
+        self.assertEqual(found.faults(4), ["memory per container grew from 50.0 to 90.0 MiB"])
+        found.turns = [{"own": 100.0}] * 3
         self.assertEqual(len(found.faults(4)), 2)
 
 
