@@ -6,6 +6,7 @@
 #include "preload/local.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
+#include "preload/sandbox.hpp"
 #include "preload/trim.hpp"
 
 #include <algorithm>
@@ -135,6 +136,10 @@ void wait_for_work(std::uint32_t seen) noexcept {
 
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
+    if (!system_calls_allowed()) {
+        no_backend = true;
+        return nullptr;
+    }
     show_state(false);
     std::uint32_t seen = bell.load();
     if (settings.trigger == Trigger::kSignal)
@@ -154,6 +159,8 @@ void *run(void * /*unused*/) noexcept {
         if (error != EINTR)
             wait_for_work(seen);
     }
+    if (sandboxed())
+        park();
     return nullptr;
 }
 
@@ -235,6 +242,10 @@ bool notice_block(bool may_start) noexcept {
     else
         bell.fetch_add(1);
     return true;
+}
+
+void wake_adviser() noexcept {
+    ring();
 }
 
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept {

@@ -29,6 +29,9 @@ bool notice_block(bool may_start) noexcept;
 // Advises now, in the calling thread, blocks numbered `mark` and above. 0 or -errno.
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
 
+// It looks what there is to do.
+void wake_adviser() noexcept;
+
 void fill_report(upm_hook_stats &report) noexcept;
 
 } // namespace upm::hook

@@ -2,6 +2,7 @@
 #include "preload/changes.hpp"
 
 #include "preload/local.hpp"
+#include "preload/sandbox.hpp"
 
 namespace upm::hook {
 
@@ -20,8 +21,11 @@ constinit std::atomic<bool> piece_ended{false};
 // The signals of the thread that holds `change` for a fork.
 constinit sigset_t before_fork{};
 
-// Whether this thread is inside of Change: a fork handler of somebody else may unmap.
+// How deep this thread is inside of Change: a fork handler of somebody else may unmap. And
+// whether it holds the lock: in a sandbox nobody is at a piece, and signals cannot be
+// blocked.
 [[gnu::tls_model("initial-exec")]] constinit thread_local int depth = 0;
+[[gnu::tls_model("initial-exec")]] constinit thread_local bool holds = false;
 
 void block_signals(sigset_t &before) noexcept {
     sigset_t everything;
@@ -40,22 +44,24 @@ bool intersects(const void *addr, std::size_t len, std::uintptr_t from,
 }
 
 void begin(sigset_t &before) noexcept {
-    if (depth > 0) {
+    if (depth > 0 || sandboxed()) {
         ++depth;
         return;
     }
-    block_signals(before);
+    block_signals(before); // first: a handler must not take this thread for a holder
+    depth = 1;
     Local &mine = local();
     mine.changers.fetch_add(1);
     mine.change.lock();
     if (mine.changers.fetch_sub(1) == 1)
         futex_wake_all(mine.changers);
-    depth = 1;
+    holds = true;
 }
 
 void end(const sigset_t &before) noexcept {
-    if (--depth > 0)
+    if (--depth > 0 || !holds)
         return;
+    holds = false;
     local().change.unlock();
     restore_signals(before);
 }
@@ -107,7 +113,9 @@ void change_after_fork_child() noexcept {
     piece_start = 0;
     piece_end = 0;
     depth = 0;
-    restore_signals(before_fork);
+    if (holds)
+        restore_signals(before_fork);
+    holds = false;
 }
 
 Piece::Piece(const Block *block, const char *addr, std::size_t len) noexcept : block_(block) {

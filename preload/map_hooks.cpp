@@ -10,6 +10,7 @@
 #include "preload/enable.hpp"
 #include "preload/page.hpp"
 #include "preload/real.hpp"
+#include "preload/sandbox.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -124,7 +125,7 @@ class Drop {
         if (first >= last)
             return;
         pass_on(first);
-        if (block.reshaped)
+        if (block.reshaped && !sandboxed())
             by_mapping(first, last);
         else
             replace(first, last, PROT_READ | PROT_WRITE);
@@ -204,7 +205,7 @@ void make_private(void *addr, std::size_t len) noexcept {
             advised = advised || block.advised;
         },
         [] {});
-    if (advised)
+    if (advised && !sandboxed())
         (void)upm::unmerge(addr, len);
 }
 

@@ -3,6 +3,7 @@
 // Wakes the hook when the program starts, says at exit what it did, and answers
 // the calls of upm/hook.h.
 #include "preload/adviser.hpp"
+#include "preload/any_libc.h"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/enable.hpp"
@@ -10,6 +11,7 @@
 #include "preload/page.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
+#include "preload/sandbox.hpp"
 #include "preload/settings.hpp"
 #include "preload/stacks.hpp"
 
@@ -36,7 +38,8 @@ double mib(std::uint64_t bytes) noexcept {
 // environment nor a library of the caller's choice may steer it. (ld.so loads one
 // there only from the system's own folders.)
 bool may_work() noexcept {
-    return ::getauxval(AT_SECURE) == 0 && ::sysconf(_SC_PAGESIZE) == static_cast<long>(kPageSize);
+    return upm_hook_libc_suffices() != 0 && ::getauxval(AT_SECURE) == 0 &&
+           ::sysconf(_SC_PAGESIZE) == static_cast<long>(kPageSize);
 }
 
 [[gnu::constructor]] void wake() noexcept {
@@ -85,6 +88,8 @@ void print_summary() noexcept {
         return;
     const Guard guard;
     end_all_pieces(); // and wait for none: the process ends
+    if (sandboxed())
+        return;
     if (settings.verbose)
         print_summary();
     if (settings.profile)
@@ -94,6 +99,11 @@ void print_summary() noexcept {
 } // namespace
 
 } // namespace upm::hook
+
+// gcc's AddressSanitizer ends a program in which another library comes before it.
+UPM_HOOK_API const char *__asan_default_options() { // NOLINT(bugprone-reserved-identifier)
+    return "verify_asan_link_order=0";
+}
 
 UPM_HOOK_API std::uint64_t upm_hook_mark() {
     return upm::hook::next_block_number();

@@ -269,8 +269,8 @@ TEST_F(StoreHuge, KernelRefuses) {
                       const Placed pages(2 * kHugeRun);
                       pages.fill(salt);
                       collapse_error = error;
-                      if (open() != 0 || call(pages.call()) != 0 || counts.inserted != 2 * kHugeRun ||
-                          !pages.holds(salt))
+                      if (open() != 0 || call(pages.call()) != 0 ||
+                          counts.inserted != 2 * kHugeRun || !pages.holds(salt))
                           return 1;
                       if (smaps_bytes(pages, "ShmemPmdMapped") != 0)
                           return 2;
@@ -296,7 +296,8 @@ TEST_F(StoreHuge, ControlGroupWithoutRoom) {
         EXPECT_EQ(call(pages.call()), -ENOMEM);
         collapse_error = 0;
         EXPECT_EQ(counts.inserted, static_cast<std::size_t>(before) * kHugeRun);
-        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM], static_cast<std::size_t>(3 - before) * kHugeRun);
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_NOMEM],
+                  static_cast<std::size_t>(3 - before) * kHugeRun);
         EXPECT_TRUE(pages.holds(7));
     }
     EXPECT_EQ(call(pages.call()), 0);

@@ -90,5 +90,26 @@ class Glibc(unittest.TestCase):
         self.assertIsNotNone(self.fault("2.17", "printf"))
 
 
+class AnyLibc(unittest.TestCase):
+    """What the hook takes from a libc."""
+
+    def fault(self, *lines: str) -> str | None:
+        listing = "".join(f"                 {line}\n" for line in lines)
+        fault: str | None = load(CHECK_TREE).any_libc_fault({"open", "close"}, listing)
+        return fault
+
+    def test_what_all_have(self) -> None:
+        self.assertIsNone(self.fault("U open", "U close", "w pthread_create"))
+
+    def test_what_some_lack(self) -> None:
+        self.assertIn("arc4random", self.fault("U open", "U arc4random") or "")
+
+    def test_versions(self) -> None:
+        self.assertIn("open@GLIBC_2.2.5", self.fault("U open@GLIBC_2.2.5", "U close") or "")
+
+    def test_nothing_is_suspicious(self) -> None:
+        self.assertIsNotNone(self.fault())
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+#include "preload/sandbox.hpp"
+
+#include "preload/adviser.hpp"
+#include "preload/changes.hpp"
+#include "preload/enable.hpp"
+#include "preload/local.hpp"
+#include "preload/real.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <ctime>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <string_view>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace upm::hook {
+
+namespace {
+
+constinit std::atomic<bool> begun{false};
+constinit std::atomic<std::uint32_t> parked{0};
+
+// Reads a small file of /proc. 0 bytes if that fails.
+std::string_view read_file(const char *path, char *buffer, std::size_t size) noexcept {
+    const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t got = fd >= 0 ? ::read(fd, buffer, size) : 0;
+    if (fd >= 0)
+        ::close(fd);
+    return {buffer, got > 0 ? static_cast<std::size_t>(got) : 0};
+}
+
+bool filtered() noexcept {
+    constexpr std::string_view kField = "\nSeccomp:\t";
+    char buffer[4096];
+    const std::string_view text = read_file("/proc/self/status", buffer, sizeof(buffer));
+    const std::size_t at = text.find(kField);
+    return at == std::string_view::npos || text.substr(at + kField.size(), 1) != "0";
+}
+
+// Each call that a pass makes, with arguments for which nothing happens.
+int try_calls(void * /*unused*/) {
+    constexpr long kNone = -1;
+    constexpr long kCalls[][4] = {{SYS_userfaultfd, kNone, 0, 0},
+                                  {SYS_memfd_create, 0, kNone, 0},
+                                  {SYS_socket, kNone, 0, 0},
+                                  {SYS_connect, kNone, 0, 0},
+                                  {SYS_setsockopt, kNone, 0, 0},
+                                  {SYS_getsockopt, kNone, 0, 0},
+                                  {SYS_sendmsg, kNone, 0, 0},
+                                  {SYS_recvmsg, kNone, 0, 0},
+                                  {SYS_ppoll, 0, kNone, 0},
+                                  {SYS_ioctl, kNone, 0, 0},
+                                  {SYS_fcntl, kNone, 0, 0},
+                                  {SYS_fallocate, kNone, 0, 0},
+                                  {SYS_ftruncate, kNone, 0, 0},
+                                  {SYS_fstatfs, kNone, 0, 0},
+                                  {SYS_pread64, kNone, 0, 0},
+                                  {SYS_pwrite64, kNone, 0, 0},
+                                  {SYS_getdents64, kNone, 0, 0},
+                                  {SYS_newfstatat, kNone, 0, 0},
+                                  {SYS_readlinkat, kNone, 0, 0},
+                                  {SYS_openat, kNone, 0, 0},
+                                  {SYS_msync, 1, 0, 0},
+                                  {SYS_mremap, 1, 0, 0},
+                                  {SYS_madvise, 1, 0, 0},
+                                  {SYS_mprotect, 1, 0, 0},
+                                  {SYS_rt_sigprocmask, kNone, 0, 0},
+                                  {SYS_clock_gettime, kNone, 0, 0},
+                                  {SYS_futex, 1, kNone, 0},
+                                  {SYS_prlimit64, kNone, kNone, 0}};
+    for (const auto &call : kCalls)
+        (void)::syscall(call[0], call[1], call[2], call[3], 0L, 0L, 0L);
+    ::_exit(0);
+}
+
+// Until the adviser's thread sleeps for ever, which takes as long as a wait for the broker
+// that it breaks off. A second is more than any of them.
+void wait_until_parked() noexcept {
+    constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 1'000'000};
+    for (int i = 0; i < 1000; ++i) {
+        const std::uint32_t thread = parked.load();
+        char path[64];
+        char buffer[256];
+        (void)std::snprintf(path, sizeof(path), "/proc/self/task/%u/stat", thread);
+        if (thread != 0) {
+            const std::string_view text = read_file(path, buffer, sizeof(buffer));
+            const std::size_t end = text.rfind(')');
+            if (end == std::string_view::npos || text.substr(end, 3) == ") S")
+                return;
+        }
+        (void)::nanosleep(&kPause, nullptr);
+    }
+}
+
+void begin() noexcept {
+    const int error = errno;
+    if (!begun.exchange(true)) {
+        const Guard guard;
+        set_threshold(SIZE_MAX);
+        end_all_pieces();
+        wake_adviser();
+        if (local().thread_runs.load())
+            wait_until_parked();
+    }
+    errno = error;
+}
+
+} // namespace
+
+bool system_calls_allowed() noexcept {
+    if (!filtered())
+        return true;
+    constexpr std::size_t kStack = 64UL * 1024;
+    void *const stack =
+        ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack == MAP_FAILED)
+        return false;
+    // Without SIGCHLD, so that the program's wait(2) does not find it.
+    const int child =
+        ::clone(try_calls, static_cast<char *>(stack) + kStack, CLONE_VM | CLONE_VFORK, nullptr);
+    int status = -1;
+    if (child > 0 && ::waitpid(child, &status, __WCLONE) != child)
+        status = -1;
+    (void)::munmap(stack, kStack);
+    return status == 0;
+}
+
+bool sandboxed() noexcept {
+    return begun.load(std::memory_order_relaxed);
+}
+
+void park() noexcept {
+    static constinit std::atomic<std::uint32_t> never{0};
+    parked = static_cast<std::uint32_t>(::gettid());
+    for (;;)
+        futex_wait(never, 0, UINT64_MAX);
+}
+
+} // namespace upm::hook
+
+// Called by syscall(): the only ways into a sandbox.
+extern "C" __attribute__((visibility("hidden"))) void upm_hook_before_syscall(long number,
+                                                                              long first) {
+    constexpr long kGetAction = 2; // SECCOMP_GET_ACTION_AVAIL; the first two set a filter
+    if ((number == SYS_seccomp && first < kGetAction) ||
+        (number == SYS_prctl && first == PR_SET_SECCOMP))
+        upm::hook::begin();
+}
+
+extern "C" __attribute__((visibility("default"))) int prctl(int option, ...) {
+    va_list list;
+    va_start(list, option);
+    const long second = va_arg(list, long);
+    const long third = va_arg(list, long);
+    const long fourth = va_arg(list, long);
+    const long fifth = va_arg(list, long);
+    va_end(list);
+    return static_cast<int>(
+        ::syscall(SYS_prctl, static_cast<long>(option), second, third, fourth, fifth));
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+//
+// Programs that lock themselves into a list of system calls (seccomp), and are killed for
+// any other one: sshd, file, browsers. The hook's own are on no such list. So it stops
+// working before the program locks itself in, and a program that starts locked in is
+// tried out first.
+#ifndef UPM_PRELOAD_SANDBOX_HPP
+#define UPM_PRELOAD_SANDBOX_HPP
+
+namespace upm::hook {
+
+// Returns true if the hook may make the system calls that it needs. Makes them in a
+// process of its own if some filter is in force. From the adviser's thread, once.
+bool system_calls_allowed() noexcept;
+
+// Returns true once the program has begun to lock itself in. From then on the hook makes
+// no system call but those that the program asks for.
+bool sandboxed() noexcept;
+
+// The end of the adviser's thread in a sandbox: sleeps for ever.
+[[noreturn]] void park() noexcept;
+
+} // namespace upm::hook
+
+#endif // UPM_PRELOAD_SANDBOX_HPP

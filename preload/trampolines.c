@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+//
+// Two functions that must not have a frame of their own between the program and libc.
+//
+// syscall(2): a program that locks itself into a small list of system calls (seccomp) must
+// not be killed for those of the hook, which has to know before (sandbox.hpp). Programs
+// also make new processes by it, which would return through the frame.
+//
+// dlopen(3): a library that is loaded with RTLD_DEEPBIND calls the free of libc for a
+// block of the hook, and the program dies. So that flag is left out; other allocators that
+// are preloaded have to do the same. dlopen looks where its caller's code lies to find the
+// library (RUNPATH), so the caller must stay the caller.
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/syscall.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
+#define TEXT(number) TEXT_(number)
+#define TEXT_(number) #number
+
+extern void *__wrap_dlsym(void *handle, const char *name);
+extern void upm_hook_before_syscall(long number, long first);
+
+HIDDEN void *upm_hook_real_dlopen;
+
+HIDDEN void *upm_hook_find_dlopen(void) {
+    if (upm_hook_real_dlopen == 0)
+        upm_hook_real_dlopen = __wrap_dlsym(RTLD_NEXT, "dlopen");
+    return upm_hook_real_dlopen;
+}
+
+HIDDEN long upm_hook_failed(long result) {
+    errno = (int)-result;
+    return -1;
+}
+
+#if defined(__x86_64__)
+
+__asm__(".text\n"
+        ".globl syscall\n"
+        ".type syscall, @function\n"
+        "syscall:\n"
+        "    endbr64\n"
+        "    cmp $" TEXT(__NR_seccomp) ", %rdi\n"
+        "    je 2f\n"
+        "    cmp $" TEXT(__NR_prctl) ", %rdi\n"
+        "    je 2f\n"
+        "1:  mov %rdi, %rax\n"
+        "    mov %rsi, %rdi\n"
+        "    mov %rdx, %rsi\n"
+        "    mov %rcx, %rdx\n"
+        "    mov %r8, %r10\n"
+        "    mov %r9, %r8\n"
+        "    mov 8(%rsp), %r9\n"
+        "    syscall\n"
+        "    cmp $-4095, %rax\n"
+        "    jae 3f\n"
+        "    ret\n"
+        "2:  push %rdi\n"
+        "    push %rsi\n"
+        "    push %rdx\n"
+        "    push %rcx\n"
+        "    push %r8\n"
+        "    push %r9\n"
+        "    sub $8, %rsp\n"
+        "    call upm_hook_before_syscall\n"
+        "    add $8, %rsp\n"
+        "    pop %r9\n"
+        "    pop %r8\n"
+        "    pop %rcx\n"
+        "    pop %rdx\n"
+        "    pop %rsi\n"
+        "    pop %rdi\n"
+        "    jmp 1b\n"
+        "3:  mov %rax, %rdi\n"
+        "    jmp upm_hook_failed\n"
+        ".size syscall, .-syscall\n"
+        ".globl dlopen\n"
+        ".type dlopen, @function\n"
+        "dlopen:\n"
+        "    endbr64\n"
+        "    and $~8, %esi\n"
+        "    push %rdi\n"
+        "    push %rsi\n"
+        "    sub $8, %rsp\n"
+        "    call upm_hook_find_dlopen\n"
+        "    add $8, %rsp\n"
+        "    pop %rsi\n"
+        "    pop %rdi\n"
+        "    test %rax, %rax\n"
+        "    je 4f\n"
+        "    jmp *%rax\n"
+        "4:  ret\n"
+        ".size dlopen, .-dlopen\n");
+
+#elif defined(__aarch64__)
+
+__asm__(".text\n"
+        ".globl syscall\n"
+        ".type syscall, %function\n"
+        "syscall:\n"
+        "    cmp x0, #" TEXT(__NR_seccomp) "\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #" TEXT(__NR_prctl) "\n"
+        "    b.eq 2f\n"
+        "1:  mov x8, x0\n"
+        "    mov x0, x1\n"
+        "    mov x1, x2\n"
+        "    mov x2, x3\n"
+        "    mov x3, x4\n"
+        "    mov x4, x5\n"
+        "    mov x5, x6\n"
+        "    svc #0\n"
+        "    cmn x0, #4095\n"
+        "    b.cs upm_hook_failed\n"
+        "    ret\n"
+        "2:  stp x29, x30, [sp, #-80]!\n"
+        "    stp x0, x1, [sp, #16]\n"
+        "    stp x2, x3, [sp, #32]\n"
+        "    stp x4, x5, [sp, #48]\n"
+        "    str x6, [sp, #64]\n"
+        "    bl upm_hook_before_syscall\n"
+        "    ldp x0, x1, [sp, #16]\n"
+        "    ldp x2, x3, [sp, #32]\n"
+        "    ldp x4, x5, [sp, #48]\n"
+        "    ldr x6, [sp, #64]\n"
+        "    ldp x29, x30, [sp], #80\n"
+        "    b 1b\n"
+        ".size syscall, .-syscall\n"
+        ".globl dlopen\n"
+        ".type dlopen, %function\n"
+        "dlopen:\n"
+        "    and w1, w1, #0xfffffff7\n"
+        "    stp x29, x30, [sp, #-32]!\n"
+        "    stp x0, x1, [sp, #16]\n"
+        "    bl upm_hook_find_dlopen\n"
+        "    mov x16, x0\n"
+        "    ldp x0, x1, [sp, #16]\n"
+        "    ldp x29, x30, [sp], #32\n"
+        "    cbz x16, 4f\n"
+        "    br x16\n"
+        "4:  mov x0, #0\n"
+        "    ret\n"
+        ".size dlopen, .-dlopen\n");
+
+#else
+#error "write syscall and dlopen for this processor"
+#endif
