@@ -4,13 +4,14 @@
 #ifndef UPM_PRELOAD_SETTINGS_HPP
 #define UPM_PRELOAD_SETTINGS_HPP
 
+#include "libupm/base/env.hpp"
+
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 namespace upm::hook {
 
-enum class Trigger : std::uint8_t { kIdle, kManual, kSignal };
+using env::Trigger;
 
 struct Settings {
     std::size_t min_bytes = 64UL * 1024; // UPM_MIN_BYTES; a page at least
@@ -21,13 +22,9 @@ struct Settings {
     bool profile = false;                // UPM_PROFILE
 };
 
-// From the environment. What cannot be understood is left at its default: a hook
-// that refuses to work must not keep the program from working. (`upm run` checks
-// what it passes on.)
+// From the environment. What cannot be understood is reported, and the default is used:
+// a hook that refuses to work must not keep the program from working.
 Settings read_settings() noexcept;
-
-// "4096", "64K", "2M", "1G"; false for anything else.
-bool parse_bytes(std::string_view text, std::size_t &bytes) noexcept;
 
 } // namespace upm::hook
 

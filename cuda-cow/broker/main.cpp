@@ -3,7 +3,6 @@
 // upm-cudad: keeps the descriptors of shared GPU extents and gives them to the
 // processes of the same domain. Needs no GPU and no CUDA itself.
 #include "cuda-cow/broker/server.hpp"
-#include "cuda-cow/env.hpp"
 #include "tools/broker/listener.hpp"
 
 #include <algorithm>
@@ -25,8 +24,8 @@ int serve(const cxxopts::ParseResult &options) {
     upm::broker::Listener listener;
     std::string place = "the socket that systemd passed on";
     if (!listener.take_from_systemd()) {
-        place =
-            options.count("socket") != 0 ? options["socket"].as<std::string>() : env::socket_path();
+        place = options.count("socket") != 0 ? options["socket"].as<std::string>()
+                                             : broker::socket_path();
         if (!listener.make(place, options.count("any-user") != 0 ? 0666 : 0600)) {
             (void)std::fprintf(stderr, "upm-cudad: a broker runs at %s already\n", place.c_str());
             return 1;

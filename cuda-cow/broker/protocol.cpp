@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/broker/protocol.hpp"
 
+#include "libupm/base/env.hpp"
 #include "libupm/base/packet.hpp"
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 namespace upm::cuda::broker {
@@ -66,6 +68,14 @@ int receive_message(int socket, Message &message) noexcept {
 void close_fds(Message &message) noexcept {
     packet::close_all(std::span(message.fds).first(message.fd_count));
     message.fd_count = 0;
+}
+
+std::string socket_path() {
+    if (const char *const path = env::get(env::cuda_socket); *path != '\0')
+        return path;
+    const char *const runtime = ::secure_getenv("XDG_RUNTIME_DIR");
+    const bool usable = runtime != nullptr && *runtime == '/';
+    return std::string(usable ? runtime : "/run") + "/upm-cudad.sock";
 }
 
 } // namespace upm::cuda::broker

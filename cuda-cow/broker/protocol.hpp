@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <sys/types.h>
 
 namespace upm::cuda::broker {
@@ -139,6 +140,9 @@ int send_message(int socket, const Message &message) noexcept;
 int receive_message(int socket, Message &message) noexcept;
 
 void close_fds(Message &message) noexcept;
+
+// The place where upm-cudad listens.
+std::string socket_path();
 
 } // namespace upm::cuda::broker
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/core/runtime.hpp"
 
-#include "cuda-cow/env.hpp"
 #include "libupm/base/env.hpp"
 
 #include <algorithm>
@@ -16,8 +15,8 @@ namespace {
 int choose_domain(const RuntimeOptions &options, std::uint8_t (&key)[16]) {
     std::memcpy(key, options.domain.data(), sizeof key);
     const bool given = std::any_of(std::begin(key), std::end(key), [](auto b) { return b != 0; });
-    const std::string_view digits = upm::env::text(upm::env::domain);
-    if (!given && !digits.empty() && !upm::env::parse_key(digits, key))
+    const std::string_view digits = env::raw(env::domain);
+    if (!given && !digits.empty() && !env::parse_key(digits, key))
         return fail(EINVAL, "UPM_DOMAIN: not 32 hex digits");
     return 0;
 }
@@ -80,7 +79,7 @@ int RuntimeImpl::open(const RuntimeOptions &options) {
     hasher = make_device_hasher(*this);
     if (hasher == nullptr)
         hasher = make_host_hasher(*this);
-    broker::Client::Settings settings{.socket = options.socket.empty() ? env::socket_path()
+    broker::Client::Settings settings{.socket = options.socket.empty() ? broker::socket_path()
                                                                        : options.socket,
                                       .timeout_ms = options.timeout_ms};
     if (const int error = choose_domain(options, settings.domain); error != 0)

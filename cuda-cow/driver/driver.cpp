@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/driver/driver.hpp"
 
-#include "cuda-cow/env.hpp"
+#include "libupm/base/env.hpp"
 #include <upm/cuda.hpp>
 
 #include <cerrno>
@@ -58,7 +58,7 @@ bool &inside_library() noexcept {
 Result<DriverApi> load_driver(const char *path) noexcept {
     const InsideLibrary inside;
     if (path == nullptr || *path == '\0')
-        path = env::text(env::kDriver);
+        path = env::get(env::cuda_driver);
     DriverApi api;
     void *const library = ::dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (library == nullptr)

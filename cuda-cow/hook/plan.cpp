@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/hook/plan.hpp"
 
-#include "cuda-cow/env.hpp"
+#include "libupm/base/env.hpp"
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <shared_mutex>
@@ -23,16 +22,15 @@ struct State {
     std::set<std::pair<std::string, unsigned>> declared;
     std::vector<std::shared_ptr<const Suspects>> suspects; // the latest last
     bool reported = false;
-    const bool unproven_is_written = std::strcmp(env::text(env::kUnproven), "write") == 0;
-    const unsigned lessons =
-        static_cast<unsigned>(std::strtoul(env::text(env::kLearn), nullptr, 10));
+    const bool unproven_is_written = env::get(env::cuda_unproven) == env::Use::kWrite;
+    const unsigned lessons = static_cast<unsigned>(env::get(env::cuda_learn));
     std::atomic<bool> any_suspect{false};
     std::atomic<std::uint64_t> epoch{1};      // counts up when suspects are forgotten
     std::atomic<std::uint64_t> generation{1}; // and this one when plans are
 };
 
 void read_declarations(State &state) {
-    const char *const path = env::text(env::kWrites);
+    const char *const path = env::get(env::cuda_writes);
     if (*path == '\0')
         return;
     std::ifstream file(path);

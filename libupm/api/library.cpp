@@ -41,6 +41,13 @@ std::uint32_t starting_here() noexcept {
     return static_cast<std::uint32_t>(::getpid()) << kPhaseBits | kStarting;
 }
 
+// The engine has to know the values as they are: its reason names them.
+void report_mistakes() noexcept {
+    std::uint8_t key[16];
+    (void)env::get(env::backend);
+    (void)env::get(env::domain, key);
+}
+
 // Starts the engine, or waits until another thread has.
 void start() noexcept {
     const std::uint32_t mine = starting_here();
@@ -50,7 +57,8 @@ void start() noexcept {
             start_state.wait(seen, std::memory_order_acquire);
             seen = start_state.load(std::memory_order_acquire);
         } else if (start_state.compare_exchange_strong(seen, mine)) {
-            const Wish wish{.backend = env::text(env::backend), .domain = env::text(env::domain)};
+            report_mistakes();
+            const Wish wish{.backend = env::raw(env::backend), .domain = env::raw(env::domain)};
             the_engine.start(wish, default_catalog());
             start_state.store(kStarted, std::memory_order_release);
             start_state.notify_all();
@@ -78,7 +86,7 @@ Engine &engine() noexcept {
     if (start_state.load(std::memory_order_acquire) != kStarted)
         start();
     if (!announced.load(std::memory_order_relaxed) && !announced.exchange(true) &&
-        env::flag(env::verbose))
+        env::get(env::verbose))
         announce();
     return the_engine;
 }

@@ -34,7 +34,7 @@ bool has_session(uid_t uid) noexcept {
 } // namespace
 
 int own_socket(SocketPath &path) noexcept {
-    const std::string_view wanted = env::text(env::socket);
+    const std::string_view wanted = env::get(env::socket);
     if (!wanted.empty())
         return copy_path(path, wanted);
     const uid_t uid = ::geteuid();
@@ -48,7 +48,7 @@ int own_socket(SocketPath &path) noexcept {
 }
 
 int find_socket(SocketPath &path) noexcept {
-    if (env::text(env::socket).empty() && ::access(kSystemSocket.data(), W_OK) == 0)
+    if (env::raw(env::socket).empty() && ::access(kSystemSocket.data(), W_OK) == 0)
         return copy_path(path, kSystemSocket);
     return own_socket(path);
 }

@@ -23,8 +23,8 @@ std::string overview() {
         text += fmt::format("  {:<9} {}\n", command.name, command.summary);
     text += "\nOptions:\n  --help     this text; upm COMMAND --help for a command's options\n"
             "  --version  the versions of the command and the library\n\nEnvironment:\n";
-    for (const env::Variable &variable : env::kAll)
-        text += fmt::format("  {:<12} {}\n", variable.name, variable.meaning);
+    for (const env::Variable *const variable : env::kAll)
+        text += fmt::format("  {:<17} {}\n", variable->name, variable->meaning);
     return text;
 }
 

@@ -55,8 +55,23 @@ TEST(Library, NoneMergesNothing) {
 
 TEST(Library, IsSilent) {
     EXPECT_THAT(probe({"info", "advise", "async"}).err, StrEq(""));
-    EXPECT_THAT(probe({"info", "advise"}, {"UPM_VERBOSE=0", "UPM_BACKEND=bogus"}).err, StrEq(""));
+    EXPECT_THAT(probe({"info", "advise"}, {"UPM_VERBOSE=0", "UPM_BACKEND=none"}).err, StrEq(""));
 }
+
+TEST(Library, TellsOfAMistakeOnce) {
+    EXPECT_THAT(probe({"info", "advise", "fork", "advise"}, {"UPM_BACKEND=bogus"}).err,
+                MatchesRegex("upm\\[[0-9]+\\]: UPM_BACKEND=bogus is not auto, kmod, store, ksm or "
+                             "none; using none\n"));
+}
+
+#ifdef UPM_HOOK
+// Two copies of the code are in that process, and both read the variable.
+TEST(Library, TellsOfAMistakeOnceUnderTheHook) {
+    const Finished done = probe({"info", "advise"}, {"UPM_BACKEND=bogus", "LD_PRELOAD=" UPM_HOOK});
+    EXPECT_THAT(done.out, HasSubstr("backend none"));
+    EXPECT_THAT(done.err, MatchesRegex("upm\\[[0-9]+\\]: UPM_BACKEND=bogus is not [^\n]*\n"));
+}
+#endif
 
 TEST(Library, VerboseSaysOneLine) {
     const Finished done =
