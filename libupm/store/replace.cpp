@@ -3,19 +3,16 @@
 
 #include "libupm/base/system.hpp"
 #include "libupm/store/hash.hpp"
+#include "libupm/store/overlay.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
-#include <unistd.h>
 
 namespace upm::store {
 
 namespace {
-
-constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP, since Linux 5.7; of files since 5.13
 
 // So many pages in a row that differ end a run of successors.
 constexpr std::uint32_t kPatience = 8;
@@ -30,14 +27,6 @@ void touch(const std::byte *view, std::size_t size) noexcept {
     const std::size_t ahead = reinterpret_cast<std::uintptr_t>(view) % kAround;
     for (std::size_t at = 0; at < size; at += at == 0 ? kAround - ahead : kAround)
         (void)*static_cast<const volatile std::byte *>(view + at);
-}
-
-// There is a hole now where the program's memory was, and what was there cannot be
-// mapped: it must not read zeros, or what another thread maps there.
-[[noreturn]] void fail_stop() noexcept {
-    constexpr char kText[] = "upm: cannot map a merged page again: out of memory for mappings\n";
-    (void)!::write(STDERR_FILENO, kText, sizeof(kText) - 1);
-    ::abort();
 }
 
 } // namespace
@@ -147,16 +136,14 @@ void Replacer::Comparison::flush() noexcept {
             i, 1, window_.state(i) == PageState::kNew ? PageState::kInserted : PageState::kMerged);
 }
 
-// With the page tables of a part of the view, by moving them there. The view stays
-// mapped, so that its addresses remain ours; kernels before 5.13 cannot do that.
 bool Replacer::Comparison::map_over(std::uint32_t first, std::uint32_t view_first,
                                     std::uint32_t count) noexcept {
-    constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap;
-    const std::size_t size = count * page_size();
-    const std::uint64_t at = frozen_.address(first);
-    return ::mremap(replacer_.view_.page(view_first), size, size, kFlags, pointer(at)) !=
-               MAP_FAILED ||
-           replacer_.map_file(at, count, segment_.fd, batch_.place.page + view_first);
+    return store::map_over({.at = frozen_.address(first),
+                            .size = count * page_size(),
+                            .fd = segment_.fd,
+                            .offset = (batch_.place.page + view_first) * page_size(),
+                            .protection = replacer_.target_.protection(),
+                            .view = replacer_.view_.page(view_first)});
 }
 
 Replacer::Reached Replacer::merge(Window &window, const Run &run, OpenSegment &segment) noexcept {
@@ -192,29 +179,14 @@ Replacer::Reached Replacer::merge(Window &window, const Run &run, OpenSegment &s
     return {.page = batch.first != run.first ? batch.first : end, .successor = {}};
 }
 
-// Maps a part of a segment over the program's memory. The kernel does that under one
-// lock: other threads see the old pages or the new ones. If it refuses, it does so
-// before it unmaps, as a rule.
-bool Replacer::map_file(std::uint64_t at, std::uint32_t pages, int fd,
-                        std::uint32_t page) noexcept {
-    const std::size_t size = pages * page_size();
-    const auto map = [&] {
-        return ::mmap(pointer(at), size, target_.protection(), MAP_PRIVATE | MAP_FIXED, fd,
-                      static_cast<off_t>(page * page_size())) != MAP_FAILED;
-    };
-    if (map())
-        return true;
-    if (::msync(pointer(at), size, MS_ASYNC) == 0)
-        return false;
-    if (!map())
-        fail_stop();
-    return true;
-}
-
 bool Replacer::place(Frozen &frozen, std::uint32_t first, std::uint32_t count, int fd,
                      std::uint32_t file_page) noexcept {
     const std::uint64_t at = frozen.address(first);
-    if (!budget_.afford(count) || !map_file(at, count, fd, file_page))
+    if (!budget_.afford(count) || !map_over({.at = at,
+                                             .size = count * page_size(),
+                                             .fd = fd,
+                                             .offset = file_page * page_size(),
+                                             .protection = target_.protection()}))
         return false;
     frozen.replaced(first, count);
     // Or the program would take the faults, and its memory would seem to be gone meanwhile.

@@ -61,7 +61,6 @@ class Replacer {
   private:
     class Comparison;
 
-    bool map_file(std::uint64_t at, std::uint32_t pages, int fd, std::uint32_t page) noexcept;
     void drop_zeros(Window &window, std::uint32_t first, std::uint32_t count) noexcept;
     int unmerge_batch(std::uint64_t start, std::uint32_t pages, upm_counts &counts) noexcept;
     bool drop(Frozen &frozen, std::uint32_t first, std::uint32_t count) noexcept;

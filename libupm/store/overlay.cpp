@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/store/overlay.hpp"
+
+#include <cstdlib>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace upm::store {
+
+namespace {
+
+constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP, since Linux 5.7; of files since 5.13
+
+} // namespace
+
+void fail_stop() noexcept {
+    constexpr char kText[] = "upm: cannot map a merged page again: out of memory for mappings\n";
+    (void)!::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+    ::abort();
+}
+
+bool map_over(const Overlay &overlay) noexcept {
+    constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap;
+    void *const at = reinterpret_cast<void *>(overlay.at);
+    if (overlay.view != nullptr &&
+        ::mremap(overlay.view, overlay.size, overlay.size, kFlags, at) != MAP_FAILED)
+        return true;
+    const auto map = [&] {
+        return ::mmap(at, overlay.size, overlay.protection, MAP_PRIVATE | MAP_FIXED, overlay.fd,
+                      static_cast<off_t>(overlay.offset)) != MAP_FAILED;
+    };
+    if (map())
+        return true;
+    // If it refuses, it does so before it unmaps, as a rule.
+    if (::msync(at, overlay.size, MS_ASYNC) == 0)
+        return false;
+    if (!map())
+        fail_stop();
+    return true;
+}
+
+} // namespace upm::store
