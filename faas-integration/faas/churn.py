@@ -88,7 +88,7 @@ class _Run:
 
     def replace_oldest(self) -> None:
         self._host.remove(self._live.pop(0))
-        with self._frozen(self._chance.sample(self._live, len(self._live) // 2)):
+        with self._frozen(self._chance.sample(self._live, (len(self._live) + 1) // 2)):
             self.fill()
         time.sleep(self._chance.uniform(0, BEFORE_FREEZE))
         with self._frozen(self._live[-1:]):

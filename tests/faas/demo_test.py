@@ -346,19 +346,21 @@ class ChurnTest(support.TemporaryDirectory):
     """Containers that come and go, short."""
 
     def test_sharing_outlives_all_of_the_first(self) -> None:
-        """Two at a time, each replaced once and more."""
+        """Two at a time, each replaced once and more, and frozen meanwhile."""
         (self.directory / "function.py").write_text(HEAVY)
         text = functions.find("text")
         function = dataclasses.replace(text, name="heavy", directory=self.directory)
-        plan = session.Plan(2, function, "tiny", self.directory, containers="process")
+        plan = session.Plan(2, function, "tiny", self.directory)
         with mock.patch.object(functions.Function, "make_input", lambda _: {}):
             heavy = session.Session(plan, print)
         try:
-            found, _ = churn.run(heavy, 0)
+            found, about = churn.run(heavy, 0)
         except merging.MergingError as error:
             self.skipTest(str(error))
         self.assertEqual(found.faults(2), [])
         self.assertLess(found.ends()[1], found.without - 3)
+        if about["containers"].startswith("runc"):
+            self.assertGreaterEqual(found.frozen, 4)  # an old one and the new one, each turn
 
 
 if __name__ == "__main__":
