@@ -29,7 +29,8 @@ class Hook(MergingCase):
             step(digest=digest(memory), pss=pss())
             idle = upm.idle()
             step(hook=idle.hook, counts=idle.counts.as_dict(), stats=repr(upm.hook_stats()))
-            step(digest=digest(memory), pss=pss())
+            seen = digest(memory); barrier()
+            step(digest=seen, pss=pss())
             """,
             3,
             **self.HOOKED,

@@ -54,6 +54,10 @@ def step(**what):
     tell(**what)
     input()
 
+def barrier():
+    # Both processes are here before one goes on.
+    step(barrier=True)
+
 def failure(call, *arguments, **options):
     try:
         call(*arguments, **options)
@@ -170,23 +174,26 @@ class MergingCase(Case):
     def both(self, text: str, steps: int, **variables: str) -> list[list[Any]]:
         """Runs a script in two processes that go on together.
 
-        It says what it found by step(), that many times. Returns the answers of each.
+        It says what it found by step(), that many times, besides barrier(). Returns the
+        answers of each.
         """
         scripts = [self.script(text, **self.merging | variables) for _ in range(2)]
-        answers: list[list[Any]] = [[], []]
-        for _ in range(steps):
-            for script, got in zip(scripts, answers, strict=True):
-                got.append(script.answer())
+        rounds: list[list[Any]] = []
+        while len(rounds) < steps:
+            found = [script.answer() for script in scripts]
             for script in scripts:
                 script.go_on()
+            if found != [{"barrier": True}] * 2:
+                rounds.append(found)
         for script in scripts:
             script.finish()
-        return answers
+        return [[found[index] for found in rounds] for index in range(2)]
 
     def check_shared(self, answers: list[list[Any]], size: int = SIZE) -> None:
         """From the first answer to the last, bytes stayed and PSS fell by about half of `size`.
 
-        PSS counts a shared page of the store once it was touched: look at the bytes first.
+        PSS counts a process for a page of the store once it has touched that page. So both
+        look at all bytes, and then come to a barrier, before one of them takes its PSS.
         """
         for got in answers:
             self.assertEqual(got[0]["digest"], got[-1]["digest"])
