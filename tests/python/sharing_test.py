@@ -116,7 +116,8 @@ class Sharing(MergingCase):
                 os._exit(0 if upm.advise_async(memory).result(60).pages == pages else 1)
             status = os.waitpid(child, 0)[1]
             seen = digest(memory); barrier()
-            step(digest=seen, pss=pss(), pages=pages, child=status,
+            shared = pss(); barrier() # to grow, the array moves away from what is shared
+            step(digest=seen, pss=shared, pages=pages, child=status,
                  refused=failure(upm.advise_async, 5), resized=failure(memory.extend, b"x"))
             """,
             3,
