@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/adviser.hpp"
 
+#include "libupm/api/library.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/local.hpp"
@@ -36,6 +37,8 @@ constexpr unsigned kTicks = 4;
 constexpr std::uint64_t kAllowedShare = 50;
 constexpr std::uint64_t kAllowedNs = 20'000;
 constexpr std::uint64_t kLongestPauseNs = 60'000'000'000;
+// Until the first further look for a backend; each next one comes twice as late.
+constexpr std::uint64_t kFirstLookNs = 1'000'000'000;
 
 constinit Settings settings;
 constinit std::atomic<pid_t> home{0}; // the process in which the thread belongs
@@ -134,6 +137,23 @@ void wait_for_work(std::uint32_t seen) noexcept {
     show_state(false);
 }
 
+void sleep_until(std::uint64_t deadline) noexcept {
+    for (std::uint64_t now = now_ns(); now < deadline && !all_pieces_ended(); now = now_ns())
+        futex_wait(bell, bell.load(), deadline - now);
+}
+
+// A broker or a module may come later. False: there will be no backend.
+bool wait_for_backend() noexcept {
+    show_state(true);
+    for (std::uint64_t pause = kFirstLookNs; is_last_resort() && !all_pieces_ended();
+         pause = std::min(2 * pause, kLongestPauseNs)) {
+        sleep_until(now_ns() + pause);
+        if (!all_pieces_ended() && look_again())
+            return true;
+    }
+    return false;
+}
+
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
     if (!system_calls_allowed()) {
@@ -152,11 +172,11 @@ void *run(void * /*unused*/) noexcept {
         upm_counts counts;
         const Wanted wanted{.mark = 0, .forced = !idle, .interruptible = idle};
         const int error = run_pass(settings, wanted, counts);
-        if (error == EOPNOTSUPP) {
-            no_backend = true;
+        if (error == EOPNOTSUPP && !wait_for_backend()) {
+            no_backend = !all_pieces_ended();
             break;
         }
-        if (error != EINTR)
+        if (error != EINTR && error != EOPNOTSUPP)
             wait_for_work(seen);
     }
     if (sandboxed())
@@ -248,11 +268,30 @@ void wake_adviser() noexcept {
     ring();
 }
 
+namespace {
+
+// For who asks without the thread: not each time, since a look may take long.
+bool look_again_by_now() noexcept {
+    static constinit std::atomic<std::uint64_t> next{0};
+    static constinit std::atomic<std::uint64_t> pause{kFirstLookNs};
+    const Guard guard;
+    std::uint64_t due = next.load();
+    const std::uint64_t now = now_ns();
+    if (!is_last_resort() || now < due || !next.compare_exchange_strong(due, now + pause.load()))
+        return false;
+    pause = std::min(2 * pause.load(), kLongestPauseNs);
+    return look_again();
+}
+
+} // namespace
+
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept {
     const Wanted wanted{.mark = mark, .forced = true, .interruptible = false};
-    const int error = run_pass(settings, wanted, counts);
+    int error = run_pass(settings, wanted, counts);
+    if (error == EOPNOTSUPP && look_again_by_now())
+        error = run_pass(settings, wanted, counts);
     if (error == EOPNOTSUPP)
-        no_backend = true;
+        no_backend = !is_last_resort();
     return -error;
 }
 

@@ -22,12 +22,15 @@ enum Phase : std::uint32_t { kFresh, kStarting, kStarted };
 constexpr unsigned kPhaseBits = 2;
 constinit std::atomic<std::uint32_t> start_state{kFresh};
 constinit std::atomic<bool> announced{false};
-constinit Engine the_engine;
+// The second one is for look_again(), which finds another backend at most once.
+constinit Engine engines[2];
+constinit std::atomic<Engine *> the_engine{&engines[0]};
+constinit std::atomic<std::uint32_t> looking{0}; // the process that is
 
 void announce() noexcept {
     char line[Reason::kSize + 64];
     struct upm_info info {};
-    the_engine.info(info);
+    the_engine.load()->info(info);
     const int wanted = std::snprintf(line, sizeof(line), "upm[%d]: backend %s: %s\n", ::getpid(),
                                      info.backend, info.reason);
     const std::size_t size =
@@ -48,6 +51,10 @@ void report_mistakes() noexcept {
     (void)env::get(env::domain, key);
 }
 
+Wish wish() noexcept {
+    return {.backend = env::raw(env::backend), .domain = env::raw(env::domain)};
+}
+
 // Starts the engine, or waits until another thread has.
 void start() noexcept {
     const std::uint32_t mine = starting_here();
@@ -58,8 +65,7 @@ void start() noexcept {
             seen = start_state.load(std::memory_order_acquire);
         } else if (start_state.compare_exchange_strong(seen, mine)) {
             report_mistakes();
-            const Wish wish{.backend = env::raw(env::backend), .domain = env::raw(env::domain)};
-            the_engine.start(wish, default_catalog());
+            engines[0].start(wish(), default_catalog());
             start_state.store(kStarted, std::memory_order_release);
             start_state.notify_all();
             return;
@@ -88,7 +94,31 @@ Engine &engine() noexcept {
     if (!announced.load(std::memory_order_relaxed) && !announced.exchange(true) &&
         env::get(env::verbose))
         announce();
-    return the_engine;
+    return *the_engine.load(std::memory_order_acquire);
+}
+
+bool is_last_resort() noexcept {
+    const CatalogRow &last = default_catalog().back();
+    return &engine().backend() == last.backend && wish().backend != last.name;
+}
+
+bool look_again() noexcept {
+    if (!is_last_resort())
+        return false;
+    const Catalog catalog = default_catalog();
+    const auto mine = static_cast<std::uint32_t>(::getpid());
+    std::uint32_t other = looking.load();
+    if (other == mine || !looking.compare_exchange_strong(other, mine))
+        return false;
+    Engine &next = engines[1];
+    next.start(wish(), catalog);
+    const bool found = &next.backend() != catalog.back().backend;
+    if (found) {
+        the_engine.store(&next, std::memory_order_release);
+        announced = false;
+    }
+    looking = 0;
+    return found;
 }
 
 } // namespace upm

@@ -15,6 +15,13 @@ namespace upm {
 // says on stderr, once per process, what it chose.
 Engine &engine() noexcept;
 
+// Returns true if the backend in use is the last resort, and nobody asked for that: a
+// broker or a module may come later.
+bool is_last_resort() noexcept;
+// Looks once more for a backend if this is so. Returns true if there is one now. May take
+// seconds, as the first look may.
+bool look_again() noexcept;
+
 // At the entry of every public function. A hook must not change errno under the
 // program's feet, and a thread that is cancelled inside would have to unwind
 // through noexcept functions, which ends the process.

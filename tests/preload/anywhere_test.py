@@ -93,7 +93,9 @@ class Libraries(Case):
 
     def test_musl(self) -> None:
         """It stays out: not even a line about it."""
-        self.assertEqual(self.run_hooked(self.build("musl-gcc", *(f"-idirafter/usr/include{d}" for d in ("", "/x86_64-linux-gnu"))), "plain"), "")
+        headers = [f"-idirafter/usr/include{part}" for part in ("", "/x86_64-linux-gnu")]
+        program = self.build("musl-gcc", *headers)
+        self.assertEqual(self.run_hooked(program, "plain"), "")
 
     def test_debian_11(self) -> None:
         """Glibc 2.31, with threads in a library of their own."""

@@ -62,6 +62,7 @@ class Case(unittest.TestCase):
         return subprocess.Popen(
             command,
             env=clean | self.hook | variables,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,6 +108,9 @@ class Changes(Case):
 
     def test_freed_read_only(self) -> None:
         self.run_manual("freed-read-only")
+
+    def test_many_blocks_cost_nothing(self) -> None:
+        self.run_manual("many-blocks")
 
     def test_bare_clone(self) -> None:
         self.done(self.start(CHANGES, "bare-clone", "30"))
@@ -181,6 +185,35 @@ class Stopped(Case):
             first.wait()
 
 
+class Late(Case):
+    """A broker that comes after the program."""
+
+    def test_no_backend_is_not_for_life(self) -> None:
+        folder = Path(self.folder.name) / "later"
+        folder.touch()  # no broker can be started in it
+        process = self.start(LOAD, "idle", UPM_SOCKET=f"{folder}/upmd.sock", UPM_VERBOSE="1")
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1.2)  # the first look has failed
+        folder.unlink()
+        folder.mkdir(mode=0o700)
+        broker = subprocess.Popen([UPMD, "--socket", f"{folder}/upmd.sock"])
+        try:
+            shared = 0
+            for _ in range(100):
+                shared = Path(f"/proc/{process.pid}/maps").read_text().count("/memfd:upm-store")
+                if shared:
+                    break
+                time.sleep(0.1)
+            _, errors = process.communicate(input="")
+        finally:
+            broker.terminate()
+            broker.wait()
+        if "only memory vouched for" in errors:
+            self.skipTest("the store cannot freeze here")
+        self.assertGreater(shared, 0, errors)
+
+
 class Loads(Case):
     """A program that is hard on its memory and checks every byte."""
 
@@ -208,7 +241,7 @@ class Loads(Case):
 
 def main() -> int:
     suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[3:] or ["Changes", "Stopped", "Loads"], sys.modules[__name__]
+        sys.argv[3:] or ["Changes", "Stopped", "Late", "Loads"], sys.modules[__name__]
     )
     result = unittest.TextTestRunner(verbosity=2).run(suite)
     if not result.wasSuccessful():
