@@ -58,15 +58,21 @@ def reply(status: int, value: Any, **headers: str) -> Reply:
 class _Threads(task.ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
     """Starts a thread when all are at work: mostly one is enough, and each costs memory."""
 
+    def __init__(self) -> None:
+        """No thread yet."""
+        super().__init__()
+        self._adding = threading.Lock()
+
     def add_task(self, work: Any) -> None:
         """Hands the work to a thread."""
-        with self.lock:
-            self.queue.append(work)
-            self.queue_cv.notify()
-            idle = len(self.threads) - self.stop_count - self.active_count
-            short = len(self.queue) > idle
-        if short and len(self.threads) < CONNECTIONS:
-            self.set_thread_count(len(self.threads) + 1)
+        with self._adding:  # two that come at once need two threads
+            with self.lock:
+                self.queue.append(work)
+                self.queue_cv.notify()
+                idle = len(self.threads) - self.stop_count - self.active_count
+                short = len(self.queue) > idle
+            if short and len(self.threads) < CONNECTIONS:
+                self.set_thread_count(len(self.threads) + 1)
 
 
 def _sockets(listen: str) -> list[socket.socket]:
