@@ -241,5 +241,6 @@ def write(demo: Demo, before: dict[str, Any]) -> list[Path]:
     options = ["--html", str(page), "--plot", str(figure), "--title", title]
     measure.run(PSS_REPORT, *options, *recordings)
     head, mark, rest = page.read_text().partition("</h1>")
-    page.write_text(f"{head}{mark}\n<pre>{html.escape(table(demo))}</pre>\n{rest}")
+    text = f'<pre style="overflow-x: auto">{html.escape(table(demo))}</pre>'
+    page.write_text(f"{head}{mark}\n{text}\n{rest}")
     return [path, page, figure]
