@@ -305,4 +305,8 @@ void fill_report(upm_hook_stats &report) noexcept {
     fill_pass_report(report);
 }
 
+bool gave_up() noexcept {
+    return no_backend;
+}
+
 } // namespace upm::hook

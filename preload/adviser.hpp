@@ -34,6 +34,9 @@ void wake_adviser() noexcept;
 
 void fill_report(upm_hook_stats &report) noexcept;
 
+// Returns true if there was no backend that takes anything of this program.
+bool gave_up() noexcept;
+
 } // namespace upm::hook
 
 #endif // UPM_PRELOAD_ADVISER_HPP

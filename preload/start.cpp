@@ -16,6 +16,7 @@
 #include "preload/stacks.hpp"
 
 #include <cstdio>
+#include <string_view>
 #include <sys/auxv.h>
 #include <unistd.h>
 #include <upm/hook.h>
@@ -55,13 +56,28 @@ bool may_work() noexcept {
     set_threshold(settings.min_bytes);
 }
 
+// A backend that takes nothing of an unmodified program has a reason for it.
+void print_why_nothing() noexcept {
+    const Info found = upm::info();
+    if (found.quiescent == 0 && std::string_view(found.backend) != "none")
+        return;
+    char line[512];
+    const int length =
+        std::snprintf(line, sizeof(line), "upm[%d]: nothing was merged: %s (see upm doctor)\n",
+                      ::getpid(), found.reason);
+    if (length > 0)
+        (void)!::write(STDERR_FILENO, line,
+                       std::min(static_cast<std::size_t>(length), sizeof(line) - 1));
+}
+
 void print_summary() noexcept {
     upm_hook_stats report;
     fill_report(report);
     if (report.blocks == 0 && report.passes == 0)
         return; // a small program
     // To ask for the backend is to look for one, which a short program need not pay.
-    const char *const backend = report.passes == 0 ? "not needed" : upm::info().backend;
+    const bool asked = report.passes != 0 || gave_up();
+    const char *const backend = asked ? upm::info().backend : "not asked (no pass)";
     const upm_counts &counts = report.counts;
     Counts sum;
     sum += counts;
@@ -81,6 +97,8 @@ void print_summary() noexcept {
     if (length > 0)
         (void)!::write(STDERR_FILENO, line,
                        std::min(static_cast<std::size_t>(length), sizeof(line) - 1));
+    if (asked)
+        print_why_nothing();
 }
 
 [[gnu::destructor]] void finish() noexcept {

@@ -4,6 +4,7 @@
 #include "libupm/api/async.hpp"
 #include "libupm/api/catalog.hpp"
 #include "libupm/api/library.hpp"
+#include "libupm/store/client.hpp"
 
 #include <cerrno>
 #include <cstdint>
@@ -137,6 +138,10 @@ Result<std::size_t> describe_service(std::span<char> text) noexcept {
     const EntryGuard guard;
     const int ret = engine().describe(text);
     return {static_cast<std::size_t>(ret < 0 ? 0 : ret), ret < 0 ? -ret : 0};
+}
+
+void start_no_service() noexcept {
+    store::start_no_broker();
 }
 
 Result<BackendStatus> backend_status(std::size_t index) noexcept {

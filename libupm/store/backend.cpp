@@ -152,12 +152,16 @@ int StoreBackend::open(Reason &reason) noexcept {
     budget_.find_limit();
     std::size_t slot = 0;
     ret = pool_.acquire(path_, {}, slot);
-    if (ret != 0) {
+    // For somebody who only looks: it is there as soon as anybody needs it.
+    const bool later = (ret == -ENOENT || ret == -ECONNREFUSED) && store::would_start_broker();
+    if (ret != 0 && !later) {
         explain(ret, path_.text, reason);
         return ret;
     }
-    pool_.put_back(slot);
-    reason.set("broker at %s, freezes by %s%s", path_.text, store::freeze_mode_name(mode_),
+    if (!later)
+        pool_.put_back(slot);
+    reason.set("%sbroker at %s, freezes by %s%s", later ? "the first program starts a " : "",
+               path_.text, store::freeze_mode_name(mode_),
                mode_ == store::FreezeMode::kKernel
                    ? ""
                    : ": only memory vouched for as quiescent (UPM_QUIESCENT)");

@@ -4,6 +4,7 @@
 // could find, without SIGCHLD, without its fork handlers, and without a copy of its page tables.
 #include "libupm/store/client.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <csignal>
@@ -27,6 +28,7 @@ namespace upm::store {
 namespace {
 
 constexpr int kLowestFd = 100;
+constinit std::atomic<bool> may_start{true};
 
 // What the new process needs; in the memory that it shares with this one.
 struct Launch {
@@ -139,7 +141,7 @@ int start_broker(const SocketPath &path) noexcept {
     launch->stack_size = kStack;
     int ends[2] = {-1, -1};
     int ret = -ENOENT;
-    if (find_program(launch->program))
+    if (may_start && find_program(launch->program))
         ret = ::pipe2(ends, O_CLOEXEC) == 0 ? 0 : -errno;
     if (ret == 0) {
         launch->ready = ends[1];
@@ -151,6 +153,15 @@ int start_broker(const SocketPath &path) noexcept {
     }
     (void)::munmap(memory, kSize);
     return ret;
+}
+
+void start_no_broker() noexcept {
+    may_start = false;
+}
+
+bool would_start_broker() noexcept {
+    char program[PATH_MAX];
+    return !may_start && find_program(program);
 }
 
 } // namespace upm::store

@@ -24,6 +24,11 @@ using upm::SocketPath;
 // about to; or -errno: ENOENT (no program upmd), ECHILD (it could not do it).
 int start_broker(const SocketPath &path) noexcept;
 
+// From now on start_broker() starts none in this process, and says -ENOENT.
+void start_no_broker() noexcept;
+// Returns true if only start_no_broker() stands against it.
+bool would_start_broker() noexcept;
+
 // Which domain a connection is for.
 struct DomainKey {
     bool named = false;

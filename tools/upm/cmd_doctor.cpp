@@ -10,6 +10,7 @@
 #include <exception>
 #include <fmt/format.h>
 #include <sys/utsname.h>
+#include <upm/upm.hpp>
 
 namespace upm::tool::cli {
 
@@ -79,6 +80,7 @@ int run_doctor(const Arguments &arguments) {
     if (common.help)
         return kSuccess;
 
+    start_no_service();
     utsname name{};
     (void)::uname(&name);
     const Machine machine{.root = common.root, .release = name.release};

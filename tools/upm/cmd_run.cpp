@@ -2,10 +2,14 @@
 //
 // upm run: starts an unmodified program with the hook preloaded. The program takes
 // the place of this process: same pid, same exit status, nothing in between.
+#include "libupm/base/env.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
+#include "tools/upm/model/outlook.hpp"
+#include "tools/upm/read/program.hpp"
+#include "tools/upm/read/surroundings.hpp"
 
 #include <cerrno>
 #include <cstdlib>
@@ -103,6 +107,24 @@ void pass_on(const cxxopts::ParseResult &options) {
         set("UPM_PROFILE", "1");
 }
 
+// A program in which nothing will be merged runs all the same, but not without a word.
+// UPM_VERBOSE asks for one in any case; UPM_BACKEND=none asks for nothing else.
+void say_what_merges(const std::string &command) {
+    if (env::get(env::backend) == env::Backend::kNone)
+        return;
+    if (const std::string why = why_no_hook(look_at_program(command)); !why.empty()) {
+        complain("run", "nothing will be merged: " + why);
+        return;
+    }
+    start_no_service();
+    const Outlook expected = outlook(upm::info(), read_surroundings(Root()));
+    if (!expected.merges)
+        complain("run",
+                 fmt::format("this merges {}; to merge more: {}", expected.what, expected.cure));
+    else if (env::get(env::verbose))
+        complain("run", "this merges " + expected.what);
+}
+
 cxxopts::Options make_options() {
     cxxopts::Options options(
         "upm run", "Runs a program with the hook preloaded: its large blocks of memory are merged\n"
@@ -141,6 +163,7 @@ int run_run(const Arguments &arguments) {
     if (command == arguments.end())
         throw UsageError("say what to run: upm run -- COMMAND...");
 
+    say_what_merges(*command);
     preload(find_hook());
     pass_on(chosen);
     if (chosen.count("deterministic") != 0)

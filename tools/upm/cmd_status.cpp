@@ -6,6 +6,8 @@
 #include "tools/common/table.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
+#include "tools/upm/model/outlook.hpp"
+#include "tools/upm/read/surroundings.hpp"
 #include "tools/upm/show/report.hpp"
 
 #include <algorithm>
@@ -135,20 +137,28 @@ Json service_domains_json(const Json &service, std::uint64_t page_size) {
         if (split_domain(name, value, domain))
             domains[domain][value] = number;
     for (Json &each : domains) {
-        const std::uint64_t pages = each.value("pages", std::uint64_t{0});
-        const std::uint64_t mapped = each.value("mapped_pages", std::uint64_t{0});
-        each["shared_bytes"] = pages * page_size;
-        each["saved_bytes"] = (mapped - std::min(mapped, pages)) * page_size;
+        const auto number = [&](const char *name) { return each.value(name, std::uint64_t{0}); };
+        const std::uint64_t pages = number("pages");
+        const std::uint64_t used = pages - std::min(pages, number("unused_pages"));
+        const std::uint64_t mapped = number("mapped_pages");
+        each["shared_bytes"] = used * page_size;
+        // The same number as "stats" has; old brokers leave it to the reader.
+        each["saved_bytes"] =
+            page_size * (each.contains("saved_pages") ? number("saved_pages")
+                                                      : mapped - std::min(mapped, used));
     }
     return domains;
 }
 
 Json status_json(const Root &root) {
     const Info found = upm::info();
+    const Outlook expected = outlook(found, read_surroundings(root));
     const Json service = service_json();
     return {{"command", "status"},
             {"backend", found.backend},
             {"reason", found.reason},
+            {"merges",
+             {{"programs", expected.merges}, {"what", expected.what}, {"cure", expected.cure}}},
             {"version", found.version},
             {"capabilities",
              {{"immediate", found.immediate != 0},
@@ -254,9 +264,12 @@ std::string service_domains_text(const Json &domains) {
 
 std::string status_text(const Json &status) {
     std::string text = fmt::format(
-        "backend  {} (libupm {})\nreason   {}\ncan      {}\n", status["backend"].get<std::string>(),
+        "backend  {} (libupm {})\nreason   {}\nmerges   {}\n", status["backend"].get<std::string>(),
         status["version"].get<std::string>(), printable(status["reason"].get<std::string>()),
-        capabilities_text(status["capabilities"]));
+        status["merges"]["what"].get<std::string>());
+    if (const std::string cure = status["merges"]["cure"]; !cure.empty())
+        text += fmt::format("         -> {}\n", cure);
+    text += fmt::format("can      {}\n", capabilities_text(status["capabilities"]));
     text += stats_text(status);
     if (!status["service"].is_null())
         text += service_text(status["service"]) + service_domains_text(status["domains"]);
@@ -277,6 +290,7 @@ int run_status(const Arguments &arguments) {
     (void)parse(options, arguments, common);
     if (common.help)
         return kSuccess;
+    start_no_service();
     const Json status = status_json(common.root);
     print(common.json ? dump(status) + "\n" : status_text(status));
     return kSuccess;

@@ -3,6 +3,8 @@
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/doctor.hpp"
+#include "tools/upm/model/outlook.hpp"
+#include "tools/upm/read/surroundings.hpp"
 
 #include <cerrno>
 #include <cstring>
@@ -247,6 +249,17 @@ Finding check_backend(const Machine & /*machine*/) {
             .cure = "load the module, or switch KSM on, and mind UPM_BACKEND and UPM_DOMAIN"};
 }
 
+// The answer that the checks above lead to.
+Finding check_merges(const Machine &machine) {
+    Outlook expected = outlook(upm::info(), read_surroundings(machine.root));
+    const bool at_once = expected.merges && expected.cure.empty();
+    return {.verdict = at_once           ? Verdict::kOk
+                       : expected.merges ? Verdict::kWarn
+                                         : Verdict::kFail,
+            .found = std::move(expected.what),
+            .cure = std::move(expected.cure)};
+}
+
 constexpr Check kChecks[] = {
     {"kernel", check_kernel},
     {"kernel_headers", check_headers},
@@ -262,6 +275,7 @@ constexpr Check kChecks[] = {
     {"aslr", check_aslr},
     {"memory", check_memory},
     {"backend", check_backend},
+    {"merges", check_merges},
 };
 
 } // namespace

@@ -218,6 +218,10 @@ UPM_API Result<Stats> stats(const Domain &domain) noexcept;
 // the like (the service is gone).
 UPM_API Result<std::size_t> describe_service(std::span<char> text) noexcept;
 
+// From now on the library starts no service in this process, as it does where upmd does
+// not run yet: for tools that only look. Pre: the library was not called before.
+UPM_API void start_no_service() noexcept;
+
 // One row for each backend that the library knows, in order of preference: for
 // diagnosis; advise uses the active one.
 struct BackendStatus {

@@ -4,14 +4,21 @@
 // is played by fake_device.cpp; the processes it works on are real.
 #include "tests/support/support.hpp"
 
+#include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
+#include <filesystem>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <iterator>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <nlohmann/json.hpp>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +28,7 @@ namespace {
 
 using nlohmann::json;
 using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -423,6 +431,75 @@ TEST(Command, ReportsThatItCannotWrite) {
     const Finished done = run({"/bin/sh", "-c", std::string(UPM_COMMAND) + " --help > /dev/full"});
     EXPECT_EQ(done.status, 1);
     EXPECT_THAT(done.err, HasSubstr("cannot write standard output: No space left on device"));
+}
+
+// To look must not start a broker: by root it would be on systemd's path.
+TEST(Look, StartsNothing) {
+    const TempDir dir;
+    const std::string socket = "UPM_SOCKET=" + dir.path() + "/upmd.sock";
+    for (const char *command : {"status", "doctor"}) {
+        const Finished done = upm({command, "--json"}, {"UPM_BACKEND=store", socket});
+        EXPECT_THAT(done.out, HasSubstr("the first program starts a broker")) << done.err;
+        EXPECT_TRUE(std::filesystem::is_empty(dir.path())) << command;
+    }
+    // The same call by a program does start one, so the place was right.
+    (void)upm({"advise", "--pid", std::to_string(::getpid())}, {"UPM_BACKEND=store", socket});
+    EXPECT_FALSE(std::filesystem::is_empty(dir.path()));
+}
+
+// What a container of Docker's default does to userfaultfd(2).
+int without_userfaultfd(const std::vector<std::string> &words) {
+    sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog program{.len = std::size(filter), .filter = filter};
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        return -1;
+    return run(words).status;
+}
+
+TEST(Look, SaysThatNothingWillBeMerged) {
+    const TempDir dir;
+    (void)::setenv("UPM_BACKEND", "store", 1);
+    (void)::setenv("UPM_SOCKET", (dir.path() + "/upmd.sock").c_str(), 1);
+    EXPECT_EQ(in_child([] {
+                  return without_userfaultfd({UPM_COMMAND, "doctor"}) == 1 ? 0 : 1;
+              }),
+              0);
+    const auto said = [&](const std::vector<std::string> &words) {
+        const std::string file = dir.path() + "/said";
+        EXPECT_EQ(in_child([&] {
+                      std::string line = "exec 2>&1 >" + file + "; exec 2>&1 " UPM_COMMAND;
+                      for (const std::string &word : words)
+                          line += " " + word;
+                      return without_userfaultfd({"/bin/sh", "-c", line}) < 2 ? 0 : 1;
+                  }),
+                  0);
+        return read_file(file);
+    };
+    EXPECT_THAT(said({"doctor"}),
+                AllOf(HasSubstr("fail  merges"), HasSubstr("nothing of unmodified programs"),
+                      HasSubstr("seccomp profile")));
+    EXPECT_THAT(said({"status"}), HasSubstr("merges   nothing of unmodified programs"));
+    EXPECT_THAT(said({"run", "--", "true"}),
+                AllOf(StartsWith("upm run: "), HasSubstr("nothing of unmodified programs")));
+    // And so does the hook, in the end.
+    (void)::setenv("UPM_VERBOSE", "1", 1);
+    EXPECT_THAT(said({"run", "--idle-ms", "1", "--", "/usr/bin/python3", "-c",
+                      "'import time; block = bytearray(8 << 20); time.sleep(1)'"}),
+                ContainsRegex("upm.[0-9]+.: nothing was merged: [^\n]*vouched for"));
+    for (const char *name : {"UPM_BACKEND", "UPM_SOCKET", "UPM_VERBOSE"})
+        (void)::unsetenv(name);
+}
+
+TEST(Run, IsSilentWhereNothingIsAskedFor) {
+    const Finished done = upm({"run", "--", "true"}, {"UPM_BACKEND=none"});
+    EXPECT_EQ(done.err, "");
+    EXPECT_EQ(done.status, 0);
 }
 
 } // namespace
