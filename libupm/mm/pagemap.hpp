@@ -13,6 +13,7 @@ namespace upm {
 inline constexpr std::uint64_t kPagePresent = 1ULL << 63;
 inline constexpr std::uint64_t kPageSwapped = 1ULL << 62;
 inline constexpr std::uint64_t kPageOfFile = 1ULL << 61;         // or of shared memory
+inline constexpr std::uint64_t kPageExclusive = 1ULL << 56;      // no other process maps it
 inline constexpr std::uint64_t kPageWriteProtected = 1ULL << 57; // by userfaultfd
 
 // Owns a descriptor of the file.
@@ -20,10 +21,10 @@ class PageMap {
   public:
     // That of this process, which stays readable when its first thread has ended:
     // /proc/self shows no memory then.
-    static constexpr const char *kOwn = "/proc/thread-self/pagemap";
+    static constexpr const char *kThisProcess = "/proc/thread-self/pagemap";
 
     // Post: error() is 0 or a negative errno.
-    explicit PageMap(const char *path = kOwn) noexcept;
+    explicit PageMap(const char *path = kThisProcess) noexcept;
     PageMap(const PageMap &) = delete;
     PageMap &operator=(const PageMap &) = delete;
     ~PageMap();

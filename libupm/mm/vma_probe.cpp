@@ -8,10 +8,10 @@
 #include "libupm/mm/vma_reader.hpp"
 
 #include "libupm/base/system.hpp"
+#include "libupm/mm/own_maps.hpp"
 
 #include <cerrno>
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,48 +19,17 @@ namespace upm {
 
 namespace {
 
-// struct procmap_query and PROCMAP_QUERY of linux/fs.h, since Linux 6.11.
-struct Query {
-    std::uint64_t size = sizeof(Query);
-    std::uint64_t query_flags = 0;
-    std::uint64_t query_addr = 0;
-    std::uint64_t vma_start = 0;
-    std::uint64_t vma_end = 0;
-    std::uint64_t vma_flags = 0; // bits below
-    std::uint64_t vma_page_size = 0;
-    std::uint64_t vma_offset = 0;
-    std::uint64_t inode = 0;
-    std::uint32_t dev_major = 0;
-    std::uint32_t dev_minor = 0;
-    std::uint32_t vma_name_size = 0;
-    std::uint32_t build_id_size = 0;
-    std::uint64_t vma_name_addr = 0;
-    std::uint64_t build_id_addr = 0;
-};
-static_assert(sizeof(Query) == 104);
-constexpr unsigned long kQuery = _IOWR('f', 17, Query);
-constexpr std::uint64_t kReadable = 1;
-constexpr std::uint64_t kWritable = 2;
-constexpr std::uint64_t kExecutable = 4;
-constexpr std::uint64_t kShared = 8;
-
 // The mapping of an address, and whether it is anonymous, private, of small pages and
 // without a name.
-bool query(int maps, std::uint64_t address, Query &found) noexcept {
+bool query(int maps, std::uint64_t address, MapQuery &found) noexcept {
     char name[64];
     found = {};
     found.query_addr = address;
     found.vma_name_size = sizeof(name);
     found.vma_name_addr = reinterpret_cast<std::uint64_t>(name);
-    return ::ioctl(maps, kQuery, &found) == 0 && found.inode == 0 && found.dev_major == 0 &&
+    return found.ask(maps) == 0 && found.inode == 0 && found.dev_major == 0 &&
            found.dev_minor == 0 && found.vma_name_size == 0 && found.vma_page_size == page_size() &&
-           (found.vma_flags & kShared) == 0;
-}
-
-int protection_of(const Query &found) noexcept {
-    return ((found.vma_flags & kReadable) != 0 ? PROT_READ : 0) |
-           ((found.vma_flags & kWritable) != 0 ? PROT_WRITE : 0) |
-           ((found.vma_flags & kExecutable) != 0 ? PROT_EXEC : 0);
+           (found.vma_flags & MapQuery::kShared) == 0;
 }
 
 // Whether a fresh mapping at `beside` becomes one with that of `address`.
@@ -77,7 +46,7 @@ bool joins(int maps, std::uint64_t address, std::uint64_t beside, int protection
         // Once joined, advice would change the program's own mapping.
         if (advice != kAsItIs && ::madvise(made, page_size(), advice) != 0)
             break;
-        Query found;
+        MapQuery found;
         joined = query(maps, address, found) && found.vma_start <= beside && beside < found.vma_end;
         if (joined)
             break;
@@ -87,10 +56,10 @@ bool joins(int maps, std::uint64_t address, std::uint64_t beside, int protection
 }
 
 // On either side; wishes for huge pages and for no reservation make no difference.
-bool joins(int maps, std::uint64_t address, const Query &found) noexcept {
+bool joins(int maps, std::uint64_t address, const MapQuery &found) noexcept {
     for (const std::uint64_t beside : {found.vma_end, found.vma_start - page_size()})
         for (const int flags : {0, MAP_NORESERVE})
-            if (joins(maps, address, beside, protection_of(found), flags))
+            if (joins(maps, address, beside, found.protection(), flags))
                 return true;
     return false;
 }
@@ -101,7 +70,7 @@ bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
     const int maps = ::open(kOwnMaps, O_RDONLY | O_CLOEXEC);
     if (maps < 0)
         return false;
-    Query found;
+    MapQuery found;
     bool plain = query(maps, start, found) && found.vma_end >= end;
     plain = plain && joins(maps, start, found);
     ::close(maps);
@@ -112,7 +81,7 @@ bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
         vma = {.start = found.vma_start,
                .end = found.vma_end,
                .flags = 0,
-               .protection = protection_of(found)};
+               .protection = found.protection()};
     return plain;
 }
 

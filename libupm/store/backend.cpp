@@ -144,7 +144,7 @@ int StoreBackend::open(Reason &reason) noexcept {
         return ret;
     }
     if (const PageMap pagemap; pagemap.error() != 0) {
-        reason.set("%s: %s (mount /proc)", PageMap::kOwn, std::strerror(-pagemap.error()));
+        reason.set("%s: %s (mount /proc)", PageMap::kThisProcess, std::strerror(-pagemap.error()));
         return -EOPNOTSUPP;
     }
     path_ = path;

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <pthread.h>
+#include <span>
 #include <sys/mman.h>
 
 namespace upm::store {
@@ -47,6 +48,23 @@ bool holds_this_thread(const Vma &part) noexcept {
            overlaps(error, error + sizeof(errno));
 }
 
+using Entries = std::span<const std::uint64_t>;
+
+// Calls visit(first, entries) for the pages of the window, with their entries of the page
+// map. 0 or -errno.
+template <class Visit>
+int for_each_batch(const Window &window, const PageMap &pagemap, Visit visit) noexcept {
+    std::uint64_t entries[kBatch];
+    for (std::uint32_t first = 0; first < window.pages(); first += kBatch) {
+        const std::uint32_t count = std::min(kBatch, window.pages() - first);
+        const int ret = pagemap.read(window.address(first), count, entries);
+        if (ret != 0)
+            return ret;
+        visit(first, Entries(entries, count));
+    }
+    return 0;
+}
+
 } // namespace
 
 bool eligible(const Vma &part, unsigned &reason) noexcept {
@@ -68,15 +86,15 @@ bool eligible(const Vma &part, unsigned &reason) noexcept {
 int sort_out(Window &window, const PageMap &pagemap, bool segment) noexcept {
     if (!segment && pagemap.all_present(window.address(0), window.pages() * page_size()))
         return 0;
-    std::uint64_t entries[kBatch];
-    for (std::uint32_t first = 0; first < window.pages(); first += kBatch) {
-        const std::uint32_t count = std::min(kBatch, window.pages() - first);
-        const int ret = pagemap.read(window.address(first), count, entries);
-        if (ret != 0)
-            return ret;
-        window.sort_out(first, {entries, count}, segment);
-    }
-    return 0;
+    return for_each_batch(window, pagemap, [&](std::uint32_t first, Entries entries) {
+        window.sort_out(first, entries, segment);
+    });
+}
+
+int put_forked_aside(Window &window, const PageMap &pagemap) noexcept {
+    return for_each_batch(window, pagemap, [&](std::uint32_t first, Entries entries) {
+        window.put_forked_aside(first, entries);
+    });
 }
 
 } // namespace upm::store

@@ -18,6 +18,11 @@ bool eligible(const Vma &part, unsigned &reason) noexcept;
 // it is of a mapping of one. 0 or -errno.
 int sort_out(Window &window, const PageMap &pagemap, bool segment) noexcept;
 
+// Puts those of its pages to be done aside that another process maps too, since one was
+// forked: a segment of them would be one copy more, as long as the others keep theirs. 0 or
+// -errno.
+int put_forked_aside(Window &window, const PageMap &pagemap) noexcept;
+
 } // namespace upm::store
 
 #endif // UPM_STORE_ELIGIBLE_HPP

@@ -130,10 +130,14 @@ void Freezer::drop() noexcept {
     fd_ = -1;
 }
 
+int Freezer::protection() const noexcept {
+    return mode_ == FreezeMode::kProtect ? protection_ & ~PROT_WRITE : protection_;
+}
+
 int Freezer::freeze(std::uint64_t start, std::uint64_t size) noexcept {
     if (mode_ == FreezeMode::kProtect) {
         void *const addr = reinterpret_cast<void *>(start);
-        return ::mprotect(addr, size, protection_ & ~PROT_WRITE) == 0 ? 0 : -errno;
+        return ::mprotect(addr, size, protection()) == 0 ? 0 : -errno;
     }
     uffdio_writeprotect protect{};
     protect.range = {.start = start, .len = size};

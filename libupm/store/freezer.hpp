@@ -49,6 +49,8 @@ class Freezer {
     void thaw(std::uint64_t start, std::uint64_t size) const noexcept;
     void wake(std::uint64_t start, std::uint64_t size) const noexcept;
 
+    // The protection that frozen memory has, as /proc/PID/maps shows it.
+    [[nodiscard]] int protection() const noexcept;
     // Whether /proc/PID/pagemap tells frozen pages by bit 57.
     [[nodiscard]] bool exact() const noexcept { return mode_ != FreezeMode::kProtect; }
     // Whether pages that were not there are frozen as well (Linux 6.4): then nobody

@@ -3,6 +3,7 @@
 
 #include "libupm/base/system.hpp"
 
+#include <algorithm>
 #include <cerrno>
 
 namespace upm::store {
@@ -13,18 +14,18 @@ std::uint32_t room_in_batch(std::uint64_t address) noexcept {
 
 Target::~Target() {
     if (registered_ && lost_)
-        freezer_.drop();
+        tools_.freezer.drop();
     else if (registered_)
-        freezer_.end();
+        tools_.freezer.end();
 }
 
 int Target::enter() noexcept {
-    lost_ = lost_ || (gate_ != nullptr && !gate_->breathe());
+    lost_ = lost_ || (tools_.gate != nullptr && !tools_.gate->breathe());
     if (lost_)
         return -ECANCELED;
     if (registered_)
         return 0;
-    const int ret = freezer_.begin(part_.start, part_.end - part_.start, part_.protection);
+    const int ret = tools_.freezer.begin(part_.start, part_.end - part_.start, part_.protection);
     registered_ = ret == 0;
     return ret;
 }
@@ -46,10 +47,10 @@ Frozen::Frozen(Target &target, std::uint64_t start, std::uint32_t pages) noexcep
 }
 
 int Frozen::freeze_and_look() noexcept {
-    int ret = target_.freezer_.freeze(start_, pages_ * page_size());
-    if (ret != 0 || target_.freezer_.complete())
+    int ret = target_.tools_.freezer.freeze(start_, pages_ * page_size());
+    if (ret != 0 || target_.tools_.freezer.complete())
         return ret;
-    ret = target_.pagemap_.read(start_, pages_, entries_);
+    ret = target_.tools_.pagemap.read(start_, pages_, entries_);
     if (ret != 0)
         let_go();
     return ret;
@@ -65,17 +66,23 @@ std::uint64_t Frozen::address(std::uint32_t index) const noexcept {
 }
 
 bool Frozen::holds(std::uint32_t index) const noexcept {
-    if (target_.freezer_.complete())
+    if (target_.tools_.freezer.complete())
         return true;
     const std::uint64_t entry = entries_[index];
     return (entry & kPagePresent) != 0 &&
-           (!target_.freezer_.exact() || (entry & kPageWriteProtected) != 0);
+           (!target_.tools_.freezer.exact() || (entry & kPageWriteProtected) != 0);
+}
+
+bool Frozen::intact(std::uint32_t first, std::uint32_t count) const noexcept {
+    const Target::Tools &tools = target_.tools_;
+    return tools.maps.all_private(address(first), address(first + count),
+                                  tools.freezer.protection());
 }
 
 void Frozen::replaced(std::uint32_t first, std::uint32_t count) noexcept {
     for (std::uint32_t i = first; i < first + count; ++i)
         replaced_.set(i);
-    target_.freezer_.wake(address(first), count * page_size());
+    target_.tools_.freezer.wake(address(first), count * page_size());
 }
 
 void Frozen::let_go() noexcept {
@@ -84,7 +91,22 @@ void Frozen::let_go() noexcept {
         while (i < pages_ && replaced_[i] == replaced_[first])
             ++i;
         if (!replaced_[first])
-            target_.freezer_.thaw(address(first), (i - first) * page_size());
+            thaw(address(first), address(i));
+    }
+}
+
+// Where freezing takes the protection itself, only what still has that of frozen memory.
+void Frozen::thaw(std::uint64_t start, std::uint64_t end) noexcept {
+    const Freezer &freezer = target_.tools_.freezer;
+    if (freezer.exact()) {
+        freezer.thaw(start, end - start);
+        return;
+    }
+    for (Vma vma; start < end; start = vma.end) {
+        if (!target_.tools_.maps.find(start, vma))
+            return;
+        if (vma.protection == freezer.protection())
+            freezer.thaw(start, std::min(vma.end, end) - start);
     }
 }
 

@@ -8,6 +8,7 @@
 #define UPM_STORE_FROZEN_HPP
 
 #include "libupm/base/gate.hpp"
+#include "libupm/mm/own_maps.hpp"
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/freezer.hpp"
@@ -30,8 +31,13 @@ std::uint32_t room_in_batch(std::uint64_t address) noexcept;
 // in before each freeze (`gate`, unless null).
 class Target {
   public:
-    Target(Freezer &freezer, const PageMap &pagemap, Gate *gate, const Vma &part) noexcept
-        : freezer_(freezer), pagemap_(pagemap), gate_(gate), part_(part) {}
+    struct Tools {
+        Freezer &freezer;
+        const PageMap &pagemap;
+        const OwnMaps &maps;
+        Gate *gate;
+    };
+    Target(const Tools &tools, const Vma &part) noexcept : tools_(tools), part_(part) {}
     Target(const Target &) = delete;
     Target &operator=(const Target &) = delete;
     ~Target();
@@ -40,7 +46,7 @@ class Target {
     [[nodiscard]] std::uint64_t end() const noexcept { return part_.end; }
     [[nodiscard]] int protection() const noexcept { return part_.protection; }
     [[nodiscard]] bool segment() const noexcept { return (part_.flags & kVmaSegment) != 0; }
-    [[nodiscard]] const PageMap &pagemap() const noexcept { return pagemap_; }
+    [[nodiscard]] const PageMap &pagemap() const noexcept { return tools_.pagemap; }
     // What has been mapped here since the first freeze is to be frozen as well.
     void renew() noexcept { registered_ = false; }
     // The memory is not ours to touch any more: nothing is frozen from now on.
@@ -50,9 +56,7 @@ class Target {
     friend class Frozen;
     int enter() noexcept;
 
-    Freezer &freezer_;
-    const PageMap &pagemap_;
-    Gate *const gate_;
+    const Tools tools_;
     const Vma part_;
     bool registered_ = false; // with freezer_
     bool lost_ = false;
@@ -85,12 +89,17 @@ class Frozen {
     // Returns true if that page cannot change. One that came into being after the rest
     // was frozen can, before Linux 6.4.
     [[nodiscard]] bool holds(std::uint32_t index) const noexcept;
+    // Returns true if nobody has changed the protection of these pages since the target
+    // was looked at. Else they must be left alone: what is mapped in their place would have
+    // the old one. Asked last before anything is mapped there.
+    [[nodiscard]] bool intact(std::uint32_t first, std::uint32_t count) const noexcept;
     // Something else is mapped there now: its writers go on.
     void replaced(std::uint32_t first, std::uint32_t count) noexcept;
 
   private:
     int freeze_and_look() noexcept;
     void let_go() noexcept;
+    void thaw(std::uint64_t start, std::uint64_t end) noexcept;
 
     Target &target_;
     const std::uint64_t start_;

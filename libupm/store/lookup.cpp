@@ -58,7 +58,9 @@ bool Lookup::reserved(std::uint32_t i) const noexcept {
 bool Lookup::take_answer(Window &window) const noexcept {
     bool any = false;
     for (std::uint32_t i = 0; i < hashed_; ++i) {
-        if (places_[i].segment == kRefused || places_[i].segment == kUnknown)
+        if (places_[i].segment == kUnknown) // by pages that are not to be published
+            window.skip(index_[i], 1, UPM_SKIPPED_BUSY);
+        else if (places_[i].segment == kRefused)
             window.skip(index_[i], 1, UPM_SKIPPED_LIMIT);
         else
             window.set(index_[i], 1, reserved(i) ? PageState::kNew : PageState::kKnown);

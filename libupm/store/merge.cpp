@@ -9,19 +9,15 @@
 
 namespace upm::store {
 
-namespace {
-
 // A smaller window is hashed as a whole: sampling would not pay.
-constexpr std::uint32_t kWorthSampling = 64;
-
-} // namespace
+static constexpr std::uint32_t kWorthSampling = 64;
 
 Merge::Merge(const Tools &tools, upm_counts &counts) noexcept
     : tools_(tools), counts_(counts), freezer_(tools.mode), segments_(tools.connection),
       lookup_(tools.connection, segments_), publisher_(tools.connection, lookup_, segments_) {}
 
 int Merge::advise(const Vma &part) noexcept {
-    Target target(freezer_, pagemap_, tools_.gate, part);
+    Target target(target_tools(), part);
     Replacer replacer(target, tools_.budget, view_);
     lookup_.set_successor({});
     int ret = 0;
@@ -63,10 +59,8 @@ int Merge::merge_window(Replacer &replacer, std::uint64_t start, std::uint32_t p
 
 int Merge::find_and_merge(Replacer &replacer) noexcept {
     window_.forget_hashes();
-    const std::uint32_t todo = window_.count(PageState::kTodo);
-    int ret = 0;
-    if (todo > kWorthSampling || (todo != 0 && lookup_.has_successor()))
-        ret = follow_successors(replacer);
+    const bool many = window_.count(PageState::kTodo) > kWorthSampling;
+    const int ret = many || lookup_.has_successor() ? follow_successors(replacer) : 0;
     return ret == 0 ? find_rest(replacer) : ret;
 }
 
@@ -88,9 +82,18 @@ int Merge::follow_successors(Replacer &replacer) noexcept {
 
 // Hashes what is left, publishes what nobody has, and merges all of it.
 int Merge::find_rest(Replacer &replacer) noexcept {
+    if (window_.count(PageState::kTodo) == 0)
+        return 0;
+    int ret = put_forked_aside(window_, pagemap_);
+    if (ret == 0)
+        ret = find_by_hash(replacer, true);
+    return ret == 0 && window_.take_forked_back() ? find_by_hash(replacer, false) : ret;
+}
+
+int Merge::find_by_hash(Replacer &replacer, bool publish) noexcept {
     for (;;) {
         lookup_.hash_pages(window_, 0, kMaxPages);
-        int ret = lookup_.hashed() != 0 ? lookup_.ask(true) : 0;
+        int ret = lookup_.hashed() != 0 ? lookup_.ask(publish) : 0;
         if (ret != 0 || lookup_.hashed() == 0)
             return ret;
         // First what others may be waiting for.
@@ -138,7 +141,7 @@ int Merge::merge_run(Replacer &replacer, const Run &run, std::uint32_t &stopped)
 }
 
 int Merge::unmerge(const Vma &part) noexcept {
-    Target target(freezer_, pagemap_, tools_.gate, part);
+    Target target(target_tools(), part);
     Replacer replacer(target, tools_.budget, view_);
     return replacer.unmerge(counts_);
 }

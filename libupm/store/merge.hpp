@@ -6,6 +6,7 @@
 #ifndef UPM_STORE_MERGE_HPP
 #define UPM_STORE_MERGE_HPP
 
+#include "libupm/mm/own_maps.hpp"
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/client.hpp"
@@ -36,7 +37,9 @@ class Merge {
     Merge(const Tools &tools, upm_counts &counts) noexcept;
 
     // Returns 0, or -errno: /proc cannot be read. Before all others.
-    [[nodiscard]] int ready() const noexcept { return pagemap_.error(); }
+    [[nodiscard]] int ready() const noexcept {
+        return pagemap_.error() != 0 ? pagemap_.error() : maps_.error();
+    }
     // Merges a part of one mapping, private and readable. 0 or -errno; either way what
     // was done is counted. ECANCELED: nothing of the program may be touched any more.
     int advise(const Vma &part) noexcept;
@@ -46,16 +49,21 @@ class Merge {
     [[nodiscard]] int error() const noexcept { return error_; }
 
   private:
+    Target::Tools target_tools() noexcept {
+        return {.freezer = freezer_, .pagemap = pagemap_, .maps = maps_, .gate = tools_.gate};
+    }
     int merge_window(Replacer &replacer, std::uint64_t start, std::uint32_t pages) noexcept;
     int find_and_merge(Replacer &replacer) noexcept;
     int follow_successors(Replacer &replacer) noexcept;
     int find_rest(Replacer &replacer) noexcept;
+    int find_by_hash(Replacer &replacer, bool publish) noexcept;
     int merge_hashed(Replacer &replacer) noexcept;
     int merge_run(Replacer &replacer, const Run &run, std::uint32_t &stopped) noexcept;
 
     const Tools tools_;
     upm_counts &counts_;
     PageMap pagemap_;
+    OwnMaps maps_;
     Freezer freezer_;
     SegmentView view_;
     OpenSegments segments_;

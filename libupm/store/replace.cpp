@@ -121,6 +121,10 @@ void Replacer::Comparison::flush() noexcept {
     equal_ = 0;
     if (count == 0)
         return;
+    if (!frozen_.intact(first, count)) {
+        window_.skip(page, count, UPM_SKIPPED_BUSY);
+        return;
+    }
     if (!replacer_.budget_.afford(count)) {
         window_.skip(page, count, UPM_SKIPPED_LIMIT);
         return;
@@ -182,11 +186,12 @@ Replacer::Reached Replacer::merge(Window &window, const Run &run, OpenSegment &s
 bool Replacer::place(Frozen &frozen, std::uint32_t first, std::uint32_t count, int fd,
                      std::uint32_t file_page) noexcept {
     const std::uint64_t at = frozen.address(first);
-    if (!budget_.afford(count) || !map_over({.at = at,
-                                             .size = count * page_size(),
-                                             .fd = fd,
-                                             .offset = file_page * page_size(),
-                                             .protection = target_.protection()}))
+    if (!frozen.intact(first, count) || !budget_.afford(count) ||
+        !map_over({.at = at,
+                   .size = count * page_size(),
+                   .fd = fd,
+                   .offset = file_page * page_size(),
+                   .protection = target_.protection()}))
         return false;
     frozen.replaced(first, count);
     // Or the program would take the faults, and its memory would seem to be gone meanwhile.
@@ -234,7 +239,7 @@ bool Replacer::drop(Frozen &frozen, std::uint32_t first, std::uint32_t count) no
     if (!target_.segment())
         return ::madvise(at, size, MADV_DONTNEED) == 0;
     // There it would bring the segment's old bytes back.
-    if (!budget_.afford(count) ||
+    if (!frozen.intact(first, count) || !budget_.afford(count) ||
         ::mmap(at, size, target_.protection(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
             MAP_FAILED)
         return false;
@@ -250,26 +255,31 @@ int Replacer::copy_back(std::uint64_t start, std::uint32_t pages) noexcept {
         return -errno;
     // Before anybody has to wait for it. If it fails, memcpy does it.
     (void)::madvise(copy, size, MADV_POPULATE_WRITE);
-    int ret = 0;
-    {
-        Frozen frozen(target_, start, pages);
-        ret = frozen.error();
-        if (ret == 0) {
-            std::memcpy(copy, pointer(start), size);
-            if ((target_.protection() & PROT_WRITE) == 0)
-                (void)::mprotect(copy, size, target_.protection());
-            if (::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(start)) !=
-                MAP_FAILED) {
-                frozen.replaced(0, pages);
-                return 0;
-            }
-            ret = -errno;
-            if (::msync(pointer(start), size, MS_ASYNC) != 0)
-                fail_stop();
-        }
-    }
-    (void)::munmap(copy, size);
+    const int ret = move_copy(copy, start, pages);
+    if (ret != 0)
+        (void)::munmap(copy, size);
     return ret;
+}
+
+// Copies, and moves the copy there. EAGAIN: somebody has changed the protection meanwhile.
+int Replacer::move_copy(void *copy, std::uint64_t start, std::uint32_t pages) noexcept {
+    const std::size_t size = pages * page_size();
+    Frozen frozen(target_, start, pages);
+    if (frozen.error() != 0)
+        return frozen.error();
+    std::memcpy(copy, pointer(start), size);
+    if ((target_.protection() & PROT_WRITE) == 0)
+        (void)::mprotect(copy, size, target_.protection());
+    if (!frozen.intact(0, pages))
+        return -EAGAIN;
+    if (::mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(start)) != MAP_FAILED) {
+        frozen.replaced(0, pages);
+        return 0;
+    }
+    const int error = errno;
+    if (::msync(pointer(start), size, MS_ASYNC) != 0)
+        fail_stop();
+    return -error;
 }
 
 int Replacer::unmerge(upm_counts &counts) noexcept {
@@ -295,6 +305,11 @@ int Replacer::unmerge_batch(std::uint64_t start, std::uint32_t pages, upm_counts
         }));
     if (shared != 0)
         ret = copy_back(start, pages);
+    if (ret == -EAGAIN) { // left as it is
+        counts.skipped[UPM_SKIPPED_BUSY] += pages;
+        counts.pages += pages;
+        return 0;
+    }
     if (ret != 0)
         return ret;
     counts.unmerged += shared;

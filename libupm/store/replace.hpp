@@ -62,6 +62,7 @@ class Replacer {
     class Comparison;
 
     void drop_zeros(Window &window, std::uint32_t first, std::uint32_t count) noexcept;
+    int move_copy(void *copy, std::uint64_t start, std::uint32_t pages) noexcept;
     int unmerge_batch(std::uint64_t start, std::uint32_t pages, upm_counts &counts) noexcept;
     bool drop(Frozen &frozen, std::uint32_t first, std::uint32_t count) noexcept;
 

@@ -25,8 +25,10 @@ constexpr unsigned bits(States... states) noexcept {
 
 // What may follow each state; nothing follows one that is final.
 constexpr unsigned kNext[kStates] = {
-    /* kTodo */ bits(PageState::kZero, PageState::kNew, PageState::kKnown, PageState::kMerged,
-                     PageState::kAlready, PageState::kSkipped),
+    /* kTodo */
+    bits(PageState::kForked, PageState::kZero, PageState::kNew, PageState::kKnown,
+         PageState::kMerged, PageState::kAlready, PageState::kSkipped),
+    /* kForked */ bits(PageState::kTodo, PageState::kSkipped),
     /* kZero */ bits(PageState::kNew, PageState::kDropped, PageState::kSkipped),
     /* kNew */
     bits(PageState::kTodo, PageState::kZero, PageState::kKnown, PageState::kPlaced,
@@ -74,6 +76,26 @@ void Window::sort_out(std::uint32_t first, std::span<const std::uint64_t> entrie
             skip(first, 1, UPM_SKIPPED_NOT_PRESENT);
         ++first;
     }
+}
+
+void Window::put_forked_aside(std::uint32_t first,
+                              std::span<const std::uint64_t> entries) noexcept {
+    for (const std::uint64_t entry : entries) {
+        if (states_[first] == PageState::kTodo && (entry & kPagePresent) != 0 &&
+            (entry & kPageExclusive) == 0)
+            set(first, 1, PageState::kForked);
+        ++first;
+    }
+}
+
+bool Window::take_forked_back() noexcept {
+    bool any = false;
+    for (std::uint32_t i = find(PageState::kForked, 0); i < pages_;
+         i = find(PageState::kForked, i + 1)) {
+        set(i, 1, PageState::kTodo);
+        any = true;
+    }
+    return any;
 }
 
 std::uint64_t Window::address(std::uint32_t index) const noexcept {

@@ -18,6 +18,7 @@ namespace upm::store {
 // States from kMerged on are final: each page comes to one of them.
 enum class PageState : std::uint8_t {
     kTodo,     // there and not shared
+    kForked,   // the same, but another process has it too, by a fork: not to be published
     kZero,     // all zero
     kNew,      // hashed; to be put into a segment
     kKnown,    // hashed; its content is in a segment
@@ -65,6 +66,11 @@ class Window {
     void skip(std::uint32_t first, std::uint32_t count, unsigned reason) noexcept;
     // The same because of -errno, from which the reason follows.
     void refuse(std::uint32_t first, std::uint32_t count, int error) noexcept;
+    // Puts pages aside that are to be done, by their entries of the page map, if another
+    // process maps them as well.
+    void put_forked_aside(std::uint32_t first, std::span<const std::uint64_t> entries) noexcept;
+    // Returns true if there are such pages, which are to be done now.
+    bool take_forked_back() noexcept;
     // What was found out by hashes does not count any more.
     void forget_hashes() noexcept;
 

@@ -403,9 +403,9 @@ TEST_F(StoreFailure, NoDescriptorLeft) {
 // Else the kernel would send SIGXFSZ, which ends a program.
 TEST_F(StoreFailure, FileSizeLimit) {
     const Pages pages(20);
-    fill_pattern(pages, 1);
     ASSERT_EQ(open(), 0) << text;
     EXPECT_EQ(in_child([&] {
+                  fill_pattern(pages, 1);
                   rlimit small{.rlim_cur = 4096, .rlim_max = 4096};
                   if (::setrlimit(RLIMIT_FSIZE, &small) != 0)
                       return 1;

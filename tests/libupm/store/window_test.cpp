@@ -20,9 +20,9 @@ namespace {
 constexpr std::uint64_t kStart = 0x7f00'0000'0000;
 
 constexpr PageState kAll[] = {
-    PageState::kTodo,    PageState::kZero,    PageState::kNew,      PageState::kKnown,
-    PageState::kPlaced,  PageState::kMerged,  PageState::kInserted, PageState::kDropped,
-    PageState::kAlready, PageState::kSkipped,
+    PageState::kTodo,    PageState::kForked,  PageState::kZero,    PageState::kNew,
+    PageState::kKnown,   PageState::kPlaced,  PageState::kMerged,  PageState::kInserted,
+    PageState::kDropped, PageState::kAlready, PageState::kSkipped,
 };
 
 std::unique_ptr<Window> window_of(std::uint32_t pages) {
@@ -49,7 +49,8 @@ void bring(Window &window, std::uint32_t index, PageState state) {
 TEST(Window, PagesGoOnlyWhereTheyMay) {
     using enum PageState;
     const std::map<PageState, std::set<PageState>> allowed = {
-        {kTodo, {kZero, kNew, kKnown, kMerged, kAlready, kSkipped}},
+        {kTodo, {kForked, kZero, kNew, kKnown, kMerged, kAlready, kSkipped}},
+        {kForked, {kTodo, kSkipped}},
         {kZero, {kNew, kDropped, kSkipped}},
         {kNew, {kTodo, kZero, kKnown, kPlaced, kInserted, kSkipped}},
         {kKnown, {kTodo, kNew, kMerged, kSkipped}},
@@ -126,6 +127,22 @@ TEST(Window, SortsPagesOutByTheirEntries) {
     using enum PageState;
     EXPECT_EQ(states(false), (std::vector{kTodo, kTodo, kTodo, kSkipped, kSkipped, kSkipped}));
     EXPECT_EQ(states(true), (std::vector{kTodo, kTodo, kAlready, kAlready, kSkipped, kSkipped}));
+}
+
+TEST(Window, PutsPagesAsideThatAForkShares) {
+    const auto window = window_of(5);
+    window->set(3, 1, PageState::kZero);
+    const std::vector<std::uint64_t> entries = {kPagePresent, kPagePresent | kPageExclusive, 0,
+                                                kPagePresent};
+    window->put_forked_aside(0, entries);
+    EXPECT_EQ(window->state(0), PageState::kForked);
+    EXPECT_EQ(window->state(1), PageState::kTodo);
+    EXPECT_EQ(window->state(2), PageState::kTodo);
+    EXPECT_EQ(window->state(3), PageState::kZero);
+    EXPECT_EQ(window->state(4), PageState::kTodo);
+    EXPECT_TRUE(window->take_forked_back());
+    EXPECT_EQ(window->state(0), PageState::kTodo);
+    EXPECT_FALSE(window->take_forked_back());
 }
 
 TEST(Window, FindsPagesByTheirState) {

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+//
+// What the program does to its mappings while a call works on them, at the worst moment:
+// just after a batch was frozen. The test's own function comes before libc's ioctl.
+#include "tests/libupm/store/fixture.hpp"
+
+#include <cstdarg>
+#include <dlfcn.h>
+#include <functional>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+namespace {
+
+std::function<void()> after_freeze; // once
+
+} // namespace
+
+extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
+    using Control = int (*)(int, unsigned long, void *);
+    static const auto real = reinterpret_cast<Control>(::dlsym(RTLD_NEXT, "ioctl"));
+    va_list args;
+    va_start(args, request);
+    void *const argument = va_arg(args, void *);
+    va_end(args);
+    const int ret = real(fd, request, argument);
+    if (request == UFFDIO_WRITEPROTECT && after_freeze &&
+        (static_cast<const uffdio_writeprotect *>(argument)->mode & UFFDIO_WRITEPROTECT_MODE_WP) !=
+            0)
+        std::exchange(after_freeze, nullptr)();
+    return ret;
+}
+
+namespace upm::test {
+
+namespace {
+
+constexpr std::size_t kCount = 700; // in more than one batch
+
+class StoreMeanwhile : public StoreTest {
+  protected:
+    void SetUp() override {
+        StoreTest::SetUp();
+        ASSERT_EQ(open(), 0) << text;
+        if (text.find("mprotect") != std::string::npos)
+            GTEST_SKIP() << "freezes without userfaultfd";
+    }
+    void TearDown() override { after_freeze = nullptr; }
+
+    // Some pages become read-only just after the first batch is frozen.
+    void protect_meanwhile(std::size_t first, std::size_t count) {
+        after_freeze = [this, first, count] {
+            done = ::mprotect(pages.page(first), count * page_size(), PROT_READ) == 0;
+        };
+    }
+    [[nodiscard]] std::string protection(std::size_t index) const {
+        return vm_flags(pages.page(index)).substr(0, 8);
+    }
+
+    Pages pages{kCount};
+    bool done = false;
+};
+
+constexpr const char *kReadOnly = "rd mr mw";
+constexpr const char *kWritable = "rd wr mr";
+
+TEST_F(StoreMeanwhile, ProtectedWhileItIsInserted) {
+    fill_pattern(pages, 1);
+    protect_meanwhile(0, kCount);
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(protection(0), kReadOnly);
+    EXPECT_EQ(protection(kCount - 1), kReadOnly);
+    EXPECT_TRUE(has_pattern(pages, 1));
+}
+
+TEST_F(StoreMeanwhile, ProtectedWhileItIsMerged) {
+    insert_elsewhere(kCount, 2);
+    fill_pattern(pages, 2);
+    protect_meanwhile(0, kCount);
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(protection(0), kReadOnly);
+    EXPECT_EQ(protection(kCount - 1), kReadOnly);
+    EXPECT_TRUE(has_pattern(pages, 2));
+    // It is merged by the next call, which knows the new protection.
+    EXPECT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.merged + counts.already, kCount);
+    EXPECT_EQ(protection(5), kReadOnly);
+}
+
+TEST_F(StoreMeanwhile, PartIsProtectedWhileItIsMerged) {
+    insert_elsewhere(kCount, 3);
+    fill_pattern(pages, 3);
+    protect_meanwhile(10, 20);
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(protection(9), kWritable);
+    EXPECT_EQ(protection(10), kReadOnly);
+    EXPECT_EQ(protection(29), kReadOnly);
+    EXPECT_EQ(protection(30), kWritable);
+    EXPECT_TRUE(has_pattern(pages, 3));
+}
+
+// Zeros in a mapping of a segment are replaced by fresh memory.
+TEST_F(StoreMeanwhile, ProtectedWhileZerosAreDropped) {
+    fill_pattern(pages, 4);
+    ASSERT_EQ(advise(pages), 0);
+    std::memset(pages.data(), 0, pages.size());
+    protect_meanwhile(0, kCount);
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    for (std::size_t i = 0; i < kCount; i += 50)
+        EXPECT_EQ(protection(i), kReadOnly) << "page " << i;
+    EXPECT_EQ(pages.page(5)[7], '\0');
+}
+
+TEST_F(StoreMeanwhile, ProtectedWhileItIsUnmerged) {
+    fill_pattern(pages, 5);
+    ASSERT_EQ(advise(pages), 0);
+    protect_meanwhile(0, kCount);
+    EXPECT_EQ(unmerge(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(protection(0), kReadOnly);
+    EXPECT_EQ(protection(kCount - 1), kReadOnly);
+    EXPECT_TRUE(has_pattern(pages, 5));
+}
+
+} // namespace
+
+} // namespace upm::test
