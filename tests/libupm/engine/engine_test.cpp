@@ -91,6 +91,13 @@ TEST(Engine, RejectsNegativePid) {
     EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .pid = -1}), -EINVAL);
 }
 
+TEST(Engine, UnmergeHasNoDryRun) {
+    Fixture fixture;
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .flags = UPM_DRY_RUN, .unmerge = true}),
+              -EINVAL);
+    EXPECT_TRUE(fixture.backend.calls().empty());
+}
+
 TEST(Engine, PassesDryRun) {
     Fixture fixture;
     EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage, .flags = UPM_DRY_RUN}), 0);
