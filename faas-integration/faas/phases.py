@@ -176,13 +176,15 @@ class Demo:
         session.say(f"killed {made[0].name}: USS of the others {uss[0]:.0f} -> {uss[1]:.0f} MiB")
 
     def _end(self, host: Host, made: list[Container], phase: Phase) -> None:
-        for container in made:
-            log = container.log
+        def end(container: Container) -> Advise | None:
             container.stop()
+            log = container.log
             lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-            if done := parse_advise(lines):
-                phase.advises.append(done)
             host.remove(container)
+            return parse_advise(lines)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            phase.advises = [done for done in pool.map(end, made) if done]
 
 
 def same_answers(demo: Demo) -> bool:

@@ -62,6 +62,15 @@ def handler(event):
         raise Mute
     return {"got": event}
 """
+# Sends SIGTERM to a thread that is not the main one, once that has nothing to do.
+SIGNALLING = """
+import signal, threading
+def send():
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+def handler(event):
+    threading.Timer(0.5, send).start()
+    return {"soon": True}
+"""
 NOT_JSON = ("decimal", "nan", "bytes", "key", "circle", "deep", "odd")
 
 
@@ -115,6 +124,19 @@ class ContractTest(support.RuntimeCase):
         self.assertEqual(answers[0], {"done": True})
         self.assertEqual(process.wait(30), 0)
         self.assertFalse(lock.exists())
+
+    def test_a_signal_while_the_main_thread_blocks(self) -> None:
+        """Does not wait for it: another thread gets the signal here, as it may happen."""
+        self.write_function(SIGNALLING)
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            port = held.getsockname()[1]
+        variables = {**os.environ, "LISTEN": f"127.0.0.1:{port}"}
+        variables["upstream_lock"] = str(self.directory / "lock")
+        process = subprocess.Popen([sys.executable, SERVER, self.directory], env=variables)
+        self.addCleanup(process.kill)
+        self.wait_for(self.directory / "lock")
+        self.assertEqual(platforms.post(port, "/", {}, 30), {"soon": True})
+        self.assertEqual(process.wait(10), 0)
 
     def test_a_port_alone(self) -> None:
         """Is that of all IPv4 and IPv6 addresses."""

@@ -9,10 +9,11 @@ container little memory, and it listens on Unix sockets too.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -25,6 +26,7 @@ from waitress import task, trigger, wasyncore
 LARGEST = 64 << 20  # bytes of a request
 CONNECTIONS = 200  # at a time
 LAST_WORDS = 5.0  # seconds that answers have to leave at the end
+CHUNK = 512  # bytes
 WAKE = 3600  # seconds between looks at idle connections: a process at rest should rest
 
 
@@ -99,6 +101,35 @@ def _sockets(listen: str) -> list[socket.socket]:
     return [socket.create_server(address, family=family) for family, address in addresses]
 
 
+class _Signals(wasyncore.file_dispatcher):  # type: ignore[misc]  # waitress has no types
+    """Calls back in the loop's thread for each signal.
+
+    A handler in Python would have to wait for the main thread, and that may wait
+    for ever: one that is about to block, in a queue or for an event, when the
+    signal comes does not notice it.
+    """
+
+    def __init__(self, numbers: Iterable[int], react: Callable[[], None], where: Any) -> None:
+        """`where`: the loop's map. To be made in the main thread."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        super().__init__(reading, map=where)  # which keeps a copy of the descriptor
+        os.close(reading)
+        self._react = react
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def writable(self) -> bool:
+        """It only reads."""
+        return False
+
+    def handle_read(self) -> None:
+        """Some have come."""
+        self.recv(CHUNK)
+        self._react()
+
+
 class Server:
     """Serves a callable; a context manager."""
 
@@ -108,6 +139,7 @@ class Server:
         `answer` is called in a thread for each request and must not raise.
         """
         self._answer = answer
+        self._has_signals = False
         self._threads = _Threads()
         self._map: dict[int, Any] = {}
         self._trigger = trigger.trigger(self._map)
@@ -139,10 +171,17 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         """Closes all connections once the answers at work are sent, or after a while."""
+        if self._has_signals:
+            signal.set_wakeup_fd(-1)
         self.wait_until_sent(LAST_WORDS)
         self._threads.shutdown(timeout=LAST_WORDS)
         self._trigger.pull_trigger(lambda: wasyncore.close_all(self._map))
         self._thread.join()
+
+    def on_signals(self, numbers: Iterable[int], react: Callable[[], None]) -> None:
+        """Has `react` called when a signal comes, whatever the main thread does. Before `with`."""
+        _Signals(numbers, react, self._map)
+        self._has_signals = True
 
     def wait_until_sent(self, seconds: float) -> bool:
         """Waits until each request has its answer, no longer than that; true if so."""

@@ -34,7 +34,6 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
@@ -84,7 +83,7 @@ class Worker:
                 late[1].set_exception(EndingError("ending"))
 
     def end(self) -> None:
-        """Lets run() return. Called from a signal handler: SimpleQueue.put() may be."""
+        """Lets run() return."""
         self.ending.set()
         self._work.put(None)
 
@@ -148,15 +147,11 @@ def main(arguments: list[str]) -> int:
         print("usage: server.py DIRECTORY [ENTRY]", file=sys.stderr)
         return 2
     worker = Worker(find_handler(arguments[0], (arguments[1:] or ["function.handler"])[0]))
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        worker.end()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     listen = json_http.listen_from_environment()
     lock = Path(os.environ.get("upstream_lock") or "/tmp/.lock")  # noqa: SIM112  # its name
-    with json_http.Server(listen, Service(worker).answer):
+    server = json_http.Server(listen, Service(worker).answer)
+    server.on_signals((signal.SIGTERM, signal.SIGINT), worker.end)
+    with server:
         lock.touch()
         print(f"serving on {listen}", flush=True)
         worker.run()

@@ -228,9 +228,9 @@ def main() -> int:
     args = parser.parse_args()
     proxy = Proxy(args.command)
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with Server(f":{args.port}", proxy.answer):
+    server = Server(f":{args.port}", proxy.answer)
+    server.on_signals((signal.SIGINT, signal.SIGTERM), ended.set)
+    with server:
         ended.wait()
         proxy.action.stop()
     return 0
