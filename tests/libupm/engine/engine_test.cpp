@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <limits>
 #include <unistd.h>
@@ -245,6 +246,54 @@ TEST(Domains, ReopensTheOneOfTheEnvironment) {
     ASSERT_EQ(calls.size(), 3U);
     EXPECT_EQ(calls[1].domain_fd, 1001);
     EXPECT_EQ(calls[2].domain_fd, 1001);
+}
+
+// The first attempt is not in what the caller gets.
+TEST(Domains, CountsAreThoseOfTheSecondAttempt) {
+    Fixture fixture({.backend = "fake", .domain = kKey});
+    fixture.backend.on_run = [](const Call &call, upm_counts &counts) {
+        ++counts.merged;
+        ++counts.skipped[UPM_SKIPPED_BUSY];
+        return call.domain_fd == 1000 ? -EBADF : 0;
+    };
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage}), 0);
+    EXPECT_EQ(fixture.counts.merged, 1U);
+    EXPECT_EQ(fixture.counts.skipped[UPM_SKIPPED_BUSY], 1U);
+}
+
+// Two threads find the domain closed: both go on with one, and no descriptor is left.
+TEST(Domains, TheSlowerThreadClosesItsOwn) {
+    Fixture fixture({.backend = "fake", .domain = kKey});
+    fixture.backend.on_run = [](const Call &call, upm_counts &counts) {
+        return call.domain_fd == 1000 ? -EBADF : FakeBackend::merge(call, counts);
+    };
+    int opened[2] = {-1, -1};
+    int count = 0;
+    fixture.backend.on_open_domain = [&] {
+        const int own = count++;
+        opened[own] = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (own == 0) { // before this one comes back, another call is through
+            upm_counts other{};
+            EXPECT_EQ(fixture.engine.submit({.addr = kPage, .len = kPage}, other), 0);
+        }
+        return opened[own];
+    };
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage}), 0);
+    ASSERT_EQ(count, 2);
+    EXPECT_EQ(fixture.backend.calls().back().domain_fd, opened[1]);
+    EXPECT_EQ(::fcntl(opened[0], F_GETFD), -1);
+    EXPECT_GE(::fcntl(opened[1], F_GETFD), 0);
+    ::close(opened[1]);
+}
+
+// A domain of the caller's that has the number of the library's, which was closed.
+TEST(Domains, DoesNotReplaceTheChosenOneOfThatNumber) {
+    Fixture fixture({.backend = "fake", .domain = kKey});
+    EXPECT_EQ(fixture.engine.use_domain(1000), 0);
+    fixture.backend.on_run = [](const Call &, upm_counts &) { return -EBADF; };
+    EXPECT_EQ(fixture.submit({.addr = kPage, .len = kPage}), -EBADF);
+    EXPECT_EQ(fixture.backend.calls().size(), 1U);
+    EXPECT_EQ(fixture.backend.domains_opened, 1);
 }
 
 // That the caller's own descriptor is closed is the caller's mistake: to merge in

@@ -34,6 +34,8 @@ class FakeBackend final : public Backend {
     }
     int open_domain(const std::uint8_t (&key)[16]) noexcept override {
         last_key = key[0];
+        if (on_open_domain)
+            return on_open_domain();
         return domain_result >= 0 ? domain_result + domains_opened++ : domain_result;
     }
     int stats(int domain_fd, struct upm_stats &stats) noexcept override {
@@ -67,6 +69,7 @@ class FakeBackend final : public Backend {
     int domains_opened = 0;
     unsigned last_key = 0;
     std::function<int(const Call &, upm_counts &)> on_run = merge;
+    std::function<int()> on_open_domain; // instead of domain_result
 
   private:
     const char *name_;
