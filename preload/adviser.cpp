@@ -42,13 +42,17 @@ constexpr std::uint64_t kFirstLookNs = 1'000'000'000;
 
 constinit Settings settings;
 constinit std::atomic<pid_t> home{0}; // the process in which the thread belongs
-// Changes whenever there is something new for the thread, which sleeps on it.
+// Changes whenever the thread has to look what there is to do; it sleeps on it.
 constinit std::atomic<std::uint32_t> bell{0};
+// Changes whenever there is something new to advise.
+constinit std::atomic<std::uint32_t> news{0};
 constinit std::atomic<bool> no_backend{false};
 
+// A thread that is awake sees the new value before it sleeps.
 void ring() noexcept {
     bell.fetch_add(1);
-    futex_wake_all(bell);
+    if (local().asleep.load())
+        futex_wake_all(bell);
 }
 
 void sleep_ns(std::uint64_t ns) noexcept {
@@ -94,6 +98,14 @@ void show_state(bool idle) noexcept {
     (void)::prctl(PR_SET_NAME, idle ? "upm-hook idle" : "upm-hook");
 }
 
+// Tells about what was unmapped, if anything was.
+void report_unmapped() noexcept {
+    std::atomic<bool> &unmapped = local().unmapped;
+    if (unmapped.load(std::memory_order_relaxed) && unmapped.exchange(false) &&
+        !engine().backend().unmapped())
+        unmapped = true; // later
+}
+
 void wait_until_idle() noexcept {
     const std::uint64_t tick = std::max<std::uint64_t>(settings.idle_ns / kTicks, 1'000'000);
     unsigned quiet = 0;
@@ -102,6 +114,7 @@ void wait_until_idle() noexcept {
         // While it is busy, looking once in a while is enough.
         const std::uint64_t pause = quiet == 0 ? std::max(tick, settings.idle_ns / 2) : tick;
         sleep_ns(pause);
+        report_unmapped();
         const std::uint64_t now = others_cpu_ns();
         // Added, not subtracted: two clocks make it up, and it may go back a little.
         quiet = now <= cpu + pause / kAllowedShare + kAllowedNs ? quiet + 1 : 0;
@@ -118,7 +131,9 @@ void wait_for_work(std::uint32_t seen) noexcept {
     const bool idle = settings.trigger == Trigger::kIdle;
     const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
     std::uint64_t pause = 0;
-    while (bell.load() == seen && !all_pieces_ended()) {
+    for (std::uint32_t rung = bell.load(); news.load() == seen && !all_pieces_ended();
+         rung = bell.load()) {
+        report_unmapped();
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
         const bool changed = due != UINT64_MAX && worked_since_last_look();
@@ -131,15 +146,19 @@ void wait_for_work(std::uint32_t seen) noexcept {
                                  std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
                                  kLongestPauseNs);
         local().asleep = true;
-        futex_wait(bell, seen, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
+        futex_wait(bell, rung, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
         local().asleep = false;
     }
     show_state(false);
 }
 
 void sleep_until(std::uint64_t deadline) noexcept {
-    for (std::uint64_t now = now_ns(); now < deadline && !all_pieces_ended(); now = now_ns())
-        futex_wait(bell, bell.load(), deadline - now);
+    for (std::uint64_t now = now_ns(); now < deadline; now = now_ns()) {
+        const std::uint32_t rung = bell.load();
+        if (all_pieces_ended())
+            break;
+        futex_wait(bell, rung, deadline - now);
+    }
 }
 
 // A broker or a module may come later. False: there will be no backend.
@@ -161,11 +180,11 @@ void *run(void * /*unused*/) noexcept {
         return nullptr;
     }
     show_state(false);
-    std::uint32_t seen = bell.load();
+    std::uint32_t seen = news.load();
     if (settings.trigger == Trigger::kSignal)
         wait_for_work(seen);
     while (!all_pieces_ended()) {
-        seen = bell.load();
+        seen = news.load();
         const bool idle = settings.trigger == Trigger::kIdle;
         if (idle)
             wait_until_idle();
@@ -208,6 +227,7 @@ void start_thread() noexcept {
 
 void on_signal(int /*number*/) noexcept {
     const int error = errno;
+    news.fetch_add(1);
     ring();
     errno = error;
 }
@@ -257,15 +277,27 @@ bool notice_block(bool may_start) noexcept {
     }
     if (settings.trigger != Trigger::kIdle)
         return true; // its bell is for the signal
-    if (local().asleep.load())
-        ring();
-    else
-        bell.fetch_add(1);
+    news.fetch_add(1);
+    ring();
     return true;
 }
 
+// Without a thread, at once: a packet that is sent only if there is room for it.
+void notice_unmapped() noexcept {
+    Local &mine = local();
+    if (sandboxed() || mine.unmapped.exchange(true))
+        return;
+    if (mine.thread_runs.load()) {
+        ring();
+    } else {
+        const Guard guard;
+        report_unmapped();
+    }
+}
+
 void wake_adviser() noexcept {
-    ring();
+    bell.fetch_add(1);
+    futex_wake_all(bell);
 }
 
 namespace {

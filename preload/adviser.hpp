@@ -29,6 +29,10 @@ bool notice_block(bool may_start) noexcept;
 // Advises now, in the calling thread, blocks numbered `mark` and above. 0 or -errno.
 int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
 
+// Memory that showed shared content is not there any more: whoever keeps that content is
+// told soon. Waits for nobody.
+void notice_unmapped() noexcept;
+
 // It looks what there is to do.
 void wake_adviser() noexcept;
 

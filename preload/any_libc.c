@@ -14,6 +14,8 @@
 //
 // Where something is missing, the hook stays out (any_libc.h). tests/preload/
 // anywhere_test.py loads it into programs of Debian 11, of musl, and of others.
+// The names are those of libc, of the linker and of sanitizers.
+// NOLINTBEGIN(readability-identifier-naming)
 #define _GNU_SOURCE 1
 #include "preload/any_libc.h"
 
@@ -54,7 +56,6 @@ HIDDEN int memfd_create(const char *name, unsigned flags) {
     return (int)syscall(SYS_memfd_create, name, flags);
 }
 
-int close_range(unsigned first, unsigned last, int flags);
 HIDDEN int close_range(unsigned first, unsigned last, int flags) {
     return (int)syscall(SYS_close_range, first, last, flags);
 }
@@ -100,7 +101,6 @@ HIDDEN int _dl_find_object(void *address, void *result) {
 HIDDEN uint32_t arc4random(void) {
     return 0;
 }
-int getentropy(void *buffer, size_t size);
 HIDDEN int getentropy(void *buffer, size_t size) {
     (void)buffer;
     (void)size;
@@ -156,3 +156,5 @@ int upm_hook_libc_suffices(void) {
            __hwasan_init == NULL && __lsan_init == NULL && __msan_init == NULL &&
            __tsan_init == NULL;
 }
+
+// NOLINTEND(readability-identifier-naming)

@@ -2,6 +2,7 @@
 #include "preload/blocks.hpp"
 
 #include "preload/address_map.hpp"
+#include "preload/adviser.hpp"
 #include "preload/changes.hpp"
 #include "preload/page.hpp"
 #include "preload/pages.hpp"
@@ -284,7 +285,7 @@ namespace {
 void free_busy(Block &block, char *addr, std::size_t len) noexcept {
     const Change exclusive;
     block.hands_off = true;
-    exclusive.end_piece(addr, len);
+    Change::end_piece(addr, len);
     by_address.clear(addr, len, &block);
     --totals.live_blocks;
     totals.live_bytes -= len;
@@ -305,13 +306,19 @@ void free_block(Block &block) noexcept {
         if (take(block, State::kLive, State::kHeld)) {
             by_address.clear(addr, len, &block);
             count_live(block, false);
-            if (block.advised || block.hands_off || block.reshaped || !cache_put(block))
+            const bool advised = block.advised;
+            if (advised || block.hands_off || block.reshaped || !cache_put(block))
                 unmap(block);
+            if (advised)
+                notice_unmapped();
             return;
         }
         const State state = block.state.load();
-        if (state == State::kBusy)
-            return free_busy(block, addr, len);
+        if (state == State::kBusy) {
+            free_busy(block, addr, len);
+            notice_unmapped();
+            return;
+        }
         if (state != State::kLive)
             return; // freed twice
     }

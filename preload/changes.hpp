@@ -73,7 +73,7 @@ auto with_blocks(void *addr, std::size_t len, Rule rule, Action change) noexcept
     if (!concerns_adviser(addr, len))
         return change();
     const Change exclusive;
-    exclusive.end_piece(addr, len);
+    Change::end_piece(addr, len);
     for_each_block(addr, len, rule);
     return change();
 }

@@ -47,6 +47,7 @@ struct Local {
     std::atomic<std::uint32_t> changers{0}; // threads that wait for `change`
     std::atomic<bool> thread_runs{false};   // the adviser's
     std::atomic<bool> asleep{false};        // it is, and the bell wakes it
+    std::atomic<bool> unmapped{false};      // what showed shared content, and nobody said so
 };
 
 Local &local() noexcept;

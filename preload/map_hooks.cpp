@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdint>
+#include <cstring>
 #include <sys/mman.h>
 #include <upm/upm.hpp>
 
@@ -48,14 +49,29 @@ void mark_reshaped(const void *addr, std::size_t len) noexcept {
         for_each_block(addr, len, [](Block &block) { block.reshaped = true; });
 }
 
-// This range is unmapped, or another mapping takes its place. Of a mapping that goes in
-// part, the rest is left as it is, and remembered: it may show shared content.
-void cut_out(Block &block, const char *addr, std::size_t len) noexcept {
-    const char *const start = block.addr;
-    if (!block.own && start >= addr && start + block.len <= addr + round_up(len))
-        forget_mapping(start);
-    else
-        reshape(block);
+// A range is unmapped, or another mapping takes its place, by `change`. Of a mapping that
+// goes in part, the rest is left as it is, and remembered: it may show shared content.
+template <class Action>
+auto cut_out(void *addr, std::size_t len, Action change) noexcept {
+    const auto *const first = static_cast<const char *>(addr);
+    bool advised = false;
+    const auto result = with_blocks(
+        addr, len,
+        [&](Block &block) {
+            const char *const start = block.addr;
+            advised = advised || block.advised;
+            if (!block.own && start >= first && start + block.len <= first + round_up(len))
+                forget_mapping(start);
+            else
+                reshape(block);
+        },
+        change);
+    if (advised) {
+        const int error = errno;
+        notice_unmapped();
+        errno = error;
+    }
+    return result;
 }
 
 // --- mmap ---
@@ -70,11 +86,7 @@ void *map(void *(*real_mmap)(void *, std::size_t, int, int, int, off_t), void *a
           std::size_t len, int prot, int flags, int fd, off_t offset) noexcept {
     const auto make = [&] { return real_mmap(addr, len, prot, flags, fd, offset); };
     const bool replaces = (flags & MAP_FIXED) != 0 && watched();
-    void *const result =
-        replaces ? with_blocks(
-                       addr, len,
-                       [&](Block &block) { cut_out(block, static_cast<char *>(addr), len); }, make)
-                 : make();
+    void *const result = replaces ? cut_out(addr, len, make) : make();
     if (result == MAP_FAILED)
         return result;
     if (worth_recording(len, prot, flags)) {
@@ -140,6 +152,9 @@ class Drop {
         return error_ != 0 ? -1 : 0;
     }
 
+    // True once memory that may have shown shared content is fresh.
+    [[nodiscard]] bool replaced() const noexcept { return replaced_; }
+
   private:
     [[nodiscard]] bool over() const noexcept { return error_ != 0 && error_ != ENOMEM; }
 
@@ -159,6 +174,7 @@ class Drop {
     void replace(char *first, char *last, int protection) noexcept {
         if (over())
             return;
+        replaced_ = true;
         note(real().mmap(first, static_cast<std::size_t>(last - first), protection,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
     }
@@ -185,28 +201,59 @@ class Drop {
     char *end_;
     int advice_;
     int error_ = 0;
+    bool replaced_ = false;
 };
 
 int drop_content(void *addr, std::size_t len, int advice) noexcept {
     const Guard guard;
     Drop drop(static_cast<char *>(addr), len, advice);
-    return with_blocks(
+    const int result = with_blocks(
         addr, len, [&](Block &block) { drop.block(block); }, [&] { return drop.finish(); });
+    if (drop.replaced()) {
+        const int error = errno;
+        notice_unmapped();
+        errno = error;
+    }
+    return result;
 }
 
-// Before the program does what cannot be done to a mapping of shared content.
-void make_private(void *addr, std::size_t len) noexcept {
+// Before the program does what cannot be done to a mapping of shared content. Returns true
+// if the range is all to be read and written to, and may consist of several mappings now,
+// where the program has one.
+bool make_private(void *addr, std::size_t len) noexcept {
     const Guard guard;
     bool advised = false;
+    bool alike = true;
     with_blocks(
         addr, len,
         [&](Block &block) {
-            reshape(block);
+            alike = alike && !block.reshaped;
             advised = advised || block.advised;
+            reshape(block);
         },
         [] {});
     if (advised && !sandboxed())
         (void)upm::unmerge(addr, len);
+    return advised && alike;
+}
+
+// --- mremap ---
+
+// What mremap does, for memory that is several mappings: it moves only one.
+void *move_by_copy(void *addr, std::size_t old_len, std::size_t len, int flags,
+                   void *wished) noexcept {
+    if ((flags & MREMAP_MAYMOVE) == 0) {
+        errno = ENOMEM; // there is no room to grow
+        return MAP_FAILED;
+    }
+    const int fixed = (flags & MREMAP_FIXED) != 0 ? MAP_FIXED : 0;
+    void *const fresh = real().mmap(wished, len, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
+    if (fresh == MAP_FAILED)
+        return MAP_FAILED;
+    std::memcpy(fresh, addr, std::min(old_len, len));
+    (void)real().munmap(addr, old_len);
+    return fresh;
 }
 
 } // namespace
@@ -243,9 +290,7 @@ UPM_HOOK int munmap(void *addr, std::size_t len) noexcept {
         forget_mapping(addr);
         return real().munmap(addr, len);
     }
-    return with_blocks(
-        addr, len, [&](Block &block) { cut_out(block, static_cast<char *>(addr), len); },
-        [&] { return real().munmap(addr, len); });
+    return cut_out(addr, len, [&] { return real().munmap(addr, len); });
 }
 
 UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flags, ...) noexcept {
@@ -257,18 +302,18 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
         va_end(arguments);
     }
     const bool careful = watched();
-    if (careful)
-        make_private(addr, old_len);
+    const bool parts = careful && make_private(addr, old_len) && old_len != 0;
     const Block *const known = find_mapping(addr);
     if (known != nullptr)
         forget_mapping(addr);
-    const auto move = [&] { return real().mremap(addr, old_len, len, flags, wished); };
-    void *const moved =
-        careful && wished != nullptr
-            ? with_blocks(
-                  wished, len,
-                  [&](Block &block) { cut_out(block, static_cast<char *>(wished), len); }, move)
-            : move();
+    const auto move = [&] {
+        void *const moved = real().mremap(addr, old_len, len, flags, wished);
+        constexpr int kKnownFlags = MREMAP_MAYMOVE | MREMAP_FIXED;
+        return moved == MAP_FAILED && errno == EFAULT && parts && (flags & ~kKnownFlags) == 0
+                   ? move_by_copy(addr, old_len, len, flags, wished)
+                   : moved;
+    };
+    void *const moved = careful && wished != nullptr ? cut_out(wished, len, move) : move();
     if (known != nullptr && moved != MAP_FAILED && wants(len))
         record_mapping(moved, len);
     return moved;
@@ -288,7 +333,7 @@ UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
         if (careful && drops_content(advice))
             return drop_content(addr, len, advice);
         if (careful && marks_mapping(advice))
-            make_private(addr, len);
+            (void)make_private(addr, len);
         else if (!drops_content(advice))
             mark_reshaped(addr, len);
     }

@@ -85,7 +85,8 @@ class Pass {
     void advise_block(Block &block) noexcept;
     bool advise_range(char *addr, std::size_t len, std::size_t &offset, History &history,
                       const Block *block) noexcept;
-    int advise_piece(char *addr, std::size_t len, const Block *block, Counts &counts) noexcept;
+    int advise_piece(const char *addr, std::size_t len, const Block *block,
+                     Counts &counts) noexcept;
     [[nodiscard]] int submit(Request request, const Block *block, Counts &counts) const noexcept;
     void finish(History &history) noexcept;
     void advise_blocks() noexcept;
@@ -138,7 +139,8 @@ int Pass::submit(Request request, const Block *block, Counts &counts) const noex
     return -engine().submit(request, counts);
 }
 
-int Pass::advise_piece(char *addr, std::size_t len, const Block *block, Counts &counts) noexcept {
+int Pass::advise_piece(const char *addr, std::size_t len, const Block *block,
+                       Counts &counts) noexcept {
     if (restores_ && outsiders_may_write())
         return EBUSY;
     const Request request{.addr = reinterpret_cast<std::uintptr_t>(addr), .len = len};

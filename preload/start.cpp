@@ -119,7 +119,8 @@ void print_summary() noexcept {
 } // namespace upm::hook
 
 // gcc's AddressSanitizer ends a program in which another library comes before it.
-UPM_HOOK_API const char *__asan_default_options() { // NOLINT(bugprone-reserved-identifier)
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
+UPM_HOOK_API const char *__asan_default_options() {
     return "verify_asan_link_order=0";
 }
 

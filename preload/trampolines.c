@@ -14,22 +14,22 @@
 #include <errno.h>
 #include <sys/syscall.h>
 
-#define HIDDEN __attribute__((visibility("hidden")))
-#define TEXT(number) TEXT_(number)
-#define TEXT_(number) #number
+#define UPM_HIDDEN __attribute__((visibility("hidden")))
+#define UPM_TEXT(number) UPM_TEXT_(number)
+#define UPM_TEXT_(number) #number
 
-extern void *__wrap_dlsym(void *handle, const char *name);
+extern void *__wrap_dlsym(void *handle, const char *name); // NOLINT(readability-identifier-naming)
 extern void upm_hook_before_syscall(long number, long first);
 
-HIDDEN void *upm_hook_real_dlopen;
+UPM_HIDDEN void *upm_hook_real_dlopen;
 
-HIDDEN void *upm_hook_find_dlopen(void) {
+UPM_HIDDEN void *upm_hook_find_dlopen(void) {
     if (upm_hook_real_dlopen == 0)
         upm_hook_real_dlopen = __wrap_dlsym(RTLD_NEXT, "dlopen");
     return upm_hook_real_dlopen;
 }
 
-HIDDEN long upm_hook_failed(long result) {
+UPM_HIDDEN long upm_hook_failed(long result) {
     errno = (int)-result;
     return -1;
 }
@@ -41,9 +41,9 @@ __asm__(".text\n"
         ".type syscall, @function\n"
         "syscall:\n"
         "    endbr64\n"
-        "    cmp $" TEXT(__NR_seccomp) ", %rdi\n"
+        "    cmp $" UPM_TEXT(__NR_seccomp) ", %rdi\n"
         "    je 2f\n"
-        "    cmp $" TEXT(__NR_prctl) ", %rdi\n"
+        "    cmp $" UPM_TEXT(__NR_prctl) ", %rdi\n"
         "    je 2f\n"
         "1:  mov %rdi, %rax\n"
         "    mov %rsi, %rdi\n"
@@ -99,9 +99,9 @@ __asm__(".text\n"
         ".globl syscall\n"
         ".type syscall, %function\n"
         "syscall:\n"
-        "    cmp x0, #" TEXT(__NR_seccomp) "\n"
+        "    cmp x0, #" UPM_TEXT(__NR_seccomp) "\n"
         "    b.eq 2f\n"
-        "    cmp x0, #" TEXT(__NR_prctl) "\n"
+        "    cmp x0, #" UPM_TEXT(__NR_prctl) "\n"
         "    b.eq 2f\n"
         "1:  mov x8, x0\n"
         "    mov x0, x1\n"

@@ -139,6 +139,10 @@ class Backend {
     // From any thread, several at once, and in the child of a fork.
     virtual std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept;
 
+    // The process has unmapped memory that was merged: what is kept for it may go. Waits
+    // for nobody. False: that could not be said now.
+    virtual bool unmapped() noexcept { return true; }
+
     // Post: a descriptor with close-on-exec set, or -errno.
     virtual int open_domain(const std::uint8_t (&key)[16]) noexcept = 0;
 

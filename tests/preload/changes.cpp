@@ -182,6 +182,86 @@ int dontneed_blocks() {
     return neighbours != 0 ? 0 : kNothingTried;
 }
 
+// --- one step after the other ---
+
+// What was shared is written to, dropped, moved and freed, and advised again each time.
+int sequences() {
+    constexpr std::size_t kBlock = kMib;
+    for (std::uint64_t round = 0; round < 5; ++round) {
+        auto *block = static_cast<char *>(std::malloc(kBlock));
+        fill(block, kBlock, 50 + round);
+        must_share();
+        std::memset(block + kBlock / 2, 0, kBlock / 2); // zeros over shared content
+        upm_counts counts{};
+        (void)advise(counts);
+        UPM_CHECK(holds(block, kBlock / 2, 50 + round));
+        UPM_CHECK(is_zero(block + kBlock / 2, kBlock / 2));
+        block = static_cast<char *>(std::realloc(block, 3 * kBlock));
+        UPM_CHECK(holds(block, kBlock / 2, 50 + round));
+        UPM_CHECK(is_zero(block + kBlock / 2, kBlock / 2));
+        fill(block, 3 * kBlock, 60 + round);
+        (void)advise(counts);
+        UPM_CHECK(holds(block, 3 * kBlock, 60 + round));
+        std::free(block);
+        auto *const cleared = static_cast<char *>(std::calloc(1, 3 * kBlock));
+        UPM_CHECK(is_zero(cleared, 3 * kBlock));
+        std::free(cleared);
+    }
+    return 0;
+}
+
+// A mapping of the program that moves, grows and shrinks.
+int moves() {
+    std::size_t size = 256 * kKib;
+    char *memory = map_at(nullptr, size);
+    fill(memory, size, 1);
+    must_share();
+    for (std::size_t i = 0; i < 100; ++i) {
+        const std::size_t next = (256 + i * 37 % 512 / 4 * 4) * kKib;
+        void *const moved = ::mremap(memory, size, next, MREMAP_MAYMOVE);
+        UPM_CHECK(moved != MAP_FAILED);
+        memory = static_cast<char *>(moved);
+        UPM_CHECK(holds(memory, std::min(size, next), 1));
+        size = next;
+        fill(memory, size, 1);
+        upm_counts counts{};
+        (void)advise(counts);
+        UPM_CHECK(holds(memory, size, 1));
+    }
+    return ::munmap(memory, size);
+}
+
+// A child that is forked at some time of an advise has the same bytes, and advises.
+int children() {
+    constexpr std::size_t kBlock = 16 * kMib;
+    must_share_something();
+    for (std::uint64_t round = 0; round < 20; ++round) {
+        auto *const block = static_cast<char *>(std::malloc(kBlock));
+        fill(block, kBlock, round);
+        std::thread adviser([] {
+            upm_counts counts{};
+            (void)advise(counts);
+        });
+        std::this_thread::sleep_for(std::chrono::microseconds(500 + 900 * round));
+        const pid_t child = ::fork();
+        UPM_CHECK(child >= 0);
+        if (child == 0) {
+            (void)::alarm(30); // ends it if it hangs
+            UPM_CHECK(holds(block, kBlock, round));
+            must_share_something();
+            UPM_CHECK(holds(block, kBlock, round));
+            std::free(block);
+            ::_exit(0);
+        }
+        adviser.join();
+        int status = -1;
+        UPM_CHECK(::waitpid(child, &status, 0) == child && status == 0);
+        UPM_CHECK(holds(block, kBlock, round));
+        std::free(block);
+    }
+    return 0;
+}
+
 // --- changes in the middle of an advise ---
 
 // One thread advises, another one makes the block read-only, unmaps it, or drops it.
@@ -327,6 +407,22 @@ int stall(double seconds) {
     return 0;
 }
 
+// A server that has a new block for each request, and drops it.
+int requests(int count) {
+    constexpr std::size_t kBlock = 16 * kMib;
+    for (int i = 0; i < count; ++i) {
+        auto *const block = static_cast<char *>(std::malloc(kBlock));
+        fill(block, kBlock, static_cast<std::uint64_t>(i) + 1000);
+        must_share();
+        std::free(block);
+        (void)std::printf("request %d\n", i);
+        (void)std::fflush(stdout);
+        sleep_ms(700);
+    }
+    (void)std::getchar(); // until the test has looked
+    return 0;
+}
+
 // Children without fork handlers, at any time of the adviser's.
 int bare_clone(int rounds) {
     for (int round = 0; round < rounds; ++round) {
@@ -430,6 +526,8 @@ int main(int argc, char **argv) {
         return stall(number);
     if (what == "bare-clone")
         return bare_clone(static_cast<int>(number));
+    if (what == "requests")
+        return requests(static_cast<int>(number));
     struct {
         std::string_view name;
         int (*run)();
@@ -440,6 +538,9 @@ int main(int argc, char **argv) {
                             {"drop", drop_meanwhile},
                             {"free", free_meanwhile},
                             {"freed-read-only", freed_read_only},
+                            {"sequences", sequences},
+                            {"moves", moves},
+                            {"children", children},
                             {"many-blocks", many_blocks},
                             {"asynchronous", asynchronous}};
     for (const auto &one : kTries)

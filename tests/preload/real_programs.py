@@ -288,7 +288,9 @@ class Compiler(Case):
     """gcc, its assembler and the linker make the same bytes."""
 
     def test_build(self) -> None:
-        sources = sorted((ROOT / "preload").glob("*.cpp"))
+        sources = sorted((ROOT / "preload").glob("*.c*"))
+        sources = [source for source in sources if source.suffix in (".c", ".cpp")]
+        compilers = {".c": "gcc -w -fno-builtin", ".cpp": "g++ -std=c++20"}
         results = []
         for _, environment in self.environments():
             with tempfile.TemporaryDirectory() as folder:
@@ -296,7 +298,8 @@ class Compiler(Case):
                 makefile += "\n\tg++ -shared -Wl,-z,undefs -o $@ $^\n"
                 for source in sources:
                     makefile += (
-                        f"{source.stem}.o: {source}\n\tg++ -std=c++20 -O2 -g -pipe -fPIC -c "
+                        f"{source.stem}.o: {source}\n\t"
+                        f"{compilers[source.suffix]} -O2 -g -pipe -fPIC -c "
                         "-ffile-prefix-map=$(CURDIR)=. "
                         f"-I{ROOT} -I{ROOT}/libupm/include -o $@ $<\n"
                     )

@@ -109,6 +109,15 @@ class Changes(Case):
     def test_freed_read_only(self) -> None:
         self.run_manual("freed-read-only")
 
+    def test_one_step_after_the_other(self) -> None:
+        self.run_manual("sequences")
+
+    def test_moves(self) -> None:
+        self.run_manual("moves", UPM_SCOPE="all")
+
+    def test_children_advise(self) -> None:
+        self.run_manual("children")
+
     def test_many_blocks_cost_nothing(self) -> None:
         self.run_manual("many-blocks")
 
