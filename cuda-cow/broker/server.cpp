@@ -27,9 +27,12 @@ std::string domain_name(const Hello &hello, uid_t uid) {
 } // namespace
 
 Server::Server(Descriptor listener, const Limits &limits)
-    : store_(limits), loop_(std::move(listener), {.bytes = kMaxPacket, .fds = kMaxItems}, *this) {}
+    : store_(limits),
+      loop_(std::move(listener),
+            {.bytes = kMaxPacket, .fds = kMaxItems, .welcome = upm::broker::is_memory_or_device},
+            *this) {}
 
-ClientId Server::connect(const ucred &peer) {
+ClientId Server::connect(int /*socket*/, const ucred &peer) {
     const Member member = next_member_++;
     peers_.emplace(member, Peer{.uid = peer.uid, .domain = {}, .waiting = {}});
     return member;
@@ -40,15 +43,16 @@ void Server::disconnect(ClientId id) {
     peers_.erase(id);
 }
 
-bool Server::handle(ClientId id, std::span<const std::byte> packet, std::vector<Descriptor> fds,
-                    bool fds_lost) {
+bool Server::handle(ClientId id, std::span<const std::byte> packet,
+                    upm::broker::Attachments attachments) {
+    std::vector<Descriptor> &fds = attachments.fds;
     Message request;
     Peer &peer = peers_.at(id);
     if (!unpack(packet, request))
         return false;
     if (request.header.type == Type::kPublish && !peer.domain.empty())
-        return publish(id, request, std::move(fds), fds_lost);
-    if (!fds.empty())
+        return publish(id, request, std::move(fds), attachments.lost || attachments.unwelcome);
+    if (!fds.empty() || attachments.unwelcome)
         return false; // nobody else may send any
     switch (request.header.type) {
     case Type::kHello:

@@ -21,10 +21,10 @@ class Server final : public upm::broker::Service {
     // Until SIGTERM or SIGINT. Throws std::system_error.
     void run() { loop_.run(); }
 
-    upm::broker::ClientId connect(const ucred &peer) override;
+    upm::broker::ClientId connect(int socket, const ucred &peer) override;
     void disconnect(upm::broker::ClientId id) override;
     bool handle(upm::broker::ClientId id, std::span<const std::byte> packet,
-                std::vector<upm::broker::Descriptor> fds, bool fds_lost) override;
+                upm::broker::Attachments attachments) override;
     std::optional<int> tick() override;
 
   private:

@@ -16,6 +16,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +29,6 @@ namespace upm::store {
 
 namespace {
 
-constexpr int kLowestFd = 100;
 constinit std::atomic<bool> may_start{true};
 
 // What the new process needs; in the memory that it shares with this one.
@@ -42,9 +43,15 @@ struct Launch {
 int exec_broker(void *argument) {
     const auto *const launch = static_cast<const Launch *>(argument);
     (void)::setsid();
-    // Far from the numbers below, so that no dup2 hits the other one.
-    const int ready = ::fcntl(launch->ready, F_DUPFD, kLowestFd);
-    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    rlimit files{};
+    if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)::setrlimit(RLIMIT_NOFILE, &files);
+    }
+    // Above the numbers below, so that no dup2 hits the other one, or itself.
+    const int ready = ::fcntl(launch->ready, F_DUPFD, kReadyFd + 1);
+    const int opened = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    const int null = ::fcntl(opened, F_DUPFD, kReadyFd + 1);
     for (int fd = 0; fd < kReadyFd; ++fd)
         (void)::dup2(null, fd);
     (void)::dup2(ready, kReadyFd);
@@ -61,6 +68,13 @@ int exec_broker(void *argument) {
     (void)::execve(launch->program, const_cast<char *const *>(arguments),
                    const_cast<char *const *>(kEnvironment));
     ::_exit(127);
+}
+
+// Returns true if orphans of this process become its own children, where its wait(2)
+// would find a broker, and one that waits for "all children" would wait for ever.
+bool inherits_orphans() noexcept {
+    int subreaper = 0;
+    return ::getpid() == 1 || (::prctl(PR_GET_CHILD_SUBREAPER, &subreaper) == 0 && subreaper != 0);
 }
 
 // The process in between ends at once, so that upmd becomes a child of init.
@@ -112,7 +126,7 @@ int start(Launch &launch) noexcept {
     return ret;
 }
 
-// What it says, or that it ends without a word.
+// What it says: 0 or 1 as start_broker() has them, or -ECHILD if it ends without a word.
 int wait_until_ready(int pipe) noexcept {
     pollfd event{.fd = pipe, .events = POLLIN, .revents = 0};
     int ready = -1;
@@ -122,12 +136,16 @@ int wait_until_ready(int pipe) noexcept {
     char word = 0;
     if (ready == 0)
         return -ETIMEDOUT;
-    return ::read(pipe, &word, 1) == 1 ? 0 : -ECHILD;
+    if (::read(pipe, &word, 1) != 1)
+        return -ECHILD;
+    return word == kListens ? 0 : 1;
 }
 
 } // namespace
 
 int start_broker(const SocketPath &path) noexcept {
+    if (inherits_orphans())
+        return -ECHILD;
     constexpr std::size_t kStack = 64UL * 1024;
     constexpr std::size_t kSize = 2 * kStack + sizeof(Launch);
     void *const memory =

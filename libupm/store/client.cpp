@@ -3,6 +3,7 @@
 
 #include "libupm/base/packet.hpp"
 #include "libupm/base/system.hpp"
+#include "libupm/base/user_map.hpp"
 #include "libupm/store/reply.hpp"
 #include "libupm/store/segment.hpp"
 
@@ -42,13 +43,42 @@ struct SmallReply {
 static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= sizeof(GetReply) &&
               sizeof(SmallReply) >= sizeof(PublishReply));
 
-// Who listens: a broker of this user or of root. Anyone else could have put the
-// socket there to learn what this process holds.
-int check_peer(int fd) noexcept {
+// Returns true if the socket's folder came from outside of this user namespace: it and
+// all folders above it belong to users that the namespace does not know, or to its root,
+// and nobody else may write there. A platform mounts its own folder like that into
+// containers. Nobody has such a path in /tmp.
+bool is_from_outside(const SocketPath &path) noexcept {
+    char folder[sizeof(path.text)];
+    std::memcpy(folder, path.text, sizeof(folder));
+    bool outside = false; // the last one is
+    for (bool last = true;; last = false) {
+        char *const slash = std::strrchr(folder, '/');
+        if (slash == nullptr)
+            return outside;
+        slash[slash == folder ? 1 : 0] = '\0';
+        struct stat status {};
+        if (::lstat(folder, &status) != 0 || !S_ISDIR(status.st_mode) ||
+            (status.st_mode & 022U) != 0)
+            return false;
+        const bool unknown = user_map::is_ambiguous(status.st_uid);
+        if ((!unknown && status.st_uid != 0) || (unknown && ::access(folder, W_OK) == 0))
+            return false;
+        outside = last ? unknown : outside;
+        if (slash == folder)
+            return outside;
+    }
+}
+
+// Allows a broker of this user or of root. Anyone else could have put the socket there to
+// learn what this process holds. A user that this namespace does not know has the number
+// of all such users, even if that is this process's own: then the place decides.
+int check_peer(int fd, const SocketPath &path) noexcept {
     ucred peer{};
     const int ret = packet::peer_of(fd, peer);
     if (ret != 0)
         return ret;
+    if (user_map::is_ambiguous(peer.uid))
+        return is_from_outside(path) ? 0 : -EACCES;
     return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
 }
 
@@ -95,7 +125,7 @@ int Connection::connect(const SocketPath &path) noexcept {
         ::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
         ret = errno == EAGAIN ? -ETIMEDOUT : -errno;
     if (ret == 0)
-        ret = check_peer(fd);
+        ret = check_peer(fd, path);
     if (ret != 0) {
         ::close(fd);
         return ret;
@@ -105,22 +135,32 @@ int Connection::connect(const SocketPath &path) noexcept {
     return 0;
 }
 
-int Connection::hello() noexcept {
+// Says hello in one version. Version 2 does not know of others.
+int Connection::greet(std::uint16_t version) noexcept {
+    version_ = version;
     HelloRequest request{};
     request.page_size = static_cast<std::uint32_t>(page_size());
     request.named = domain_.named;
     std::memcpy(request.key, domain_.key, sizeof(request.key));
+    const std::span<std::byte> packet =
+        bytes_of(request).first(version == 2 ? kHelloRequestV2 : sizeof(request));
     SmallReply room;
     Answer answer;
-    const int ret = exchange(bytes_of(request), Op::kHello, room.bytes, answer);
-    return ret != 0 ? ret : read_hello(answer.packet, number_, seed_);
+    const int ret = exchange(packet, Op::kHello, room.bytes, answer);
+    return ret != 0 ? ret : read_hello(answer.packet, number_, seed_, version_);
 }
 
 int Connection::open(const SocketPath &path, const DomainKey &domain) noexcept {
     domain_ = domain;
     int ret = connect(path);
     if (ret == 0)
-        ret = hello();
+        ret = greet(kVersion);
+    if (ret == -ECONNRESET) { // by a broker of version 2, perhaps
+        close();
+        ret = connect(path);
+        if (ret == 0)
+            ret = greet(kOldestVersion);
+    }
     if (ret != 0)
         close();
     return ret;
@@ -138,6 +178,7 @@ void Connection::close() noexcept {
 
 int Connection::send(std::span<std::byte> packet, Op op, int fd, int flags) noexcept {
     Header header{};
+    header.version = version_;
     header.op = static_cast<std::uint16_t>(op);
     header.length = static_cast<std::uint32_t>(packet.size());
     header.number = ++number_;
@@ -200,7 +241,10 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
                        std::span<std::byte> buffer, Attached *attached) noexcept {
     LookupRequest request{};
-    request.flags = (reserve ? kReserve : 0U) | (attached != nullptr ? kAttach : 0U);
+    request.flags =
+        static_cast<std::uint16_t>((reserve ? kReserve : 0) | (attached != nullptr ? kAttach : 0));
+    if (reserve && version_ > 2)
+        request.patience_ms = kPatienceMs;
     request.count = static_cast<std::uint32_t>(hashes.size());
     const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
     std::memcpy(packet.data(), &request, sizeof(request));
@@ -208,7 +252,7 @@ int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std:
     Answer answer;
     std::uint32_t pages = 0;
     int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
-                       reserve ? kPublishMs : kReplyMs);
+                       reserve ? kReplyMs + kPatienceMs : kReplyMs);
     if (ret == 0)
         ret = read_lookup(answer.packet, number_, places, pages);
     // Without one, if there was no room for a descriptor: get() will say so.
@@ -295,10 +339,11 @@ int open_connection(Connection &connection, const SocketPath &path,
     if (ret != -ENOENT && ret != -ECONNREFUSED)
         return ret;
     const int started = start_broker(path);
-    if (started != 0)
+    if (started < 0)
         return started == -ENOENT ? ret : started;
-    // It listens after a few ms, on a busy machine after many.
-    const std::uint64_t deadline = now_ms() + kReplyMs;
+    // Another one may have to make its socket anew, which takes it a few ms. If it does not
+    // do that at once, it will not do it later.
+    const std::uint64_t deadline = now_ms() + (started == 0 ? kReplyMs : kOtherMs);
     for (long pause = 1; now_ms() < deadline; pause = pause < 50 ? pause * 2 : pause) {
         ret = connection.open(path, domain);
         if (ret != -ENOENT && ret != -ECONNREFUSED)

@@ -20,8 +20,10 @@ namespace upm::store {
 using upm::find_socket;
 using upm::SocketPath;
 
-// Starts upmd for that socket, and waits for it. 0: it listens, or another one is
-// about to; or -errno: ENOENT (no program upmd), ECHILD (it could not do it).
+// Starts upmd for that socket, and waits for it. 0: it listens; 1: another one has the
+// place, and listens or is about to; or -errno: ENOENT (no program upmd), ECHILD (it
+// could not do it, or it would become a child of this process, which is PID 1 or a
+// subreaper: wait(2) would find it).
 int start_broker(const SocketPath &path) noexcept;
 
 // From now on start_broker() starts none in this process, and says -ENOENT.
@@ -36,20 +38,23 @@ struct DomainKey {
     friend bool operator==(const DomainKey &, const DomainKey &) = default;
 };
 
-// How long a client waits for an answer, in ms; a request that waits for others
-// to publish gets the second one.
+// How long a client waits for an answer, in ms. A look-up that reserves lets the broker
+// take kPatienceMs more until others have published.
 inline constexpr int kReplyMs = 5'000;
-inline constexpr int kPublishMs = 30'000;
+inline constexpr int kPatienceMs = 1'000;
+// The same for a broker that is there already, but whose socket is not.
+inline constexpr int kOtherMs = 200;
 
 // One connection that a caller has for itself. Every request returns 0 or -errno:
 // the broker's own answer, or ECONNRESET, ECONNREFUSED, ENOENT (it is gone),
-// ETIMEDOUT, EPROTO (it answered nonsense), EACCES (it belongs to another user).
+// ETIMEDOUT, EPROTO (it answered nonsense), EPROTONOSUPPORT (no version in common),
+// EACCES (it belongs to another user).
 class Connection {
   public:
     Connection() noexcept = default;
 
     int open(const SocketPath &path, const DomainKey &domain) noexcept;
-    // Whether the descriptor is still the socket that open() made: a program may
+    // Returns true if the descriptor is still the socket that open() made: a program may
     // have closed it, and put another file in its place.
     [[nodiscard]] bool alive() const noexcept;
     void close() noexcept;
@@ -69,8 +74,10 @@ class Connection {
     int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
                 std::span<std::byte> buffer) noexcept;
     int release() noexcept;
-    // Never waits: a report that the socket has no room for is lost (-ETIMEDOUT).
+    // These two do not wait: what the broker has no room for is lost.
     int report(std::uint32_t segment, std::int64_t pages) noexcept;
+    // Asks the broker to look soon at what this process still maps. For who unmaps.
+    int report_unmapped() noexcept { return report(kUnknown, -1); }
     int stats(StatsReply &stats) noexcept;
     // Text without a terminating zero; its length, or -errno.
     int metrics(std::span<std::byte> buffer) noexcept;
@@ -87,7 +94,7 @@ class Connection {
     class Answer;
 
     int connect(const SocketPath &path) noexcept;
-    int hello() noexcept;
+    int greet(std::uint16_t version) noexcept;
     int send(std::span<std::byte> packet, Op op, int fd, int flags = 0) noexcept;
     [[nodiscard]] int wait(int patience_ms) const noexcept;
     int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
@@ -97,6 +104,7 @@ class Connection {
     int fd_ = -1;
     std::uint64_t inode_ = 0; // of the socket
     std::uint32_t number_ = 0;
+    std::uint16_t version_ = kVersion;
     std::uint64_t seed_ = 0;
     DomainKey domain_;
     Gate *gate_ = nullptr;

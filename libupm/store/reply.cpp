@@ -2,6 +2,7 @@
 #include "libupm/store/reply.hpp"
 
 #include <cerrno>
+#include <cstring>
 
 namespace upm::store {
 
@@ -13,10 +14,11 @@ constexpr std::int32_t kMaxErrno = 4095; // as in the kernel's include/linux/err
 int take_header(Packet &packet, Op op, std::uint32_t number) noexcept {
     const std::size_t size = packet.size();
     ReplyHeader reply{};
-    const bool good =
-        take(packet, reply) && reply.header.magic == kMagic && reply.header.version == kVersion &&
-        reply.header.op == static_cast<std::uint16_t>(op) && reply.header.number == number &&
-        reply.header.length == size && reply.error <= 0 && reply.error >= -kMaxErrno;
+    const bool good = take(packet, reply) && reply.header.magic == kMagic &&
+                      reply.header.version >= kOldestVersion && reply.header.version <= kVersion &&
+                      reply.header.op == static_cast<std::uint16_t>(op) &&
+                      reply.header.number == number && reply.header.length == size &&
+                      reply.error <= 0 && reply.error >= -kMaxErrno;
     return good ? reply.error : -EPROTO;
 }
 
@@ -32,12 +34,24 @@ int read_whole(Packet packet, Op op, std::uint32_t number, Reply &reply) noexcep
 
 } // namespace
 
-int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed) noexcept {
+int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed,
+               std::uint16_t &version) noexcept {
+    Packet body = packet;
+    const int ret = take_header(body, Op::kHello, number);
+    if (ret != 0)
+        return ret;
     HelloReply reply{};
-    const int ret = read_whole(packet, Op::kHello, number, reply);
-    if (ret == 0)
-        seed = reply.seed;
-    return ret;
+    const bool first_kind = version == 2;
+    const std::size_t size = first_kind ? kHelloReplyV2 : sizeof(reply);
+    if (packet.size() < size || (first_kind && packet.size() != size))
+        return -EPROTO;
+    std::memcpy(&reply, packet.data(), size);
+    if (!first_kind && (reply.version < kOldestVersion || reply.version > version))
+        return -EPROTO;
+    seed = reply.seed;
+    if (!first_kind)
+        version = reply.version;
+    return 0;
 }
 
 int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,

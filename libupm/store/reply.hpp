@@ -16,7 +16,9 @@ namespace upm::store {
 
 using Packet = std::span<const std::byte>;
 
-int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed) noexcept;
+// `version`: the one that was greeted in; then the one that both sides speak.
+int read_hello(Packet packet, std::uint32_t number, std::uint64_t &seed,
+               std::uint16_t &version) noexcept;
 // `places` has the size that the request had. `pages` is the size of the segment that
 // comes along, or 0.
 int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,

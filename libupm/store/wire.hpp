@@ -16,7 +16,12 @@
 namespace upm::store {
 
 inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
-inline constexpr std::uint16_t kVersion = 2;
+// Each connection speaks the newest version that both sides know; kHello negotiates it.
+// A version may add requests, flags and fields that were reserved before, so that the
+// version before it stays a part of it. Version 2 could not negotiate: its broker hangs
+// up when it is greeted in another one.
+inline constexpr std::uint16_t kVersion = 3;
+inline constexpr std::uint16_t kOldestVersion = 2;
 
 // Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
 // hands over that much at a time, so that those who wait can begin to merge.
@@ -28,7 +33,9 @@ enum class Op : std::uint16_t {
     kGet,       // the descriptor of a segment
     kPublish,   // here is a segment, with the hashes of its pages
     kRelease,   // gives a reservation up
-    kReport,    // so many more (or fewer) pages of a segment are mapped; no reply
+    kReport,    // so many more (or fewer) pages of a segment are mapped; no reply.
+                // Segment 0 (since version 3): the client has unmapped something, and
+                // the broker is to look at its mappings soon.
     kStats,     // of the domain
     kMetrics,   // of the broker, as text
 };
@@ -48,14 +55,17 @@ struct ReplyHeader {
     std::uint32_t reserved = 0;
 };
 
-// Where a page is. segment is an identifier, or one of the values below.
+// Where a page is. segment is an identifier, or one of the values below. An identifier
+// means something on the connection that it was told on and on no other: a client has
+// those of the segments that hold a page whose hash it has named, and nothing to guess.
 struct Place {
     std::uint32_t segment = 0;
     std::uint32_t page = 0;
     friend bool operator==(const Place &, const Place &) = default;
 };
 
-inline constexpr std::uint32_t kUnknown = 0;            // nobody has published it
+inline constexpr std::uint32_t kUnknown = 0;            // nobody has published it; with
+                                                        // kReserve: another one is about to
 inline constexpr std::uint32_t kReserved = 0xffff'ffff; // unknown; yours to publish
 inline constexpr std::uint32_t kRefused = 0xffff'fffe;  // unknown; your quota is used up
 inline constexpr std::uint32_t kLastSegment = 0xffff'ff00;
@@ -64,21 +74,31 @@ constexpr bool is_segment(std::uint32_t segment) noexcept {
     return segment != kUnknown && segment <= kLastSegment;
 }
 
+// In version 2 it ends before `oldest`; in later ones it may be longer.
 struct HelloRequest {
-    Header header;
+    Header header;               // of the newest version
     std::uint32_t page_size = 0; // bytes
-    std::uint32_t named = 0;     // 1: the domain of `key`, 0: that of the user
+    std::uint32_t named = 0;     // 1: the domain of `key`, 0: that of the container
     std::uint8_t key[16] = {};
+    std::uint16_t oldest = kOldestVersion; // that the client speaks
+    std::uint16_t newest = kVersion;
+    std::uint32_t reserved = 0;
 };
+inline constexpr std::size_t kHelloRequestV2 = offsetof(HelloRequest, oldest);
 
+// In version 2 it ends before `version`. EPROTONOSUPPORT: no version in common.
 struct HelloReply {
     ReplyHeader reply;
-    std::uint64_t seed = 0; // of the hashes in this domain
+    std::uint64_t seed = 0;    // of the hashes in this domain
+    std::uint16_t version = 0; // of all that follows on this connection
+    std::uint16_t reserved[3] = {};
 };
+inline constexpr std::size_t kHelloReplyV2 = offsetof(HelloReply, version);
 
-enum LookupFlag : std::uint32_t {
-    // Reserve what is unknown. If another client has reserved any of it, the
-    // reply waits until that one has published or given up.
+enum LookupFlag : std::uint16_t {
+    // Reserve what is unknown. If another client has reserved any of it, the reply
+    // waits until that one has published or given up, or as long as the client likes
+    // to wait. A reservation lasts a second or so: see upmd(8).
     kReserve = 1U << 0,
     // Send the descriptor of the first segment among the places along.
     kAttach = 1U << 1,
@@ -86,10 +106,13 @@ enum LookupFlag : std::uint32_t {
 
 struct LookupRequest {
     Header header;
-    std::uint32_t flags = 0;
+    std::uint16_t flags = 0;
+    std::uint16_t patience_ms = 0; // with kReserve; 0 (and version 2): kDefaultPatienceMs
     std::uint32_t count = 0;
     // followed by `count` hashes of 8 bytes
 };
+
+inline constexpr std::uint16_t kDefaultPatienceMs = 20;
 
 struct LookupReply {
     ReplyHeader reply;
@@ -133,7 +156,7 @@ struct ReportRequest {
 struct StatsReply {
     ReplyHeader reply;
     std::uint64_t pages_shared = 0;  // in segments that clients use
-    std::uint64_t pages_sharing = 0; // further places that map one, by their reports
+    std::uint64_t pages_sharing = 0; // further places that map one
     std::uint64_t pages_unused = 0;  // in segments that wait for their end
     std::uint64_t max_pages = 0;     // the user's quota
     std::uint64_t metadata_bytes = 0;
@@ -151,7 +174,8 @@ inline constexpr std::size_t kMaxPacket = 64UL * 1024;
 static_assert(sizeof(LookupRequest) + kMaxPages * sizeof(std::uint64_t) <= kMaxPacket);
 static_assert(sizeof(LookupReply) + kMaxPages * sizeof(Place) <= kMaxPacket);
 static_assert(sizeof(ReplyHeader) + kMaxText <= kMaxPacket);
-static_assert(sizeof(HelloRequest) == 40 && sizeof(HelloReply) == 32 && sizeof(ReplyHeader) == 24);
+static_assert(sizeof(HelloRequest) == 48 && sizeof(HelloReply) == 40 && sizeof(ReplyHeader) == 24);
+static_assert(kHelloRequestV2 == 40 && kHelloReplyV2 == 32 && sizeof(LookupRequest) == 24);
 static_assert(sizeof(ReportRequest) == 32 && sizeof(StatsReply) == 64 && sizeof(Place) == 8);
 
 // Takes the fixed part of a packet out of `bytes`; false if it is too short.

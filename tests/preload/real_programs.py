@@ -71,7 +71,7 @@ class Case(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.folder = Path(tempfile.mkdtemp(prefix="upm-programs-"))
         socket = cls.folder / "socket"
-        cls.broker = subprocess.Popen([UPMD, "--socket", socket, "--expire", "10"])
+        cls.broker = subprocess.Popen([UPMD, "--socket", socket])
         cls.hooked = plain() | {
             "LD_PRELOAD": str(HOOK),
             "UPM_BACKEND": os.environ.get("UPM_BACKEND", "store"),
@@ -94,13 +94,12 @@ class Case(unittest.TestCase):
         return [("without", plain()), ("with the hook", self.hooked)]
 
     def inserted(self) -> int:
-        """Pages that hooked programs of this class have shared and not yet dropped."""
+        """Pages that hooked programs of this class have published."""
         environment = {k: v for k, v in self.hooked.items() if k != "LD_PRELOAD"}
         done = subprocess.run(
             [UPM, "status", "--json"], env=environment, capture_output=True, text=True, check=True
         )
-        stats = json.loads(done.stdout)["stats"]
-        return int(stats["pages_shared"]) + int(stats["pages_unused"])
+        return int(json.loads(done.stdout)["service"]["upmd_published_pages_total"])
 
 
 class CPython(Case):

@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <fcntl.h>
+#include <fstream>
 #include <stdexcept>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -57,6 +58,16 @@ int BrokerProcess::stop(int signal) {
     (void)::waitpid(pid_, &status, 0);
     pid_ = -1;
     return status;
+}
+
+bool listens(const std::string &socket) {
+    std::ifstream sockets("/proc/net/unix");
+    for (std::string line; std::getline(sockets, line);) {
+        // Number: references protocol flags type state inode path
+        if (line.ends_with(" " + socket) && line.find(" 00010000 ") != std::string::npos)
+            return true;
+    }
+    return false;
 }
 
 } // namespace upm::test

@@ -34,6 +34,10 @@ class BrokerProcess {
     pid_t pid_ = -1;
 };
 
+// Returns true if somebody listens at that socket, whose name is there a little before.
+// Does not connect, which may start somebody.
+bool listens(const std::string &socket);
+
 } // namespace upm::test
 
 #endif // UPM_TESTS_SUPPORT_BROKER_PROCESS_HPP

@@ -3,6 +3,7 @@
 
 #include "libupm/base/packet.hpp"
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include <stdexcept>
 #include <string_view>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -55,14 +57,37 @@ void prepare_folder(const std::string &folder, unsigned mode) {
             fmt::format("others may write to the folder {}: chmod go-w it", folder));
 }
 
-Descriptor listen_at(const std::string &path, unsigned mode) {
-    Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket)
-        fail("socket");
+sockaddr_un address_of(const std::string &path) {
     sockaddr_un address{};
     if (packet::fill_address(path, address) != 0)
         throw std::runtime_error(
             fmt::format("the socket's path is longer than {} bytes", sizeof(address.sun_path) - 1));
+    return address;
+}
+
+Descriptor new_socket() {
+    Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        fail("socket");
+    return socket;
+}
+
+// Says if somebody listens there: if not, the name is one that a dead broker left. A
+// queue that is full, or a socket of another type, belongs to somebody as well.
+bool is_alive(const std::string &path) {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode))
+        throw std::runtime_error(path + " is there, and is no socket");
+    const sockaddr_un address = address_of(path);
+    const Descriptor probe = new_socket();
+    return ::connect(probe.get(), reinterpret_cast<const sockaddr *>(&address), sizeof(address)) ==
+               0 ||
+           (errno != ECONNREFUSED && errno != ENOENT);
+}
+
+Descriptor listen_at(const std::string &path, unsigned mode) {
+    const sockaddr_un address = address_of(path);
+    Descriptor socket = new_socket();
     if (::unlink(path.c_str()) != 0 && errno != ENOENT)
         fail("cannot remove the old socket " + path);
     const mode_t before = ::umask(0777U & ~mode);
@@ -101,7 +126,7 @@ bool Listener::make(const std::string &path, unsigned mode) {
     if (path.empty() || path.front() != '/')
         throw std::runtime_error("the socket needs an absolute path, not '" + path + "'");
     prepare_folder(std::filesystem::path(path).parent_path(), mode);
-    // Whoever holds the lock is the broker; it goes with its process.
+    // The process that holds the lock is the broker; the lock goes with it.
     const std::string lock = path + ".lock";
     lock_ = Descriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!lock_)
@@ -111,14 +136,49 @@ bool Listener::make(const std::string &path, unsigned mode) {
             return false;
         fail("cannot lock " + lock);
     }
-    socket_ = listen_at(path, mode);
+    if (is_alive(path))
+        return false;
     path_ = path;
+    mode_ = mode;
+    bind_and_watch();
+    return true;
+}
+
+void Listener::bind_and_watch() {
+    socket_ = listen_at(path_, mode_);
+    struct stat status {};
+    if (::lstat(path_.c_str(), &status) != 0)
+        fail(path_);
+    device_ = status.st_dev;
+    inode_ = status.st_ino;
+    if (watch_)
+        return;
+    watch_ = Descriptor(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    const std::string folder = std::filesystem::path(path_).parent_path();
+    if (watch_ && ::inotify_add_watch(watch_.get(), folder.c_str(), IN_DELETE | IN_MOVED_FROM) < 0)
+        watch_ = Descriptor(); // no more watches: then clients have to wait
+}
+
+bool Listener::is_there() const {
+    struct stat status {};
+    return ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+           status.st_ino == inode_;
+}
+
+bool Listener::make_again() {
+    std::array<char, 4096> events{};
+    while (::read(watch_.get(), events.data(), events.size()) > 0)
+        ;
+    struct stat status {};
+    if (::lstat(path_.c_str(), &status) == 0 || errno != ENOENT)
+        return false; // it is there, or somebody else's is
+    bind_and_watch();
     return true;
 }
 
 // The lock's file stays: to remove it would let two brokers hold two of them.
 Listener::~Listener() {
-    if (!path_.empty())
+    if (!path_.empty() && is_there())
         (void)::unlink(path_.c_str());
 }
 

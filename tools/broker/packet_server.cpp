@@ -2,8 +2,9 @@
 #include "tools/broker/packet_server.hpp"
 
 #include "libupm/base/packet.hpp"
+#include "libupm/base/system.hpp"
 
-#include <array>
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
@@ -39,6 +40,20 @@ Descriptor watched_signals() {
     return checked(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd");
 }
 
+// Says if the next packet of a socket brings descriptors, and leaves all where it is.
+bool brings_descriptors(int socket) noexcept {
+    std::byte first{};
+    iovec part{.iov_base = &first, .iov_len = sizeof(first)};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    return ::recvmsg(socket, &message, MSG_PEEK | MSG_DONTWAIT) > 0 &&
+           (message.msg_flags & MSG_CTRUNC) != 0;
+}
+
+constexpr std::size_t kOtherEvents = 64; // than those of clients
+constexpr unsigned kTurn = 8;            // packets of one user in a round
+
 Descriptor spare() noexcept {
     return Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
 }
@@ -63,7 +78,11 @@ std::uint64_t raise_file_limit() noexcept {
 PacketServer::PacketServer(Descriptor listener, const PacketLimits &limits, Service &service)
     : limits_(limits), service_(service), listener_(std::move(listener)),
       epoll_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")), signals_(watched_signals()),
-      spare_(spare()), buffer_(limits.bytes) {
+      spare_(spare()), receiver_(
+                           {.bytes = limits.bytes, .fds = limits.fds, .welcome = limits.welcome},
+                           [this](int fd) { watch(fd); },
+                           [this](Receiver::Received received) { take(std::move(received)); }),
+      buffer_(limits.bytes), events_(limits.clients + kOtherEvents) {
     watch(listener_.get());
     watch(signals_.get());
 }
@@ -74,6 +93,21 @@ void PacketServer::watch(int fd) const {
     event.data.fd = fd;
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
         fail("epoll_ctl");
+}
+
+void PacketServer::unwatch(int fd) const {
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+}
+
+void PacketServer::also_watch(int fd, std::function<void()> ready) {
+    watch(fd);
+    others_.emplace(fd, std::move(ready));
+}
+
+void PacketServer::listen_to(Descriptor listener) {
+    unwatch(listener_.get());
+    listener_ = std::move(listener);
+    watch(listener_.get());
 }
 
 void PacketServer::accept_all() {
@@ -107,7 +141,7 @@ void PacketServer::admit(Descriptor socket) {
         return;
     const int fd = socket.get();
     watch(fd);
-    const ClientId id = service_.connect(peer);
+    const ClientId id = service_.connect(fd, peer);
     ++users_[peer.uid];
     sockets_[id] = fd;
     clients_.emplace(fd, Client{.socket = std::move(socket), .id = id, .uid = peer.uid});
@@ -119,34 +153,55 @@ void PacketServer::disconnect(int socket) {
         return;
     const Client client = std::move(found->second);
     clients_.erase(found);
+    receiver_.forget(client.id);
     sockets_.erase(client.id);
     if (--users_[client.uid] == 0)
         users_.erase(client.uid);
     service_.disconnect(client.id);
 }
 
+// Receives a packet and no descriptors: the kernel drops what came with it, which unlike
+// a close asks nobody.
+void PacketServer::read_plainly(const Client &client, bool fds_lost) {
+    const iovec part{.iov_base = buffer_.data(), .iov_len = buffer_.size()};
+    packet::Received received;
+    const int ret = packet::receive(client.socket.get(), {&part, 1}, {}, received, MSG_DONTWAIT);
+    if (ret == -EAGAIN)
+        return;
+    Attachments none;
+    none.lost = fds_lost;
+    if (ret != 0 || received.cut ||
+        !service_.handle(client.id, std::span(buffer_).first(received.bytes), std::move(none)))
+        broken_.push_back(client.socket.get());
+}
+
 void PacketServer::read_client(int socket) {
     const auto client = clients_.find(socket);
     if (client == clients_.end())
         return;
-    const iovec part{.iov_base = buffer_.data(), .iov_len = buffer_.size()};
-    std::array<int, packet::kMaxFds> numbers{};
-    packet::Received received;
-    const int ret = packet::receive(socket, {&part, 1}, std::span(numbers).first(limits_.fds),
-                                    received, MSG_DONTWAIT);
-    if (ret == -EAGAIN)
+    if (!brings_descriptors(socket)) {
+        read_plainly(client->second, false);
         return;
-    std::vector<Descriptor> fds;
-    fds.reserve(received.fds);
-    for (const int fd : std::span(numbers).first(received.fds))
-        fds.emplace_back(fd);
-    // A packet that is too long is none of ours. One whose descriptors were lost is,
-    // since this process may hold no more of them, and the service tells its sender.
-    const bool too_many = received.fds_cut && received.fds == limits_.fds;
-    if (ret != 0 || received.cut || too_many ||
-        !service_.handle(client->second.id, std::span(buffer_).first(received.bytes),
-                         std::move(fds), received.fds_cut))
-        broken_.push_back(socket);
+    }
+    if (receiver_.receive(client->second.id, client->second.uid, socket))
+        unwatch(socket); // until it has been received
+    else
+        read_plainly(client->second, true);
+}
+
+void PacketServer::take(Receiver::Received received) {
+    const auto socket = sockets_.find(received.client);
+    if (socket == sockets_.end())
+        return; // it has gone meanwhile
+    const Client &client = clients_.at(socket->second);
+    watch(socket->second);
+    if (received.error == -EBUSY)
+        read_plainly(client, true);
+    else if (received.error == -EAGAIN)
+        return;
+    else if (received.error != 0 ||
+             !service_.handle(client.id, received.packet, std::move(received.attachments)))
+        broken_.push_back(socket->second);
 }
 
 // A client that does not take its answers has only itself to blame: each has few
@@ -177,26 +232,48 @@ bool PacketServer::end_broken() {
     return any;
 }
 
+// One packet of each client that has sent any, but only a few of each user: the others
+// come in the next round, behind those of other users.
+void PacketServer::serve_round(int ready) {
+    std::unordered_map<uid_t, unsigned> served;
+    for (int i = 0; i < ready; ++i) {
+        const int fd = events_[static_cast<std::size_t>(i)].data.fd;
+        if (fd == listener_.get()) {
+            accept_all();
+        } else if (const auto other = others_.find(fd); other != others_.end()) {
+            other->second();
+        } else if (const auto client = clients_.find(fd); client != clients_.end()) {
+            if (served[client->second.uid]++ < kTurn)
+                read_client(fd);
+        } else {
+            (void)receiver_.ready(fd);
+        }
+    }
+}
+
+int PacketServer::wait(int patience) {
+    const int threads = receiver_.tick(now_ms());
+    if (threads >= 0)
+        patience = patience < 0 ? threads : std::min(threads, patience);
+    const int ready =
+        ::epoll_wait(epoll_.get(), events_.data(), static_cast<int>(events_.size()), patience);
+    if (ready < 0 && errno != EINTR)
+        fail("epoll_wait");
+    return ready;
+}
+
 void PacketServer::run() {
-    std::array<epoll_event, 64> events{};
     for (;;) {
         const std::optional<int> patience = service_.tick();
         if (!patience)
             return;
         if (end_broken())
             continue; // there may be more to do now
-        const int ready = ::epoll_wait(epoll_.get(), events.data(), events.size(), *patience);
-        if (ready < 0 && errno != EINTR)
-            fail("epoll_wait");
-        for (int i = 0; i < ready; ++i) {
-            const int fd = events.at(static_cast<std::size_t>(i)).data.fd;
-            if (fd == signals_.get())
+        const int ready = wait(*patience);
+        for (int i = 0; i < ready; ++i)
+            if (events_[static_cast<std::size_t>(i)].data.fd == signals_.get())
                 return;
-            if (fd == listener_.get())
-                accept_all();
-            else
-                read_client(fd);
-        }
+        serve_round(ready);
         (void)end_broken();
     }
 }

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT
 //
 // The loop of a broker: one thread, epoll, a Unix socket of type SOCK_SEQPACKET,
-// limits on how many clients there are, descriptors by SCM_RIGHTS. What packets
-// mean is the service's business.
+// limits on how many clients there are, descriptors by SCM_RIGHTS (received by threads
+// of their own, see receiver.hpp). Users take turns: however many clients one has, each
+// round serves a few of them. What packets mean is the service's business.
 #ifndef UPM_TOOLS_BROKER_PACKET_SERVER_HPP
 #define UPM_TOOLS_BROKER_PACKET_SERVER_HPP
 
+#include "tools/broker/receiver.hpp"
 #include "tools/common/descriptor.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unordered_map>
 #include <vector>
@@ -24,14 +28,15 @@ using ClientId = std::uint64_t;
 
 class Service {
   public:
-    // A client came, and how it is to be called; each number once.
-    virtual ClientId connect(const ucred &peer) = 0;
+    // A client came, and how it is to be called; each number once. The socket stays the
+    // loop's.
+    virtual ClientId connect(int socket, const ucred &peer) = 0;
     // It is gone, or was sent away.
     virtual void disconnect(ClientId id) = 0;
-    // A packet and what came with it; `fds_lost`: some did not, for this process
-    // may hold no more. False: it is none of the protocol; the client has to go.
-    virtual bool handle(ClientId id, std::span<const std::byte> packet, std::vector<Descriptor> fds,
-                        bool fds_lost) = 0;
+    // A packet and what came with it. False: it is not of the protocol; the client has to
+    // go.
+    virtual bool handle(ClientId id, std::span<const std::byte> packet,
+                        Attachments attachments) = 0;
     // Does what is due. How many ms may pass until the next call, -1: any number;
     // nothing: it is time to end.
     virtual std::optional<int> tick() = 0;
@@ -45,6 +50,7 @@ struct PacketLimits {
     std::uint32_t user_clients = 2048; // of one
     std::size_t bytes = 0;             // of a packet; a longer one is a fault
     std::size_t fds = 1;               // with a packet; more are a fault
+    Welcome welcome = is_memfd;        // which of them the service takes
 };
 
 class PacketServer {
@@ -61,6 +67,11 @@ class PacketServer {
     void send(ClientId id, std::span<const std::byte> packet, std::span<const int> fds = {});
     void end(ClientId id);
 
+    // Calls `ready` whenever the descriptor, which stays the caller's, can be read.
+    void also_watch(int fd, std::function<void()> ready);
+    // Listens to this socket from now on, and to the one before no more.
+    void listen_to(Descriptor listener);
+
   private:
     struct Client {
         Descriptor socket;
@@ -69,9 +80,14 @@ class PacketServer {
     };
 
     void watch(int fd) const;
+    void unwatch(int fd) const;
     void accept_all();
     void admit(Descriptor socket);
     void read_client(int socket);
+    void read_plainly(const Client &client, bool fds_lost);
+    void take(Receiver::Received received);
+    void serve_round(int ready);
+    [[nodiscard]] int wait(int patience);
     void disconnect(int socket);
     bool end_broken();
 
@@ -81,7 +97,10 @@ class PacketServer {
     Descriptor epoll_;
     Descriptor signals_;
     Descriptor spare_; // given up to refuse a client when no descriptor is left
+    Receiver receiver_;
     std::vector<std::byte> buffer_;
+    std::vector<epoll_event> events_;
+    std::unordered_map<int, std::function<void()>> others_;
     std::unordered_map<int, Client> clients_; // by socket
     std::unordered_map<ClientId, int> sockets_;
     std::unordered_map<uid_t, std::uint32_t> users_;

@@ -7,6 +7,7 @@
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
 #include "tools/upmd/server.hpp"
+#include "tools/upmd/surroundings.hpp"
 
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include <cxxopts.hpp>
 #include <exception>
 #include <fmt/format.h>
+#include <optional>
 #include <unistd.h>
 
 namespace upm::upmd {
@@ -26,11 +28,19 @@ struct Options {
     std::string socket;
     unsigned mode = 0600;
     bool on_demand = false;
+    // MiB; nothing: a share of what is above it.
+    std::optional<std::uint64_t> quota;
+    std::optional<std::uint64_t> client_quota;
     Settings settings;
 };
 
-std::uint64_t half_of_memory_mib() {
-    return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / 2 * page_size() / kMib;
+// One user of several gets so much of everything.
+constexpr std::uint64_t kUserShare = 4;
+
+std::uint64_t eighth_of_memory_mib() {
+    constexpr std::uint64_t kMemoryShare = 8;
+    return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / kMemoryShare * page_size() /
+           kMib;
 }
 
 unsigned parse_mode(const std::string &text) {
@@ -44,20 +54,22 @@ unsigned parse_mode(const std::string &text) {
 cxxopts::Options description() {
     cxxopts::Options options("upmd", "Broker of libupm's backend store; see upmd(8).\n");
     options.custom_help("[OPTION...]");
-    const std::string half = std::to_string(half_of_memory_mib());
+    const std::string most = std::to_string(eighth_of_memory_mib());
     options.add_options()                                                                  //
         ("socket", "listen here (default: UPM_SOCKET, else as upmd(8) says)",              //
          cxxopts::value<std::string>(), "PATH")                                            //
         ("mode", "of the socket; 0666 serves other users as well",                         //
          cxxopts::value<std::string>()->default_value("0600"), "MODE")                     //
-        ("quota", "MiB that one user may have published",                                  //
-         cxxopts::value<std::uint64_t>()->default_value(half), "MIB")                      //
         ("max", "MiB that all users may have published together",                          //
-         cxxopts::value<std::uint64_t>()->default_value(half), "MIB")                      //
-        ("expire", "seconds that a segment is kept after its last user",                   //
-         cxxopts::value<std::uint64_t>()->default_value("300"), "S")                       //
-        ("lease", "seconds in which a client must publish what it has reserved",           //
-         cxxopts::value<std::uint64_t>()->default_value("10"), "S")                        //
+         cxxopts::value<std::uint64_t>()->default_value(most), "MIB")                      //
+        ("quota", "MiB of one user (default: all, or a quarter if there may be others)",   //
+         cxxopts::value<std::uint64_t>(), "MIB")                                           //
+        ("client-quota", "MiB of one process (default: half of its user's)",               //
+         cxxopts::value<std::uint64_t>(), "MIB")                                           //
+        ("expire", "seconds that content is kept which several processes used",            //
+         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                         //
+        ("reservation", "ms in which a client must publish what it has reserved",          //
+         cxxopts::value<std::uint64_t>()->default_value("1000"), "MS")                     //
         ("idle-exit", "end after so many seconds without a client or a segment; 0: never", //
          cxxopts::value<std::uint64_t>()->default_value("0"), "S")                         //
         ("metrics", "write metrics into this file every 10 s, in Prometheus' text format", //
@@ -74,10 +86,16 @@ Options parse(const cxxopts::ParseResult &given) {
     options.mode = parse_mode(given["mode"].as<std::string>());
     options.on_demand = given.count("on-demand") != 0;
     Settings &settings = options.settings;
-    settings.limits.quota_pages = given["quota"].as<std::uint64_t>() * kMib / page_size();
+    const auto optional = [&](const char *name) {
+        return given.count(name) != 0 ? std::optional(given[name].as<std::uint64_t>())
+                                      : std::nullopt;
+    };
+    options.quota = optional("quota");
+    options.client_quota = optional("client-quota");
     settings.limits.max_pages = given["max"].as<std::uint64_t>() * kMib / page_size();
     settings.limits.expire_ms = given["expire"].as<std::uint64_t>() * 1000;
-    settings.limits.lease_ms = given["lease"].as<std::uint64_t>() * 1000;
+    settings.limits.reservation_ms = given["reservation"].as<std::uint64_t>();
+    settings.limits.wait_ms = settings.limits.reservation_ms;
     settings.idle_exit_ms = given["idle-exit"].as<std::uint64_t>() * 1000;
     if (options.on_demand && settings.idle_exit_ms == 0)
         settings.idle_exit_ms = 60'000;
@@ -90,6 +108,27 @@ std::string default_socket() {
     if (own_socket(path) != 0)
         throw std::runtime_error("UPM_SOCKET is too long for a socket");
     return path.text;
+}
+
+// Shares out what there is. Each segment is an open file, and so is each connection, with
+// one more for its process: half of what may be open for segments.
+void share_out(Options &options, std::uint64_t files, bool several_users) {
+    constexpr std::uint64_t kOwnFiles = 64; // and more for threads that hang
+    Settings &settings = options.settings;
+    Limits &limits = settings.limits;
+    const std::uint64_t share = several_users ? kUserShare : 1;
+    const auto pages = [](std::uint64_t mib) { return mib * kMib / page_size(); };
+    limits.quota_pages = options.quota ? pages(*options.quota) : limits.max_pages / share;
+    limits.client_pages = options.client_quota ? pages(*options.client_quota)
+                          : options.quota      ? limits.quota_pages
+                                               : limits.quota_pages / 2;
+    limits.max_segments =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(limits.max_segments, files / 2));
+    limits.user_segments = static_cast<std::uint32_t>(limits.max_segments / share);
+    const std::uint64_t rest = files / 2 - std::min(files / 4, kOwnFiles);
+    settings.clients =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(settings.clients, rest / 2));
+    settings.user_clients = static_cast<std::uint32_t>(settings.clients / share);
 }
 
 void tell(bool on_demand, char word) {
@@ -114,14 +153,15 @@ int run(int argc, char **argv) {
     if (!given.unmatched().empty())
         throw std::runtime_error("stray argument '" + given.unmatched().front() + "'");
     Options options = parse(given);
-    // Each segment is one open file: half of them, so that clients can connect.
-    Limits &limits = options.settings.limits;
-    limits.max_segments = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(limits.max_segments, broker::raise_file_limit() / 2));
+    if (options.on_demand)
+        leave_surroundings();
+    const std::uint64_t files = broker::raise_file_limit();
     broker::block_signals();
     broker::Listener listener;
+    bool several_users = true;
     if (!listener.take_from_systemd()) {
         const std::string path = options.socket.empty() ? default_socket() : options.socket;
+        several_users = (options.mode & 077U) != 0;
         if (!listener.make(path, options.mode)) {
             tell(options.on_demand, store::kOther);
             if (!options.on_demand)
@@ -129,7 +169,8 @@ int run(int argc, char **argv) {
             return 0;
         }
     }
-    Server server(listener.take(), options.settings);
+    share_out(options, files, several_users);
+    Server server(listener, options.settings);
     tell(options.on_demand, store::kListens);
     server.run();
     return 0;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <fmt/format.h>
 #include <sys/random.h>
 #include <system_error>
@@ -26,27 +27,72 @@ std::uint64_t random_seed() {
 
 } // namespace
 
-Server::Server(Descriptor listener, const Settings &settings)
-    : settings_(settings), broker_(
-                               settings.limits,
-                               [this](ClientId id, std::span<const std::byte> packet, int fd) {
-                                   sockets_.send(id, packet, std::span(&fd, fd >= 0 ? 1U : 0U));
-                               },
-                               random_seed),
-      sockets_(std::move(listener), {.bytes = store::kMaxPacket}, *this) {}
+Server::Server(broker::Listener &listener, const Settings &settings)
+    : settings_(settings), listener_(listener),
+      broker_(
+          settings.limits,
+          [this](ClientId id, std::span<const std::byte> packet, int fd) {
+              sockets_.send(id, packet, std::span(&fd, fd >= 0 ? 1U : 0U));
+          },
+          random_seed),
+      sockets_(listener.take(),
+               {.clients = settings.clients,
+                .user_clients = settings.user_clients,
+                .bytes = store::kMaxPacket},
+               *this) {
+    sockets_.also_watch(watcher_.event(), [this] { take_looks(); });
+    if (listener_.watch() >= 0)
+        sockets_.also_watch(listener_.watch(), [this] { listen_again(); });
+}
 
-ClientId Server::connect(const ucred &peer) {
-    return broker_.connect(peer.uid);
+ClientId Server::connect(int socket, const ucred &peer) {
+    Peer who = processes_.enter(socket, peer);
+    const std::uint64_t process = who.process;
+    const ClientId id = broker_.connect(std::move(who));
+    process_of_.emplace(id, process);
+    return id;
 }
 
 void Server::disconnect(ClientId id) {
     broker_.disconnect(id, now_ms());
+    if (const auto found = process_of_.find(id); found != process_of_.end()) {
+        processes_.leave(found->second);
+        process_of_.erase(found);
+    }
 }
 
-bool Server::handle(ClientId id, std::span<const std::byte> packet, std::vector<Descriptor> fds,
-                    bool /*fds_lost*/) {
-    return broker_.handle(id, packet, fds.empty() ? Descriptor() : std::move(fds.front()),
-                          now_ms());
+bool Server::handle(ClientId id, std::span<const std::byte> packet,
+                    broker::Attachments attachments) {
+    Brought brought;
+    if (!attachments.fds.empty())
+        brought.fd = std::move(attachments.fds.front());
+    else if (attachments.lost || attachments.unwelcome)
+        brought.error = attachments.lost ? EMFILE : EINVAL;
+    return broker_.handle(id, packet, std::move(brought), now_ms());
+}
+
+void Server::begin_looks(std::uint64_t now) {
+    for (const std::uint64_t process : broker_.usage().take_due(now)) {
+        const Processes::Found found = processes_.find(process);
+        if (found.folder != nullptr)
+            watcher_.look(process, found.uid, found.folder);
+        else
+            broker_.usage().seen(process, {}, now, now);
+    }
+}
+
+void Server::take_looks() {
+    for (const Watcher::Result &result : watcher_.take_results())
+        broker_.usage().seen(result.process, result.look, result.started, now_ms());
+}
+
+void Server::listen_again() {
+    try {
+        if (listener_.make_again())
+            sockets_.listen_to(listener_.take());
+    } catch (const std::exception &error) {
+        fmt::print(stderr, "upmd: {}\n", error.what());
+    }
 }
 
 // Complete or not at all: a collector may read at any time.
@@ -57,7 +103,7 @@ void Server::write_metrics() const {
         fmt::print(stderr, "upmd: {}: {}\n", fresh, std::strerror(errno));
         return;
     }
-    const std::string text = broker_.metrics(0);
+    const std::string text = broker_.metrics();
     const bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size();
     if (std::fclose(file) != 0 || !good ||
         std::rename(fresh.c_str(), settings_.metrics_file.c_str()) != 0)
@@ -77,6 +123,7 @@ std::optional<int> Server::tick() {
     constexpr std::uint64_t kNever = ~std::uint64_t{0};
     constexpr std::uint64_t kLongest = 3'600'000;
     const std::uint64_t now = now_ms();
+    begin_looks(now);
     const std::uint64_t expiry = broker_.expire(now);
     std::uint64_t next = expiry != 0 ? expiry : kNever;
     if (!settings_.metrics_file.empty() && metrics_at_ <= now) {

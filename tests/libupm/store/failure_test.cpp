@@ -65,6 +65,13 @@ class StoreFailure : public StoreTest {
     }
 };
 
+template <class T>
+std::vector<std::byte> bytes(const T &value) {
+    std::vector<std::byte> reply(sizeof(value));
+    std::memcpy(reply.data(), &value, sizeof(value));
+    return reply;
+}
+
 // A broker that answers as a test likes; -1 for the answer's size: it dies.
 class FakeBroker {
   public:
@@ -106,7 +113,8 @@ class FakeBroker {
         int fd = -1;
         bool die = false;
         if (header.op == static_cast<std::uint16_t>(Op::kHello))
-            reply.resize(sizeof(store::HelloReply));
+            reply = bytes(store::HelloReply{
+                .reply = {}, .seed = 0, .version = store::kVersion, .reserved = {}});
         else
             answer_(static_cast<Op>(header.op), reply, fd, die);
         if (die)
@@ -136,13 +144,6 @@ std::vector<std::byte> places(std::uint32_t count, std::uint32_t segment) {
         const store::Place place{.segment = segment, .page = i};
         std::memcpy(reply.data() + sizeof(head) + i * sizeof(place), &place, sizeof(place));
     }
-    return reply;
-}
-
-template <class T>
-std::vector<std::byte> bytes(const T &value) {
-    std::vector<std::byte> reply(sizeof(value));
-    std::memcpy(reply.data(), &value, sizeof(value));
     return reply;
 }
 
@@ -311,7 +312,7 @@ TEST_F(StoreFailure, GarbageAndOversizedPackets) {
     EXPECT_EQ(open(), 0) << "and serve others: " << text;
 }
 
-TEST_F(StoreFailure, LeaseEndsWithItsHolder) {
+TEST_F(StoreFailure, ReservationEndsWithItsHolder) {
     std::vector<std::byte> buffer(store::kMaxPacket);
     const std::uint64_t hashes[1] = {42};
     store::Place place[1];
@@ -466,36 +467,45 @@ TEST_F(StoreFailure, SixtyFourAtOncePublishOneCopy) {
     constexpr int kClients = 64;
     constexpr std::size_t kPages = 256;
     int go[2];
+    int done[2];
     ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+    ASSERT_EQ(::pipe2(done, O_CLOEXEC), 0);
     std::vector<pid_t> children;
     for (int i = 0; i < kClients; ++i) {
         const pid_t child = ::fork();
         if (child == 0) {
             ::alarm(100);
-            (void)::close(go[1]);
             const Pages pages(kPages);
             fill_pattern(pages, 1);
             char word = 0;
-            const ssize_t unused = ::read(go[0], &word, 1); // until all may start
-            (void)unused;
-            ::_exit(open() == 0 && advise(pages) == 0 && has_pattern(pages, 1) &&
-                            counts.merged + counts.inserted == kPages
-                        ? 0
-                        : 1);
+            (void)!::read(go[0], &word, 1); // until all may start
+            word = open() == 0 && advise(pages) == 0 && has_pattern(pages, 1) &&
+                           counts.merged + counts.inserted == kPages
+                       ? 'g'
+                       : 'b';
+            (void)!::write(done[1], &word, 1);
+            for (;;)
+                ::pause(); // what nobody maps would go
         }
         children.push_back(child);
     }
-    ASSERT_EQ(open(), 0) << text;
-    (void)::close(go[0]);
-    (void)::close(go[1]);
-    for (const pid_t child : children) {
-        int status = -1;
-        ASSERT_EQ(::waitpid(child, &status, 0), child);
-        EXPECT_EQ(status, 0);
+    const std::string start(kClients, 's');
+    ASSERT_EQ(::write(go[1], start.data(), start.size()), kClients);
+    for (int i = 0; i < kClients; ++i) {
+        char word = 0;
+        ASSERT_EQ(::read(done[0], &word, 1), 1);
+        EXPECT_EQ(word, 'g');
     }
+    ASSERT_EQ(open(), 0) << text;
     struct upm_stats stats {};
     ASSERT_EQ(backend.stats(-1, stats), 0);
     EXPECT_EQ(stats.pages_shared + stats.pages_unused, kPages);
+    for (const pid_t child : children) {
+        (void)::kill(child, SIGKILL);
+        ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+    }
+    for (const int fd : {go[0], go[1], done[0], done[1]})
+        (void)::close(fd);
 }
 
 } // namespace

@@ -7,14 +7,18 @@
 #include "libupm/store/backend.hpp"
 #include "libupm/store/segment.hpp"
 #include "tests/support/broker_process.hpp"
+#include "tests/support/staying_child.hpp"
 #include "tests/support/support.hpp"
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <gtest/gtest.h>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace upm::test {
 
@@ -75,20 +79,26 @@ class StoreTest : public testing::Test {
         EXPECT_EQ(sum, counts.pages);
         return ret;
     }
-    // What another process of this user gets for the same content.
+    // Another process of this user inserts that content, and stays until the test ends.
     void insert_elsewhere(std::size_t count, std::uint64_t salt) {
-        ASSERT_EQ(in_child([&] {
-                      const Pages pages(count);
-                      fill_pattern(pages, salt);
-                      return open() == 0 && advise(pages) == 0 && has_pattern(pages, salt) ? 0 : 1;
-                  }),
-                  0);
+        insert_elsewhere([&] {
+            const Pages &pages = *std::make_unique<Pages>(count).release(); // they stay
+            fill_pattern(pages, salt);
+            return open() == 0 && advise(pages) == 0 && has_pattern(pages, salt) ? 0 : 1;
+        });
+    }
+    void insert_elsewhere(const std::function<int()> &body) {
+        others_.emplace_back(body);
+        ASSERT_EQ(others_.back().result(), 0);
     }
 
     BrokerProcess broker;
     StoreBackend backend;
     upm_counts counts{};
     std::string text; // why open() did what it did
+
+  private:
+    std::vector<StayingChild> others_;
 };
 
 } // namespace upm::test

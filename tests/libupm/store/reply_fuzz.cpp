@@ -49,8 +49,14 @@ void check(int ret) {
 void drive(std::span<const std::uint8_t> bytes) {
     const Exact answer(bytes);
     const Packet packet = answer.packet;
-    std::uint64_t seed = 1;
-    check(read_hello(packet, kNumber, seed));
+    for (const std::uint16_t greeted : {std::uint16_t{2}, kVersion}) {
+        std::uint64_t seed = 1;
+        std::uint16_t version = greeted;
+        const int welcomed = read_hello(packet, kNumber, seed, version);
+        check(welcomed);
+        require(version >= kOldestVersion && version <= greeted);
+        require(welcomed == 0 || (seed == 1 && version == greeted));
+    }
     Place places[kAsked] = {};
     std::uint32_t attached = 0;
     check(read_lookup(packet, kNumber, places, attached));

@@ -4,7 +4,8 @@
 // whose sums must hold after each. With clang a libFuzzer target:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
-//       tests/tools/upmd/broker_fuzz.cpp tools/upmd/broker.cpp libupm/store/segment.cpp -lfmt
+//       tests/tools/upmd/broker_fuzz.cpp tools/upmd/{broker,catalog,ledger,metrics,usage}.cpp
+//       libupm/store/segment.cpp -lfmt
 //
 // Otherwise, with a main() of its own, a short run over generated packets for ctest.
 #include "tools/upmd/broker.hpp"
@@ -15,6 +16,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
@@ -47,22 +49,25 @@ void append(std::vector<std::byte> &packet, const T &value) {
 }
 
 // Mostly well formed, so that it gets deep; some bytes are bent afterwards.
-std::vector<std::byte> make_packet(Input &input) {
+std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
     std::vector<std::byte> packet;
     store::Header header{};
     const std::uint8_t kind = input.byte();
     header.op = kind % 10;
+    header.version = version;
     append(packet, header);
     if (header.op == 1) {
         store::HelloRequest hello{};
         hello.page_size = 4096;
         hello.named = input.byte() % 3;
         hello.key[0] = input.byte() % 2;
-        packet.assign(sizeof(hello), std::byte{0});
-        std::memcpy(packet.data(), &hello, sizeof(hello));
+        hello.newest = static_cast<std::uint16_t>(2 + input.byte() % 3);
+        packet.assign(version == 2 ? store::kHelloRequestV2 : sizeof(hello), std::byte{0});
+        std::memcpy(packet.data(), &hello, packet.size());
     } else if (header.op == 2 || header.op == 4) {
         const std::uint32_t count = input.byte() % 9;
-        append(packet, std::uint32_t{header.op == 2 ? input.byte() % 3U : count});
+        const std::uint32_t flags = input.byte() % 3U + (input.byte() % 16U << 16U);
+        append(packet, header.op == 2 ? flags : count);
         append(packet, header.op == 2 ? count : 0U);
         for (std::uint32_t i = 0; i < count; ++i)
             append(packet, std::uint64_t{input.byte() % 16U});
@@ -91,47 +96,115 @@ upmd::Descriptor make_segment(std::size_t pages) {
     return upmd::Descriptor(fd);
 }
 
-void drive(std::span<const std::uint8_t> bytes) {
-    Input input(bytes);
-    std::uint64_t seed = 0;
-    upmd::Broker broker(
-        {.quota_pages = 12, .max_pages = 20, .max_segments = 6, .expire_ms = 50, .lease_ms = 20},
-        [](upmd::ClientId, std::span<const std::byte> packet, int) {
-            store::ReplyHeader reply{};
-            if (!store::take(packet, reply) ||
-                reply.header.length != sizeof(reply) + packet.size() || reply.error > 0)
+// What a process maps, as the watcher would say it: anything.
+upmd::Look make_look(Input &input, const std::vector<std::uint64_t> &inodes) {
+    upmd::Look look;
+    const std::uint8_t kind = input.byte();
+    look.readable = kind % 4 != 0;
+    look.complete = kind % 3 != 0;
+    look.gone = kind >= 250;
+    for (const std::uint64_t inode : inodes)
+        if (const std::uint8_t pages = input.byte() % 4; pages != 0)
+            look.pages[inode] = pages;
+    return look;
+}
+
+class Session {
+  public:
+    explicit Session(Input &input) : input_(input) {}
+
+    void run() {
+        while (!input_.empty()) {
+            now_ += input_.byte() % 8;
+            step();
+            (void)broker_.expire(now_);
+            (void)broker_.metrics();
+            for (const std::uint64_t process : broker_.usage().take_due(now_))
+                if (input_.byte() % 4 != 0) // else it hangs
+                    broker_.usage().seen(process, make_look(input_, inodes_),
+                                         now_ - input_.byte() % 8, now_);
+            if (!broker_.consistent())
                 std::abort();
-        },
-        [&] { return ++seed; });
-    std::vector<upmd::ClientId> clients;
-    std::uint64_t now = 1;
-    while (!input.empty()) {
-        now += input.byte() % 8;
-        const std::uint8_t who = input.byte();
-        if (clients.size() < 2 || (who >= 240 && clients.size() < 6)) {
-            clients.push_back(broker.connect(who % 2));
-            continue;
         }
-        const std::size_t at = who % clients.size();
-        const std::vector<std::byte> packet = make_packet(input);
-        const bool publish = packet.size() > 6 && packet[6] == std::byte{4};
-        upmd::Descriptor fd;
-        if (publish && packet.size() > 32 && input.byte() % 8 != 0)
-            fd = make_segment((packet.size() - 24) / 8);
-        if (!broker.handle(clients[at], packet, std::move(fd), now) || who >= 230) {
-            broker.disconnect(clients[at], now);
-            clients.erase(clients.begin() + static_cast<std::ptrdiff_t>(at));
-        }
-        (void)broker.expire(now);
-        (void)broker.metrics(0);
-        if (!broker.consistent())
+        for (const Client &client : clients_)
+            broker_.disconnect(client.id, now_);
+        (void)broker_.expire(now_ + 1000);
+        if (!broker_.idle() || !broker_.consistent())
             std::abort();
     }
-    for (const upmd::ClientId id : clients)
-        broker.disconnect(id, now);
-    (void)broker.expire(now + 1000);
-    if (!broker.idle() || !broker.consistent())
-        std::abort();
+
+  private:
+    struct Client {
+        upmd::ClientId id;
+        std::uint16_t version;
+    };
+
+    void connect(std::uint8_t choice) {
+        upmd::Peer peer;
+        peer.uid = choice % 2;
+        peer.process = choice % 5;
+        peer.domain = std::string(1, choice % 3 == 0 ? 'a' : 'b');
+        peer.label = peer.domain;
+        clients_.push_back({.id = broker_.connect(std::move(peer)),
+                            .version = static_cast<std::uint16_t>(2 + choice / 2 % 2)});
+    }
+
+    void step() {
+        const std::uint8_t choice = input_.byte();
+        if (clients_.size() < 2 || (choice >= 240 && clients_.size() < 6)) {
+            connect(choice);
+            return;
+        }
+        const std::size_t at = choice % clients_.size();
+        const Client client = clients_[at];
+        const std::vector<std::byte> packet = make_packet(input_, client.version);
+        const bool publish = packet.size() > 6 && packet[6] == std::byte{4};
+        upmd::Brought brought;
+        if (publish && packet.size() > 32 && input_.byte() % 8 != 0) {
+            brought.fd = make_segment((packet.size() - 24) / 8);
+            struct stat status {};
+            if (::fstat(brought.fd.get(), &status) != 0)
+                std::abort();
+            inodes_.push_back(status.st_ino);
+        }
+        (void)broker_.metrics(client.id);
+        if (!broker_.handle(client.id, packet, std::move(brought), now_) || choice >= 230) {
+            broker_.disconnect(client.id, now_);
+            clients_.erase(clients_.begin() + static_cast<std::ptrdiff_t>(at));
+        }
+    }
+
+    Input &input_;
+    std::uint64_t now_ = 1;
+    std::uint64_t seed_ = 0;
+    std::vector<Client> clients_;
+    std::vector<std::uint64_t> inodes_;
+    upmd::Broker broker_{{.max_pages = 20,
+                          .quota_pages = 12,
+                          .client_pages = 9,
+                          .max_segments = 6,
+                          .user_segments = 4,
+                          .user_parked = 2,
+                          .user_names = 5,
+                          .expire_ms = 50,
+                          .reservation_ms = 20,
+                          .wait_ms = 10,
+                          .look_ms = 30,
+                          .look_soon_ms = 5,
+                          .blind_ms = 40},
+                         [](upmd::ClientId, std::span<const std::byte> packet, int) {
+                             store::ReplyHeader reply{};
+                             if (!store::take(packet, reply) ||
+                                 reply.header.length != sizeof(reply) + packet.size() ||
+                                 reply.error > 0)
+                                 std::abort();
+                         },
+                         [this] { return ++seed_; }};
+};
+
+void drive(std::span<const std::uint8_t> bytes) {
+    Input input(bytes);
+    Session(input).run();
 }
 
 } // namespace

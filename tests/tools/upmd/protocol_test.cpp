@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+//
+// Who may have what: versions, numbers of segments, domains, metrics.
+#include "tests/tools/upmd/played_broker.hpp"
+#include "tools/upmd/keyed_hash.hpp"
+
+#include <cerrno>
+#include <gmock/gmock.h>
+
+namespace upm::test {
+
+namespace {
+
+using store::Op;
+
+class UpmdProtocol : public PlayedBroker {
+  protected:
+    // Says hello with these versions; the answer's error.
+    int greet(Id id, std::uint16_t oldest, std::uint16_t newest) {
+        store::HelloRequest hello{};
+        hello.page_size = static_cast<std::uint32_t>(page_size());
+        hello.oldest = oldest;
+        hello.newest = newest;
+        return say(id, Op::kHello, hello, {}, {}, newest);
+    }
+    // The same as version 2 had it.
+    int greet_first(Id id) {
+        store::HelloRequest hello{};
+        hello.page_size = static_cast<std::uint32_t>(page_size());
+        return send(id, Op::kHello,
+                    std::as_bytes(std::span(&hello, 1)).first(store::kHelloRequestV2), {}, {}, 2);
+    }
+};
+
+// A client may have a segment only if it has named the hash of one of its pages. Counting
+// numbers, those of others included, leads nowhere (cases 22_attacker.py, 22_victim.py).
+TEST_F(UpmdProtocol, NumbersOfSegmentsCannotBeGuessed) {
+    const Id victim = join(0);
+    const Id attacker = join(0);
+    ASSERT_EQ(publish(victim, hashes_from(1, 8)), 0);
+    const std::uint32_t number = published(victim);
+    for (std::uint32_t guess = 0; guess < 1000; ++guess)
+        ASSERT_EQ(get(attacker, guess), -ENOENT) << guess;
+    EXPECT_EQ(get(attacker, number), -ENOENT) << "it is the victim's number";
+    EXPECT_EQ(lookup(attacker, {77}), 0);
+    EXPECT_EQ(get(attacker, number), -ENOENT) << "it has named another hash";
+    ASSERT_EQ(lookup(attacker, {5}), 0);
+    const store::Place found = places(attacker).at(0);
+    EXPECT_EQ(found.page, 4U);
+    EXPECT_EQ(get(attacker, found.segment), 0);
+    EXPECT_GE(attached_[attacker], 0);
+    const Id later = join(0);
+    EXPECT_EQ(get(later, found.segment), -ENOENT) << "each connection has numbers of its own";
+}
+
+// Once a segment is gone, its number leads to no other one.
+TEST_F(UpmdProtocol, NumbersEndWithTheirSegments) {
+    const Id client = join(0);
+    ASSERT_EQ(publish(client, {1}), 0);
+    const std::uint32_t number = published(client);
+    report(client, number, 1);
+    report(client, number, -1);
+    EXPECT_EQ(get(client, number), -ENOENT);
+    ASSERT_EQ(publish(client, {2}), 0);
+    EXPECT_NE(published(client), number);
+    EXPECT_EQ(get(client, number), -ENOENT);
+}
+
+TEST_F(UpmdProtocol, NumbersOfOneUserAreBounded) {
+    upmd::Limits limits = roomy();
+    limits.user_names = 3;
+    begin(limits);
+    const Id publisher = join(0);
+    for (std::uint64_t hash = 1; hash <= 4; ++hash)
+        ASSERT_EQ(publish(publisher, {hash}), 0);
+    const Id other = join(1);
+    ASSERT_EQ(lookup(other, hashes_from(1, 4)), 0);
+    EXPECT_EQ(count(other, store::kUnknown), 1U);
+    EXPECT_TRUE(broker().consistent());
+    leave(other);
+    const Id next = join(1);
+    EXPECT_TRUE(knows(next, 4)) << "numbers go with their connection";
+}
+
+TEST_F(UpmdProtocol, DomainsAreApart) {
+    const Id mine = join(0, "one");
+    const Id other = join(0, "two");
+    ASSERT_EQ(publish(mine, {1}), 0);
+    EXPECT_TRUE(knows(mine, 1));
+    EXPECT_FALSE(knows(other, 1));
+    EXPECT_NE(head<store::ReplyHeader>(other).header.number, 0U);
+}
+
+// A client of the version before is answered in that version, and shares with new ones.
+TEST_F(UpmdProtocol, ClientOfTheVersionBefore) {
+    const Id fresh = join(0);
+    ASSERT_EQ(publish(fresh, {1, 2}), 0);
+    const Id old = connect(0, 7);
+    ASSERT_EQ(greet_first(old), 0);
+    EXPECT_EQ(answers_[old].size(), store::kHelloReplyV2);
+    EXPECT_EQ(head<store::ReplyHeader>(old).header.version, 2);
+    store::LookupRequest request{};
+    request.flags = store::kReserve | store::kAttach;
+    request.count = 3;
+    ASSERT_EQ(say(old, Op::kLookup, request, {1, 2, 3}, {}, 2), 0);
+    EXPECT_EQ(head<store::ReplyHeader>(old).header.version, 2);
+    EXPECT_EQ(places(old).at(1).page, 1U);
+    EXPECT_EQ(places(old).at(2).segment, store::kReserved);
+    EXPECT_GE(attached_[old], 0);
+    EXPECT_EQ(lookup(old, {1}), -1) << "the versions of one connection do not mix";
+}
+
+TEST_F(UpmdProtocol, VersionsAreNegotiated) {
+    const Id same = connect(0, 1);
+    ASSERT_EQ(greet(same, store::kVersion, store::kVersion), 0);
+    EXPECT_EQ(head<store::HelloReply>(same).version, store::kVersion);
+    const Id next = connect(0, 2);
+    ASSERT_EQ(greet(next, store::kVersion, store::kVersion + 1), 0) << "of the version to come";
+    EXPECT_EQ(head<store::HelloReply>(next).version, store::kVersion);
+    EXPECT_EQ(lookup(next, {1}), 0);
+    const Id both = connect(0, 3);
+    ASSERT_EQ(greet(both, 2, store::kVersion), 0);
+    EXPECT_EQ(head<store::HelloReply>(both).version, store::kVersion);
+    const Id far = connect(0, 4);
+    EXPECT_EQ(greet(far, store::kVersion + 1, store::kVersion + 2), -EPROTONOSUPPORT)
+        << "an answer, not a reset connection";
+    const Id older = connect(0, 5);
+    EXPECT_EQ(greet(older, 1, 1), -EPROTONOSUPPORT);
+    const Id bent = connect(0, 6);
+    EXPECT_EQ(greet(bent, 4, 3), -1);
+}
+
+// A member sees its own domain, and only whoever may see all sees the others.
+TEST_F(UpmdProtocol, MetricsAreOfOneDomain) {
+    const Id mine = join(1, "mine");
+    const Id other = join(2, "other");
+    ASSERT_EQ(publish(other, {1}), 0);
+    const std::string seen = broker().metrics(mine);
+    EXPECT_THAT(seen, testing::HasSubstr("domain_clients{domain=\"mine\"} 1"));
+    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("other")));
+    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("upmd_pages")));
+    const Id root = join(0, "mine");
+    EXPECT_THAT(broker().metrics(root), testing::Not(testing::HasSubstr("other")))
+        << "root of some container is a member like others";
+    upmd::Peer operator_of_host;
+    operator_of_host.process = 9;
+    operator_of_host.domain = operator_of_host.label = "host";
+    operator_of_host.sees_all = true;
+    const Id all = broker().connect(std::move(operator_of_host));
+    EXPECT_THAT(broker().metrics(all), testing::HasSubstr("domain_pages{domain=\"other\"} 1"));
+}
+
+// upm status shows both: it is one number.
+TEST_F(UpmdProtocol, OneNumberForOneSaving) {
+    std::vector<Id> clients;
+    for (int i = 0; i < 3; ++i)
+        clients.push_back(join(0));
+    ASSERT_EQ(publish(clients[0], hashes_from(1, 10)), 0);
+    report(clients[0], published(clients[0]), 10);
+    ASSERT_EQ(publish(clients[0], hashes_from(50, 10)), 0) << "nobody maps this one";
+    for (int i = 1; i < 3; ++i) {
+        ASSERT_EQ(lookup(clients[static_cast<std::size_t>(i)], {1}), 0);
+        const std::uint32_t number = places(clients[static_cast<std::size_t>(i)])[0].segment;
+        ASSERT_EQ(get(clients[static_cast<std::size_t>(i)], number), 0);
+        report(clients[static_cast<std::size_t>(i)], number, 10);
+    }
+    ASSERT_EQ(say(clients[0], Op::kStats, store::Header{}), 0);
+    EXPECT_EQ(head<store::StatsReply>(clients[0]).pages_sharing, 20U);
+    EXPECT_EQ(value("domain_saved_pages{domain=\"d\"}"), 20U);
+}
+
+// Of segments that hold the same page the first one is told; when it goes, the next.
+TEST_F(UpmdProtocol, TheNextSegmentTakesThePlaceOfTheFirst) {
+    const Id first = join(0);
+    const Id second = join(0);
+    const Id third = join(0);
+    ASSERT_EQ(publish(first, {1, 2, 2}), 0);
+    ASSERT_EQ(publish(second, {2, 3}), 0);
+    ASSERT_EQ(publish(third, {2}), 0);
+    const Id reader = join(0);
+    ASSERT_EQ(lookup(reader, {2}), 0);
+    EXPECT_EQ(places(reader)[0].page, 1U);
+    leave(first);
+    EXPECT_TRUE(broker().consistent());
+    EXPECT_FALSE(knows(reader, 1));
+    EXPECT_TRUE(knows(reader, 2));
+    leave(third);
+    EXPECT_TRUE(knows(reader, 2));
+    leave(second);
+    EXPECT_FALSE(knows(reader, 2));
+    EXPECT_EQ(value("segments"), 0U);
+}
+
+// Numbers that fall into one bucket of an ordinary table do not in ours.
+TEST_F(UpmdProtocol, ChosenHashesFillNoBucket) {
+    static_assert(upmd::siphash<2, 4>({.low = 0x0706050403020100, .high = 0x0f0e0d0c0b0a0908},
+                                      0x0706050403020100) == 0x93f5f5799a932462,
+                  "as in the paper's reference implementation");
+    constexpr std::size_t kCount = 4096;
+    upmd::HashTable<int> table(0, upmd::KeyedHash{{.low = 3, .high = 4}});
+    table.reserve(kCount);
+    const std::size_t buckets = table.bucket_count();
+    for (std::size_t i = 0; i < kCount; ++i)
+        table.emplace(i * buckets, 0);
+    std::size_t longest = 0;
+    for (std::size_t i = 0; i < table.bucket_count(); ++i)
+        longest = std::max(longest, table.bucket_size(i));
+    EXPECT_LT(longest, 20U);
+    static_assert(std::is_same_v<decltype(upmd::Domain::index)::hasher, upmd::KeyedHash> &&
+                  std::is_same_v<decltype(upmd::Domain::reserved)::hasher, upmd::KeyedHash>);
+}
+
+} // namespace
+
+} // namespace upm::test

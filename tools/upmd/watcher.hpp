@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+//
+// Looks at what processes map of segments, by /proc/PID/maps. The kernel reads that
+// under the lock of the process's memory, which a process can hold for as long as it
+// likes. So each look has a thread, a user's processes have two at most, and a thread
+// that hangs is left behind. What all looks cost together is bounded, too.
+#ifndef UPM_UPMD_WATCHER_HPP
+#define UPM_UPMD_WATCHER_HPP
+
+#include "tools/upmd/usage.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <sys/types.h>
+#include <vector>
+
+namespace upm::upmd {
+
+// Adds what one chunk of /proc/PID/maps, of whole lines, says of segments.
+void add_mappings(std::string_view lines, std::uint64_t page_size, Look &look);
+
+// Reads a file of that kind. `most` bytes are looked at.
+Look read_mappings(int fd, std::size_t most);
+
+class Watcher {
+  public:
+    struct Result {
+        std::uint64_t process = 0;
+        std::uint64_t started = 0; // when the look began, in ms
+        Look look;
+    };
+
+    // Throws std::system_error.
+    Watcher();
+    Watcher(const Watcher &) = delete;
+    Watcher &operator=(const Watcher &) = delete;
+    ~Watcher();
+
+    // Looks at a process, given its folder in /proc, soon. A result follows, unless the
+    // kernel never gives one.
+    void look(std::uint64_t process, uid_t uid, std::shared_ptr<const broker::Descriptor> folder);
+
+    // Can be read when there are results.
+    [[nodiscard]] int event() const;
+    std::vector<Result> take_results();
+
+  private:
+    struct Task;
+    struct Shared;
+    static void work(const std::shared_ptr<Shared> &shared);
+
+    std::shared_ptr<Shared> shared_; // with the threads, which may outlive this
+};
+
+} // namespace upm::upmd
+
+#endif // UPM_UPMD_WATCHER_HPP
