@@ -12,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <set>
+#include <string>
 #include <vector>
 
 namespace upm::test {
@@ -64,6 +65,7 @@ class FakeModule final : public DeviceOps {
     void split(int pid, std::uint64_t addr, std::uint64_t len) noexcept override {
         splits.push_back({.addr = addr, .len = len, .pid = pid});
         counts = counts_after_split;
+        advise_error = error_after_split;
     }
 
     int do_info(upm_ioc_info &argument) {
@@ -103,6 +105,7 @@ class FakeModule final : public DeviceOps {
     int open_error = 0;
     int info_error = 0;
     int advise_error = 0;
+    int error_after_split = 0;
     int domain_error = 0;
 };
 
@@ -167,9 +170,11 @@ TEST_F(Kmod, IsRefusedByTheModule) {
 }
 
 TEST_F(Kmod, RefusesAnotherPageSize) {
-    module.info.page_size = 65536;
-    EXPECT_EQ(open(), -EPROTONOSUPPORT);
-    EXPECT_THAT(reason.c_str(), HasSubstr("65536"));
+    for (const char *const size : {"2048", "65536"}) {
+        module.info.page_size = static_cast<std::uint32_t>(std::stoul(size));
+        EXPECT_EQ(open(), -EPROTONOSUPPORT);
+        EXPECT_THAT(reason.c_str(), HasSubstr(size));
+    }
 }
 
 TEST_F(Kmod, VersionNeedNotBeTerminated) {
@@ -275,6 +280,19 @@ TEST_F(Kmod, TornHugePagesAreSplit) {
     EXPECT_EQ(counts.skipped[UPM_SKIPPED_COMPOUND], 0U);
     EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], 1U);
     EXPECT_EQ(counts.nanoseconds, 8U);
+}
+
+// Of a second pass that fails, what the first one did is told.
+TEST_F(Kmod, AnErrorKeepsTheFirstPass) {
+    ASSERT_EQ(open(), 0);
+    module.counts.pages = 4;
+    module.counts.merged = 3;
+    module.counts.skipped[UPM_SKIP_COMPOUND] = 1;
+    module.error_after_split = -EINTR;
+    EXPECT_EQ(run({.addr = page_size(), .len = 4 * page_size()}), -EINTR);
+    EXPECT_EQ(counts.pages, 4U);
+    EXPECT_EQ(counts.merged, 3U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_COMPOUND], 1U);
 }
 
 // A page of the first pass was written to before the second: no count may be more

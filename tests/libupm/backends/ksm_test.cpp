@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sstream>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -234,6 +235,26 @@ TEST_F(Ksm, CleanFileIsLeftAlone) {
 }
 
 // Without /proc the flags of a mapping are unknown: nothing may be advised.
+// A mapping that goes away between the check for holes and the look at mappings.
+TEST_F(Ksm, WhatVanishedMeanwhileIsCounted) {
+    const TempDir proc;
+    const Pages pages(8);
+    pages.fill('x');
+    const auto line = [&](std::size_t first, std::size_t end) {
+        std::ostringstream text;
+        text << std::hex << address(pages.data()) + first * page_size() << '-'
+             << address(pages.data()) + end * page_size()
+             << " rw-p 00000000 00:00 0\nVmFlags: rd wr mr mw me ac\n";
+        return text.str();
+    };
+    proc.write("smaps", line(0, 2) + line(5, 6));
+    KsmBackend backend(proc.path().c_str(), proc.path().c_str());
+    EXPECT_EQ(backend.run({.addr = address(pages.data()), .len = pages.size()}, counts), 0);
+    EXPECT_EQ(counts.queued, 3U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_UNMAPPED], 5U);
+    EXPECT_EQ(counts.pages, 8U);
+}
+
 TEST_F(Ksm, NoProcNoAdvise) {
     const TempDir empty;
     const Pages pages(2);
