@@ -52,7 +52,7 @@ TEST_F(Env, EmptyIsUnset) {
 }
 
 TEST_F(Env, Flags) {
-    for (const char *off : {"", "0", "no", "off", "false"}) {
+    for (const char *off : {"", "0", "no", "off", "false", "ja"}) {
         set(env::verbose, off);
         EXPECT_FALSE(env::get(env::verbose)) << off;
     }

@@ -104,6 +104,19 @@ TEST(Smaps, TruncatedEntryIsDropped) {
     EXPECT_EQ(read_all(dir.path() + "/smaps").size(), 1U);
 }
 
+// Memory with a protection key may not be readable to all threads.
+TEST(Smaps, MemoryKeys) {
+    const TempDir dir;
+    dir.write("smaps", "1000-2000 rw-p 0 00:00 0\nProtectionKey:         0\nVmFlags: rd\n"
+                       "2000-3000 rw-p 0 00:00 0\nProtectionKey:         3\nVmFlags: rd mg\n"
+                       "3000-4000 rw-p 0 00:00 0\nVmFlags: rd\n");
+    const std::vector<Vma> all = read_all(dir.path() + "/smaps");
+    ASSERT_EQ(all.size(), 3U);
+    EXPECT_EQ(all[0].flags, 0U);
+    EXPECT_EQ(all[1].flags, kVmaKey | kVmaMergeable);
+    EXPECT_EQ(all[2].flags, 0U);
+}
+
 TEST(Smaps, MissingFileIsAnError) {
     const TempDir dir;
     int error = 0;
