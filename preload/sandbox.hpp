@@ -10,11 +10,12 @@
 namespace upm::hook {
 
 // Returns true if the hook may make the system calls that it needs. Makes them in a
-// process of its own if some filter is in force. From the adviser's thread, once.
+// process of its own if some filter is in force. If not, the process counts as sandboxed.
+// From the adviser's thread, once.
 bool system_calls_allowed() noexcept;
 
-// Returns true once the program has begun to lock itself in. From then on the hook makes
-// no system call but those that the program asks for.
+// Returns true once the program has begun to lock itself in, or was found so. From then on the hook
+// makes no system call but those that the program asks for.
 bool sandboxed() noexcept;
 
 // The end of the adviser's thread in a sandbox: sleeps for ever.
