@@ -36,6 +36,7 @@ union ucmd_arg {
 
 /* One call: where the caller's structure is, and a copy of it. */
 struct ucmd {
+	struct file *file;	/* /dev/upm; see domain_get() */
 	void __user *user;
 	u32 usize;		/* bytes that the caller's structure has */
 	union ucmd_arg arg;
@@ -52,8 +53,7 @@ static int ucmd_respond(const struct ucmd *c, size_t size)
 
 static int domain_file_release(struct inode *inode, struct file *file)
 {
-	upm_domain_put(file->private_data);
-	upm_sweep_kick();
+	upm_sweep_kick(file->private_data);
 	return 0;
 }
 
@@ -90,9 +90,20 @@ static struct upm_domain *domain_of_fd(int fd)
 	return dom;
 }
 
-static struct upm_domain *domain_get(struct task_struct *task, int fd)
+/*
+ * The domain of a call, with a reference, or ERR_PTR. The file remembers its id, not
+ * a reference: an idle file shall not keep a domain.
+ */
+static struct upm_domain *domain_get(struct ucmd *c, struct task_struct *task,
+				     int fd)
 {
-	return fd < 0 ? upm_domain_of_task(task) : domain_of_fd(fd);
+	struct upm_domain *dom = fd < 0 ? upm_domain_of_task(task) :
+					  domain_of_fd(fd);
+
+	if (!IS_ERR(dom))
+		WRITE_ONCE(c->file->private_data,
+			   (void *)((uintptr_t)dom->id + 1));
+	return dom;
 }
 
 static int ioctl_domain_open(struct ucmd *c)
@@ -173,7 +184,7 @@ static struct task_struct *task_get(pid_t nr)
  * work on it. The target's exec_update_lock keeps the two of one program: an
  * exec between them could change the rights that were checked.
  */
-static int target_open(struct upm_call *call, int domain_fd)
+static int target_open(struct ucmd *c, struct upm_call *call)
 {
 	struct rw_semaphore *lock = &call->task->signal->exec_update_lock;
 	int err = 0;
@@ -190,7 +201,7 @@ static int target_open(struct upm_call *call, int domain_fd)
 		err = -EPERM;
 		goto err_mm;
 	}
-	call->dom = domain_get(call->task, domain_fd);
+	call->dom = domain_get(c, call->task, c->arg.advise.domain_fd);
 	if (IS_ERR(call->dom)) {
 		err = PTR_ERR(call->dom);
 		goto err_mm;
@@ -311,7 +322,7 @@ static int ioctl_advise(struct ucmd *c)
 	call.task = task_get(a->pid);
 	if (!call.task)
 		return -ESRCH;
-	err = target_open(&call, a->domain_fd);
+	err = target_open(c, &call);
 	if (err)
 		goto out_task;
 	err = range_check(a, call.mm);
@@ -349,7 +360,7 @@ static int ioctl_stats(struct ucmd *c)
 		return -EINVAL;
 	if (s->domain_fd < -1)
 		return -EBADF;
-	dom = domain_get(current, s->domain_fd);
+	dom = domain_get(c, current, s->domain_fd);
 	if (IS_ERR(dom))
 		return PTR_ERR(dom);
 	err = upm_domain_census(dom, &census);
@@ -405,6 +416,7 @@ static long upm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	const struct ioctl_op *op = ioctl_op_of(cmd);
 	struct ucmd c = {
+		.file = file,
 		.user = (void __user *)arg,
 		.usize = _IOC_SIZE(cmd),
 	};
@@ -421,15 +433,26 @@ static long upm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return err;
 }
 
+static int upm_open(struct inode *inode, struct file *file)
+{
+	file->private_data = NULL;	/* misc_open() set it */
+	return 0;
+}
+
 /* The process that used it is gone, or soon will be. */
 static int upm_release(struct inode *inode, struct file *file)
 {
-	upm_sweep_kick();
+	uintptr_t last = (uintptr_t)file->private_data;
+	struct upm_domain *dom = last ? upm_domain_of_id(last - 1) : NULL;
+
+	if (dom)
+		upm_sweep_kick(dom);
 	return 0;
 }
 
 static const struct file_operations upm_fops = {
 	.owner = THIS_MODULE,
+	.open = upm_open,
 	.release = upm_release,
 	.unlocked_ioctl = upm_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,

@@ -11,8 +11,9 @@
  * neither: it has a domain of its own under every policy. A call on another process
  * uses that process's domain, not the caller's, so that an agent of root does not
  * join what root's policy keeps apart. A named domain is made of 16 bytes that its
- * members know. It counts for the user who made it as long as it lives, see
- * named_room().
+ * members know. Every domain counts for an owner as long as it lives, and so do its
+ * pages, whoever inserts them: a default domain for that of its first process, a
+ * named one for that of whoever made it (owner.c).
  *
  * A domain holds a reference on each namespace and on the process in its key, since
  * the address of one that ended may come again with other people in it. The id of
@@ -152,41 +153,49 @@ static struct upm_domain *domain_find(const struct upm_domain_key *key,
 }
 
 /*
- * May the caller make one more named domain? Nobody may have more than a quarter
+ * May the caller make one more named domain? No owner may have more than a quarter
  * of them without CAP_SYS_RESOURCE, so that one user cannot keep out the others.
  */
-static bool named_room(void)
+static bool named_room(const struct upm_owner *owner)
 {
 	unsigned int max = READ_ONCE(upm_knobs.max_domains);
-	unsigned int own = 0;
-	struct upm_domain *dom;
-	int bucket;
 
 	lockdep_assert_held(&upm_domains_mutex);
 	if (named_count >= max)
 		return false;
-	hash_for_each(domain_table, bucket, dom, link)
-		own += dom->key.kind == UPM_DOMAIN_NAMED &&
-		       uid_eq(dom->creator, current_uid());
-	return own < DIV_ROUND_UP(max, 4) || capable(CAP_SYS_RESOURCE);
+	return owner->named < DIV_ROUND_UP(max, 4) || capable(CAP_SYS_RESOURCE);
+}
+
+static void named_change(struct upm_domain *dom, int by)
+{
+	lockdep_assert_held(&upm_domains_mutex);
+	if (dom->key.kind != UPM_DOMAIN_NAMED)
+		return;
+	named_count += by;
+	dom->owner->named += by;
 }
 
 /* The result has two references: the table's and the caller's. */
 static struct upm_domain *domain_create(const struct upm_domain_key *key,
-					u32 hash)
+					u32 hash, const struct cred *cred)
 {
+	struct upm_owner *owner = upm_owner_get(cred);
 	struct upm_domain *dom;
-	int err;
+	int err = -ENOMEM;
 
 	lockdep_assert_held(&upm_domains_mutex);
+	if (!owner)
+		return ERR_PTR(err);
 	/* Only who names domains can run into the limit, not the others. */
-	if (key->kind == UPM_DOMAIN_NAMED && !named_room())
-		return ERR_PTR(-ENOSPC);
+	if (key->kind == UPM_DOMAIN_NAMED && !named_room(owner)) {
+		err = -ENOSPC;
+		goto err_owner;
+	}
 	dom = kzalloc(sizeof(*dom), GFP_KERNEL_ACCOUNT);
 	if (!dom)
-		return ERR_PTR(-ENOMEM);
+		goto err_owner;
 	dom->key = *key;
-	dom->creator = current_uid();
+	dom->owner = owner;
 	dom->key_hash = hash;
 	refcount_set(&dom->ref, 2);
 	err = upm_index_init(dom);
@@ -199,7 +208,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	if (err)
 		goto err_kobj;
 	hash_add_rcu(domain_table, &dom->link, hash);
-	named_count += key->kind == UPM_DOMAIN_NAMED;
+	named_change(dom, 1);
 	trace_upm_domain(dom->id, key->kind, true);
 	return dom;
 
@@ -207,13 +216,17 @@ err_kobj:
 	key_unpin(key);
 	upm_index_destroy(dom);
 	kobject_put(&dom->kobj);
-	return ERR_PTR(err);
+	goto err_owner;
 err_free:
 	kfree(dom);
+err_owner:
+	upm_owner_put(owner);
 	return ERR_PTR(err);
 }
 
-static struct upm_domain *domain_get(const struct upm_domain_key *key)
+/* @cred: for whom it counts if it is new. */
+static struct upm_domain *domain_get(const struct upm_domain_key *key,
+				     const struct cred *cred)
 {
 	u32 hash = key_hash(key);
 	struct upm_domain *dom = domain_find(key, hash);
@@ -223,7 +236,7 @@ static struct upm_domain *domain_get(const struct upm_domain_key *key)
 	mutex_lock(&upm_domains_mutex);
 	dom = domain_find(key, hash);
 	if (!dom)
-		dom = domain_create(key, hash);
+		dom = domain_create(key, hash, cred);
 	mutex_unlock(&upm_domains_mutex);
 	return dom;
 }
@@ -233,7 +246,7 @@ static void domain_remove(struct upm_domain *dom, struct list_head *dead)
 {
 	lockdep_assert_held(&upm_domains_mutex);
 	hash_del_rcu(&dom->link);
-	named_count -= dom->key.kind == UPM_DOMAIN_NAMED;
+	named_change(dom, -1);
 	trace_upm_domain(dom->id, dom->key.kind, false);
 	list_add(&dom->dead, dead);
 }
@@ -253,6 +266,7 @@ static void domains_destroy(struct list_head *dead)
 		kobject_del(&dom->kobj); /* waits for readers of its files */
 		upm_index_destroy(dom);
 		key_unpin(&dom->key);
+		upm_owner_put(dom->owner);
 		kobject_put(&dom->kobj);
 	}
 }
@@ -318,7 +332,7 @@ struct upm_domain *upm_domain_of_task(struct task_struct *task)
 		return ERR_PTR(-ESRCH);
 	cred = get_task_cred(task);
 	key_of_task(&key, task, cred, tgid);
-	dom = domain_get(&key);
+	dom = domain_get(&key, cred);
 	put_cred(cred);
 	put_pid(tgid);
 	return dom;
@@ -330,7 +344,24 @@ struct upm_domain *upm_domain_of_name(const u8 name[16])
 	struct upm_domain_key key = { .kind = UPM_DOMAIN_NAMED };
 
 	memcpy(key.name, name, sizeof(key.name));
-	return domain_get(&key);
+	return domain_get(&key, current_cred());
+}
+
+/* The domain with this id, with a reference, or NULL. */
+struct upm_domain *upm_domain_of_id(u32 id)
+{
+	struct upm_domain *dom;
+	int bucket;
+
+	rcu_read_lock();
+	hash_for_each_rcu(domain_table, bucket, dom, link) {
+		if (dom->id == id && refcount_inc_not_zero(&dom->ref)) {
+			rcu_read_unlock();
+			return dom;
+		}
+	}
+	rcu_read_unlock();
+	return NULL;
 }
 
 /* One more reference; the caller has one. */
@@ -385,18 +416,13 @@ int upm_domain_census(struct upm_domain *dom, struct upm_census *census)
 {
 	int err = 0;
 
-	if (!dom) {
-		while (!err && (dom = upm_domain_next(dom)))
-			err = upm_domain_census(dom, census);
-		if (dom)
-			upm_domain_put(dom);
-		return err;
-	}
-	if (mutex_lock_killable(&dom->walk_mutex))
-		return -EINTR;
-	upm_index_walk(dom, UPM_WALK_COUNT, ULONG_MAX, true, census);
-	mutex_unlock(&dom->walk_mutex);
-	return 0;
+	if (dom)
+		return upm_index_count(dom, census);
+	while (!err && (dom = upm_domain_next(dom)))
+		err = upm_index_count(dom, census);
+	if (dom)
+		upm_domain_put(dom);
+	return err;
 }
 
 /* Remove the domains that nobody uses and that have no page. May sleep. */

@@ -7,6 +7,7 @@
  * allocates while nothing is locked, so that nothing has to be allocated while
  * pages are frozen.
  */
+#include <linux/capability.h>
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
@@ -28,6 +29,7 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 	f->nr_spare = 0;
 	f->want_spare = SPARE_FEW;
 	f->no_spare = false;
+	f->may_crowd = has_capability_noaudit(current, CAP_SYS_RESOURCE);
 }
 
 static bool spare_alloc(struct upm_spare *spare, gfp_t gfp)
@@ -184,7 +186,8 @@ static struct upm_verdict insert(struct upm_finder *f, struct page *page,
 	spare->entry->hash = hash;
 	spare->entry->page = spare->page;
 	do {
-		entry = upm_index_insert(f->dom, spare->entry, f->cursor);
+		entry = upm_index_insert(f->dom, spare->entry, f->cursor,
+					 f->may_crowd);
 	} while (entry == ERR_PTR(-EAGAIN));
 
 	if (entry == ERR_PTR(-ENOSPC))

@@ -30,6 +30,7 @@
 #include <linux/rculist.h>
 #include <linux/rhashtable.h>
 #include <linux/random.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 #include <linux/xxhash.h>
@@ -37,7 +38,7 @@
 #include "compat/compat.h"
 #include "upm.h"
 
-/* Entries that a walk visits under one hold of domain->lock. */
+/* Entries that are visited under one hold of domain->lock. */
 #define WALK_CHUNK 128
 
 static struct kmem_cache *entry_cache;
@@ -189,27 +190,26 @@ struct upm_entry *upm_index_get_next(struct upm_domain *dom,
 	return entry;
 }
 
-static bool pages_reserve(struct upm_domain *dom)
-{
-	if (atomic_long_inc_return(&index_pages) >
-	    READ_ONCE(upm_knobs.max_pages))
-		goto err_all;
-	if (atomic_long_inc_return(&dom->pages) >
-	    READ_ONCE(upm_knobs.domain_max_pages))
-		goto err_domain;
-	return true;
-
-err_domain:
-	atomic_long_dec(&dom->pages);
-err_all:
-	atomic_long_dec(&index_pages);
-	return false;
-}
-
 static void pages_unreserve(struct upm_domain *dom)
 {
 	atomic_long_dec(&dom->pages);
+	atomic_long_dec(&dom->owner->pages);
 	atomic_long_dec(&index_pages);
+}
+
+/* @may_crowd: also where little is left, and the owner has much. */
+static bool pages_reserve(struct upm_domain *dom, bool may_crowd)
+{
+	unsigned long total = atomic_long_inc_return(&index_pages);
+	unsigned long own = atomic_long_inc_return(&dom->owner->pages);
+	unsigned long here = atomic_long_inc_return(&dom->pages);
+	unsigned long max = READ_ONCE(upm_knobs.max_pages);
+
+	if (total <= max && here <= READ_ONCE(upm_knobs.domain_max_pages) &&
+	    (may_crowd || upm_owner_may(own, total, max)))
+		return true;
+	pages_unreserve(dom);
+	return false;
 }
 
 /*
@@ -242,6 +242,7 @@ static struct upm_entry *entry_publish(struct upm_domain *dom,
  * @dom: domain
  * @entry: has hash and page, the page its content and one reference
  * @prev: entry to stand behind, held by the caller, or NULL
+ * @may_crowd: the caller need not leave anything to others
  *
  * Return: @entry, with a second reference on its page, that of the caller;
  * another entry with the same key, its page referenced (@entry is unchanged);
@@ -250,11 +251,11 @@ static struct upm_entry *entry_publish(struct upm_domain *dom,
  */
 struct upm_entry *upm_index_insert(struct upm_domain *dom,
 				   struct upm_entry *entry,
-				   struct upm_entry *prev)
+				   struct upm_entry *prev, bool may_crowd)
 {
 	struct upm_entry *old;
 
-	if (!pages_reserve(dom))
+	if (!pages_reserve(dom, may_crowd))
 		return ERR_PTR(-ENOSPC);
 	page_mark(entry->page);
 	__SetPageUptodate(entry->page);	/* content before reference */
@@ -316,44 +317,93 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 	return page;
 }
 
-static void entry_visit(struct upm_domain *dom, struct upm_entry *entry,
-			enum upm_walk mode, struct upm_census *census,
-			struct list_head *free)
+static int entry_mappings(const struct upm_entry *entry)
 {
-	int mappings = page_ref_count(entry->page) - 1;
-	struct page *page;
-
-	census->visited++;
-	if (mappings > 0) {
-		census->shared++;
-		census->sharing += mappings - 1;
-		return;
-	}
-	census->unused++;
-	if (mode != UPM_WALK_FREE)
-		return;
-	page = entry_kill(dom, entry);
-	if (!page)
-		return;
-	census->unused--;
-	census->freed++;
-	list_add(&page->lru, free);
+	return page_ref_count(entry->page) - 1;
 }
 
+/* ---- a count --------------------------------------------------------------- */
+
+/* One chunk behind @entry (NULL: from the start); returns the last, NULL at the end. */
+static struct upm_entry *count_chunk(struct upm_domain *dom,
+				     struct upm_entry *entry,
+				     struct upm_census *census)
+{
+	struct list_head *at = entry ? &entry->list : &dom->entries;
+	unsigned int nr = WALK_CHUNK;
+	int mappings;
+
+	spin_lock(&dom->lock);
+	for (entry = NULL; nr && at->next != &dom->entries; nr--) {
+		at = at->next;
+		if (at == &dom->cursor.list)
+			continue;
+		entry = list_entry(at, struct upm_entry, list);
+		mappings = entry_mappings(entry);
+		if (mappings > 0) {
+			census->shared++;
+			census->sharing += mappings - 1;
+		} else {
+			census->unused++;
+		}
+	}
+	if (nr)
+		entry = NULL;
+	if (entry)
+		get_page(entry->page);	/* the index has one: never the first */
+	spin_unlock(&dom->lock);
+	return entry;
+}
+
+/**
+ * upm_index_count() - count what a domain shares
+ * @dom: domain
+ * @census: is added to
+ *
+ * Where it pauses, it holds the page of an entry, which keeps the entry in the
+ * list: so it is in the way of no sweep, nor of another count. What it holds may be
+ * counted as mapped once more by them.
+ *
+ * Return: 0, -EINTR on a fatal signal.
+ */
+int upm_index_count(struct upm_domain *dom, struct upm_census *census)
+{
+	struct upm_entry *entry = NULL, *last;
+
+	do {
+		last = entry;
+		entry = count_chunk(dom, last, census);
+		if (last)
+			put_page(last->page);
+		cond_resched();
+	} while (entry && !fatal_signal_pending(current));
+	if (!entry)
+		return 0;
+	put_page(entry->page);
+	return -EINTR;
+}
+
+/* ---- a sweep --------------------------------------------------------------- */
+
 /* One chunk from the cursor on. Returns false at the end of the list. */
-static bool walk_chunk(struct upm_domain *dom, enum upm_walk mode,
-		       unsigned int nr, struct upm_census *census,
-		       struct list_head *free)
+static bool sweep_chunk(struct upm_domain *dom, unsigned int nr,
+			struct upm_swept *swept, struct list_head *free)
 {
 	struct upm_entry *entry, *next = NULL;
 	struct list_head *stop = &dom->entries;
+	struct page *page;
 
 	spin_lock(&dom->lock);
 	entry = list_next_entry(&dom->cursor, list);
 	list_del_rcu(&dom->cursor.list);
 	for (; &entry->list != stop && nr; entry = next, nr--) {
 		next = list_next_entry(entry, list);
-		entry_visit(dom, entry, mode, census, free);
+		swept->visited++;
+		page = entry_mappings(entry) ? NULL : entry_kill(dom, entry);
+		if (!page)
+			continue;
+		swept->freed++;
+		list_add(&page->lru, free);
 	}
 	list_add_tail_rcu(&dom->cursor.list, &entry->list);
 	spin_unlock(&dom->lock);
@@ -378,29 +428,24 @@ static void free_pages_list(struct list_head *free)
 }
 
 /**
- * upm_index_walk() - look at the entries of a domain
+ * upm_index_sweep() - free the shared pages of a domain that nobody maps
  * @dom: domain; the caller holds dom->walk_mutex
- * @mode: count, or free those that nobody maps
- * @budget: entries to visit at most. A walk to free goes on where the last one
- *	ended; a count begins at the start.
+ * @budget: entries to visit at most; the next sweep goes on from there
  * @may_sleep: false in reclaim
- * @census: is added to
+ * @swept: is added to
  */
-void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
-		    unsigned long budget, bool may_sleep,
-		    struct upm_census *census)
+void upm_index_sweep(struct upm_domain *dom, unsigned long budget,
+		     bool may_sleep, struct upm_swept *swept)
 {
-	unsigned long freed = census->freed;
+	unsigned long freed = swept->freed;
 	LIST_HEAD(free);
 	bool more = true;
 
 	lockdep_assert_held(&dom->walk_mutex);
-	if (mode == UPM_WALK_COUNT)
-		cursor_rewind(dom);
 	while (more && budget) {
 		unsigned int nr = min_t(unsigned long, budget, WALK_CHUNK);
 
-		more = walk_chunk(dom, mode, nr, census, &free);
+		more = sweep_chunk(dom, nr, swept, &free);
 		budget -= nr;
 		free_pages_list(&free);
 		if (may_sleep)
@@ -408,11 +453,13 @@ void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
 	}
 	if (!more)
 		cursor_rewind(dom);
-	if (census->freed != freed) {
-		atomic64_add(census->freed - freed, &upm_totals.freed);
+	if (swept->freed != freed) {
+		atomic64_add(swept->freed - freed, &upm_totals.freed);
 		queue_work(upm_unbound_wq, &reap_work);
 	}
 }
+
+/* ---- init and exit ---------------------------------------------------------- */
 
 int upm_index_init(struct upm_domain *dom)
 {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Shared pages that nobody maps any more: freed a short time after a /dev/upm
- * file is closed (its process is gone by then), every sweep_ms, by a shrinker
- * when memory is short, and when an administrator asks.
+ * file that worked in their domain is closed (its process is gone by then), or a
+ * descriptor of the domain; every sweep_ms; by a shrinker when memory is short; and
+ * when an administrator asks.
  */
+#include <linux/jiffies.h>
 #include <linux/sched.h>
 #include <linux/shrinker.h>
 #include <linux/workqueue.h>
@@ -15,18 +17,26 @@
 /* Entries of one domain that one sweep visits; the next goes on from there. */
 #define SWEEP_BUDGET 1048576UL
 
+/* Sweeps by kicks are at least so far apart, and so many times as long as one took. */
+#define KICK_GAP_MS 10
+#define KICK_GAP_TIMES 10
+
 static void sweep(struct work_struct *work);
 static DECLARE_DELAYED_WORK(sweep_work, sweep);
+static void sweep_kicked(struct work_struct *work);
+static DECLARE_DELAYED_WORK(kick_work, sweep_kicked);
+static unsigned long kick_next;	/* jiffies */
 static struct upm_shrinker shrinker;
 
 static void sweep_domain(struct upm_domain *dom)
 {
-	struct upm_census census = {};
+	struct upm_swept swept = {};
 
+	WRITE_ONCE(dom->kicked, false);	/* before the look: a later kick counts */
 	mutex_lock(&dom->walk_mutex);
-	upm_index_walk(dom, UPM_WALK_FREE, SWEEP_BUDGET, true, &census);
+	upm_index_sweep(dom, SWEEP_BUDGET, true, &swept);
 	mutex_unlock(&dom->walk_mutex);
-	trace_upm_sweep(dom->id, census.visited, census.freed);
+	trace_upm_sweep(dom->id, swept.visited, swept.freed);
 }
 
 /* Visit every domain once, free what nobody maps, drop empty domains. */
@@ -58,10 +68,35 @@ static void sweep(struct work_struct *work)
 	upm_sweep_retime();
 }
 
-/* Sweep soon: a user of shared pages may just have gone. */
-void upm_sweep_kick(void)
+/* Only the domains that were kicked: others have nothing to do with it. */
+static void sweep_kicked(struct work_struct *work)
 {
-	mod_delayed_work(upm_unbound_wq, &sweep_work, 1);
+	unsigned long start = jiffies, end;
+	struct upm_domain *dom = NULL;
+
+	while ((dom = upm_domain_next(dom)))
+		if (READ_ONCE(dom->kicked))
+			sweep_domain(dom);
+	upm_domains_reap();
+	end = jiffies;
+	WRITE_ONCE(kick_next, end + max(msecs_to_jiffies(KICK_GAP_MS),
+					(end - start) * KICK_GAP_TIMES));
+}
+
+/*
+ * Sweep @dom soon: a user of its pages may just have gone. Drops the caller's
+ * reference, or the sweep might find the domain in use. Anybody may kick as often as
+ * he likes: that makes a sweep neither later than it was due, since what is queued is
+ * not queued again, nor more frequent than the gap above.
+ */
+void upm_sweep_kick(struct upm_domain *dom)
+{
+	unsigned long now = jiffies, next = READ_ONCE(kick_next);
+
+	WRITE_ONCE(dom->kicked, true);
+	upm_domain_put(dom);
+	queue_delayed_work(upm_unbound_wq, &kick_work,
+			   time_before(now, next) ? next - now : 1);
 }
 
 static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)
@@ -73,19 +108,19 @@ static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)
 
 static unsigned long shrink_scan(struct shrinker *s, struct shrink_control *sc)
 {
-	struct upm_census census = {};
+	struct upm_swept swept = {};
 	struct upm_domain *dom = NULL;
 
 	while ((dom = upm_domain_next(dom))) {
-		if (census.visited >= sc->nr_to_scan ||
+		if (swept.visited >= sc->nr_to_scan ||
 		    !mutex_trylock(&dom->walk_mutex))
 			continue;
-		upm_index_walk(dom, UPM_WALK_FREE,
-			       sc->nr_to_scan - census.visited, false, &census);
+		upm_index_sweep(dom, sc->nr_to_scan - swept.visited, false,
+				&swept);
 		mutex_unlock(&dom->walk_mutex);
 	}
-	sc->nr_scanned = census.visited;
-	return census.visited ? census.freed : SHRINK_STOP;
+	sc->nr_scanned = swept.visited;
+	return swept.visited ? swept.freed : SHRINK_STOP;
 }
 
 int upm_sweep_init(void)
@@ -93,6 +128,7 @@ int upm_sweep_init(void)
 	int err = upm_shrinker_register(&shrinker, "upm", shrink_count,
 					shrink_scan);
 
+	kick_next = jiffies;
 	if (!err)
 		upm_sweep_retime();
 	return err;
@@ -102,5 +138,6 @@ void upm_sweep_exit(void)
 {
 	WRITE_ONCE(upm_knobs.sweep_ms, 0);	/* no sweep starts the next */
 	cancel_delayed_work_sync(&sweep_work);
+	cancel_delayed_work_sync(&kick_work);
 	upm_shrinker_unregister(&shrinker);
 }

@@ -194,7 +194,7 @@ static ssize_t unmerge_store(struct kobject *kobj, struct kobj_attribute *attr,
 		return err;
 	WRITE_ONCE(upm_knobs.enabled, false);
 	err = upm_unmerge_all();
-	upm_sweep_kick();
+	upm_sweep_now();
 	return err ? err : count;
 }
 

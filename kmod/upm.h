@@ -7,14 +7,15 @@
  * Lock order, outermost first:
  *
  *	upm_domains_mutex		domain table (add, remove)
- *	domain->walk_mutex		one walker per domain
+ *	  owners_mutex			owner.c, its list
+ *	domain->walk_mutex		one sweep of a domain at a time
  *	mmap_lock of the target		one batch of an advise
  *	  vma lock (6.4 and newer)	by vm_flags_clear(), before the freeze
  *	    folio locks			taken by trylock in migrate_vma_setup()
  *	      domain->lock		spinlock, list of entries
  *	        rhashtable bucket	hash of entries
  *
- * An advise never holds the first two while it holds an mmap_lock. The
+ * An advise never holds the first three while it holds an mmap_lock. The
  * shrinker, which may run under any mmap_lock, takes walk_mutex by trylock
  * only. Nothing is allocated with GFP flags that may reclaim, and no hash or
  * comparison is made, under a spinlock; nothing at all is allocated that may
@@ -130,6 +131,21 @@ extern struct upm_totals upm_totals;
 void upm_totals_max(atomic64_t *max, u64 value);
 void upm_totals_reset(void);
 
+/* ---- owner.c: who answers for domains and pages ------------------------ */
+
+struct upm_owner {
+	struct list_head link;	/* under owners_mutex, and so is refs */
+	unsigned int refs;	/* domains that count for it */
+	unsigned int named;	/* under upm_domains_mutex */
+	atomic_long_t pages;
+	struct user_namespace *ns; /* referenced */
+	kuid_t uid;		/* invalid: all of the namespace */
+};
+
+struct upm_owner *upm_owner_get(const struct cred *cred);
+void upm_owner_put(struct upm_owner *owner);
+bool upm_owner_may(unsigned long own, unsigned long total, unsigned long max);
+
 /* ---- index.c: shared pages of one domain ------------------------------ */
 
 /*
@@ -139,7 +155,7 @@ void upm_totals_reset(void);
 struct upm_entry {
 	struct rhash_head node;
 	struct list_head list;	/* order of insertion: successors */
-	struct page *page;	/* NULL: dead, or a walker's cursor */
+	struct page *page;	/* NULL: dead, or the sweep's cursor */
 	union {
 		u64 hash;	/* key: content and, if it matters, the node */
 		struct llist_node dead; /* after removal */
@@ -164,25 +180,24 @@ struct upm_entry *upm_index_get_next(struct upm_domain *dom,
 				     struct upm_entry *prev);
 struct upm_entry *upm_index_insert(struct upm_domain *dom,
 				   struct upm_entry *entry,
-				   struct upm_entry *prev);
+				   struct upm_entry *prev, bool may_crowd);
 
-/* What a walk over a domain found. */
+/* What a domain shares. */
 struct upm_census {
-	unsigned long visited;
 	unsigned long shared;	/* mapped at least once */
 	unsigned long sharing;	/* further mappings */
 	unsigned long unused;
+};
+
+/* What a sweep did. */
+struct upm_swept {
+	unsigned long visited;
 	unsigned long freed;
 };
 
-enum upm_walk {
-	UPM_WALK_COUNT,		/* all entries, free none */
-	UPM_WALK_FREE,		/* free those that nobody maps */
-};
-
-void upm_index_walk(struct upm_domain *dom, enum upm_walk mode,
-		    unsigned long budget, bool may_sleep,
-		    struct upm_census *census);
+int upm_index_count(struct upm_domain *dom, struct upm_census *census);
+void upm_index_sweep(struct upm_domain *dom, unsigned long budget,
+		     bool may_sleep, struct upm_swept *swept);
 unsigned long upm_index_pages(void);
 u64 upm_index_metadata(struct upm_domain *dom);
 bool upm_page_is_shared(struct page *page);
@@ -219,7 +234,7 @@ struct upm_domain {
 	u32 id;			/* name of its folder in sysfs */
 	u32 key_hash;
 	struct upm_domain_key key;
-	kuid_t creator;		/* a named domain counts for this user */
+	struct upm_owner *owner; /* for whom it and its pages count */
 	struct hlist_node link;	/* in the table; RCU */
 	struct list_head dead;	/* after that, until it is destroyed */
 	struct rcu_head rcu;
@@ -230,6 +245,7 @@ struct upm_domain {
 	spinlock_t lock;	/* entries, for writers; readers use RCU */
 	struct list_head entries;
 	struct mutex walk_mutex; /* cursor */
+	bool kicked;		/* a user of it may just have gone */
 	struct upm_entry cursor;
 	atomic_long_t pages;
 };
@@ -238,6 +254,7 @@ void upm_domains_init(struct kobject *folder, struct kobj_type *type);
 void upm_domains_exit(void);
 struct upm_domain *upm_domain_of_task(struct task_struct *task);
 struct upm_domain *upm_domain_of_name(const u8 name[16]);
+struct upm_domain *upm_domain_of_id(u32 id);
 void upm_domain_get(struct upm_domain *dom);
 void upm_domain_put(struct upm_domain *dom);
 void upm_domain_release(struct kobject *kobj);
@@ -249,7 +266,7 @@ void upm_domains_reap(void);
 
 int upm_sweep_init(void);
 void upm_sweep_exit(void);
-void upm_sweep_kick(void);
+void upm_sweep_kick(struct upm_domain *dom);
 void upm_sweep_retime(void);
 void upm_sweep_now(void);
 
@@ -315,6 +332,7 @@ struct upm_finder {
 	unsigned int nr_spare;
 	unsigned int want_spare;
 	bool no_spare;		/* even one could not be had */
+	bool may_crowd;		/* leave nothing to others */
 	struct upm_spare spare[UPM_BATCH_MAX];
 };
 

@@ -62,7 +62,7 @@ enum upm_skip {
 	UPM_SKIP_SECRET = 7,	  /* MADV_DONTDUMP, MADV_WIPEONFORK, droppable, secretmem */
 	UPM_SKIP_KSM = 8,	  /* merged by KSM already */
 	UPM_SKIP_COMPOUND = 9,	  /* part of a large folio that cannot be split here */
-	UPM_SKIP_LIMIT = 10,	  /* max_pages reached, in all or in the domain */
+	UPM_SKIP_LIMIT = 10,	  /* max_pages reached, in all, in the domain or by the user */
 	UPM_SKIP_NOMEM = 11,	  /* no memory for the shared copy */
 	UPM_SKIP_COLLISION = 12,  /* another content has the same hash */
 	UPM_SKIP_FILE = 13,	  /* private copy of a file's page; or clean, and left out */

@@ -291,6 +291,75 @@ TEST_F(DomainTest, ShareOfOneUser) {
     }));
 }
 
+// In the child: has the rights of root of a user namespace with many uids. Names domains
+// as each of some of them, and returns how many it made.
+std::uint64_t name_domains_as_many() {
+    must(::setresuid(0, 0, 0), "setresuid");
+    static Device device;
+    static std::vector<Fd> domains;
+    const auto key = [] { // of this process only
+        std::string bytes(16, '\0');
+        const std::uint64_t words[] = {static_cast<std::uint64_t>(::getpid()), fresh_seed()};
+        std::memcpy(bytes.data(), words, sizeof(words));
+        return bytes;
+    };
+    for (uid_t uid = 0; uid < 5; uid++) {
+        must(::setresuid(uid, 0, 0), "setresuid");
+        for (int i = 0; i < 3; i++) {
+            if (Fd domain = device.domain(key()))
+                domains.push_back(std::move(domain));
+        }
+    }
+    return domains.size();
+}
+
+// Gives the user namespace that `process` entered first thing its uids.
+void map_uids(Process &process, const std::string &map) {
+    process.call(+[] {}); // it has entered
+    EXPECT_EQ(write_file("/proc/" + std::to_string(process.pid()) + "/uid_map", map), 0);
+}
+
+// The uids that are subordinate to a user count for him, not as users of their own.
+TEST_F(DomainTest, SubordinateUidsCountForTheirUser) {
+    const Knob knob("max_domains", 8);
+    Process alice([] {
+        become(kAlice)();
+        must(::unshare(CLONE_NEWUSER), "unshare(CLONE_NEWUSER)");
+    });
+    map_uids(alice, "0 100000 10");
+    EXPECT_EQ(alice.call(&name_domains_as_many), 2U);
+    // In no namespace of hers she is the same.
+    Actor again(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    EXPECT_LT(again.call(&open_domain, fresh_seed(), 1), 0);
+    Actor bob(Kind::kAnonymous, pattern_, kPages, become(kBob));
+    EXPECT_GE(bob.call(&open_domain, fresh_seed(), 1), 0);
+}
+
+// Namespaces that root makes, for containers, are apart: tenants do not count as one.
+TEST_F(DomainTest, NamespacesOfRootCountForThemselves) {
+    const Knob knob("max_domains", 12);
+    for (const char *map : {"0 100000 10", "0 200000 10"}) {
+        Process container([] { must(::unshare(CLONE_NEWUSER), "unshare(CLONE_NEWUSER)"); });
+        map_uids(container, map);
+        EXPECT_EQ(container.call(&name_domains_as_many), 3U) << map;
+    }
+}
+
+// One user cannot take all shared pages, however many domains he has: the last quarter is
+// for those that have less than a quarter.
+TEST_F(DomainTest, PagesOfOneUser) {
+    const Knob knob("max_pages", 40);
+    Actor alice(Kind::kAnonymous, pattern_, kPages, become(kAlice));
+    Actor more(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages, become(kAlice));
+    Actor bob(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages, become(kBob));
+    const int named = more.call(&open_domain, fresh_seed(), 1);
+    EXPECT_EQ(alice.advise().counts.inserted, kPages);
+    EXPECT_EQ(more.advise({.domain = named}).counts.inserted, 30 - kPages);
+    EXPECT_EQ(bob.advise().counts.inserted, 10U);
+    EXPECT_EQ(bob.advise().skipped(UPM_SKIP_LIMIT), kPages - 10);
+    EXPECT_EQ(more.advise({.domain = named}).counts.inserted, 0U);
+}
+
 // Many domains that end at once go together: if each waited for a grace period of its
 // own, others who want a new domain would wait for seconds.
 TEST_F(DomainTest, ManyEndAtOnce) {
