@@ -159,7 +159,7 @@ static struct upm_entry *find_successor(struct upm_finder *f, const void *bytes,
 		return NULL;
 	entry = upm_index_get_next(f->dom, f->cursor);
 	if (!entry ||
-	    (!upm_entry_full(entry) && entry_matches(entry, bytes, nid)))
+	    (!upm_entry_closed(entry) && entry_matches(entry, bytes, nid)))
 		return entry;
 	put_page(entry->page);
 	return NULL;

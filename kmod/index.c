@@ -102,10 +102,14 @@ unsigned long upm_index_pages(void)
 	return atomic_long_read(&index_pages);
 }
 
-/* Does the page of @entry take no more mappings? Who asks holds @entry. */
-bool upm_entry_full(const struct upm_entry *entry)
+/*
+ * Returns true if the page of @entry, which the caller holds, is for nobody else: it has
+ * its mappings, or it has a memory error. Then it is not looked at either.
+ */
+bool upm_entry_closed(const struct upm_entry *entry)
 {
-	return (unsigned int)page_ref_count(entry->page) >= UPM_SHARING_MAX;
+	return (unsigned int)page_ref_count(entry->page) >= UPM_SHARING_MAX ||
+	       PageHWPoison(entry->page);
 }
 
 /* Bytes that the bookkeeping of a domain takes: entries and hash buckets. */
@@ -162,7 +166,7 @@ struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash)
 	if (entry && !entry_tryget(entry))
 		entry = NULL;
 	rcu_read_unlock();
-	if (entry && upm_entry_full(entry)) {
+	if (entry && upm_entry_closed(entry)) {
 		put_page(entry->page);
 		entry = NULL;
 	}
@@ -214,7 +218,7 @@ static bool pages_reserve(struct upm_domain *dom, bool may_crowd)
 
 /*
  * Puts @entry into hash and list, or returns another one with its key. One that is
- * full gives up its place in the hash; it stays in the list, where it is
+ * closed gives up its place in the hash; it stays in the list, where it is
  * still found as a successor, and by the sweep. No entry is freed meanwhile: the
  * lock is held.
  */
@@ -229,7 +233,7 @@ static struct upm_entry *entry_publish(struct upm_domain *dom,
 						index_params);
 	if (IS_ERR(old))
 		return old;
-	if (old && (!upm_entry_full(old) ||
+	if (old && (!upm_entry_closed(old) ||
 		    rhashtable_replace_fast(&dom->index, &old->node,
 					    &entry->node, index_params)))
 		return old;
@@ -307,7 +311,7 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 	if (!page_ref_freeze(page, 1))
 		return NULL;
 	WRITE_ONCE(entry->page, NULL);
-	/* -ENOENT: it was full once, see entry_publish(). */
+	/* -ENOENT: it was closed, see entry_publish(). */
 	rhashtable_remove_fast(&dom->index, &entry->node, index_params);
 	list_del_rcu(&entry->list);
 	set_page_private(page, 0);

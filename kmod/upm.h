@@ -172,7 +172,7 @@ void upm_index_destroy(struct upm_domain *dom);
 struct upm_entry *upm_entry_alloc(gfp_t gfp);
 void upm_entry_free(struct upm_entry *entry);
 
-bool upm_entry_full(const struct upm_entry *entry);
+bool upm_entry_closed(const struct upm_entry *entry);
 
 u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid);
 struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash);
