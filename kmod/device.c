@@ -254,13 +254,6 @@ static int range_check_mapped(struct mm_struct *mm, unsigned long addr,
 	return err;
 }
 
-/* Counts for a caller whom hits shall tell nothing of other processes. */
-static void counts_blur(struct upm_ioc_counts *counts)
-{
-	counts->merged += counts->inserted;
-	counts->inserted = 0;
-}
-
 static int advise_run(struct upm_ioc_advise *a, struct upm_call *call)
 {
 	u64 start = ktime_get_ns();
@@ -335,8 +328,6 @@ static int ioctl_advise(struct ucmd *c)
 	err = advise_run(a, &call);
 	totals_add(&call.counts, a->flags);
 
-	if (READ_ONCE(upm_knobs.hardened) && !capable(CAP_SYS_ADMIN))
-		counts_blur(&call.counts);
 	a->counts = call.counts;
 	if (ucmd_respond(c, sizeof(*a)))
 		err = -EFAULT;

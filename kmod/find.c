@@ -207,27 +207,14 @@ static struct upm_verdict insert(struct upm_finder *f, struct page *page,
 	return upm_page_left(UPM_SKIP_COLLISION);
 }
 
-/*
- * Hardened: who times the call learns no more from a hit than from a miss. The
- * copy that an insertion would make is made for a hit as well.
- */
-static void pay_for_miss(struct upm_finder *f, struct page *page)
-{
-	if (f->nr_spare)
-		copy_highpage(f->spare[f->nr_spare - 1].page, page);
-}
-
 static struct upm_verdict find(struct upm_finder *f, struct page *page,
 			       const void *bytes, struct page **shared)
 {
-	bool hardened = READ_ONCE(upm_knobs.hardened);
 	int nid = READ_ONCE(upm_knobs.merge_across_nodes) ? NUMA_NO_NODE
 							  : page_to_nid(page);
-	struct upm_entry *entry = NULL;
+	struct upm_entry *entry = find_successor(f, bytes, nid);
 	u64 hash;
 
-	if (!hardened)
-		entry = find_successor(f, bytes, nid);
 	if (entry) {
 		f->successors++;
 		*shared = hit(f, entry);
@@ -241,8 +228,6 @@ static struct upm_verdict find(struct upm_finder *f, struct page *page,
 		put_page(entry->page);
 		return upm_page_left(UPM_SKIP_COLLISION);
 	}
-	if (hardened)
-		pay_for_miss(f, page);
 	*shared = hit(f, entry);
 	return upm_page_is(UPM_FOUND_KNOWN);
 }

@@ -96,7 +96,6 @@ static ssize_t knob_store(struct kobject *kobj, struct kobj_attribute *attr,
 KNOB(enabled, KNOB_BOOL, 0, 1, NULL);
 KNOB(charge, KNOB_BOOL, 0, 1, NULL);
 KNOB(file_pages, KNOB_BOOL, 0, 1, NULL);
-KNOB(hardened, KNOB_BOOL, 0, 1, NULL);
 KNOB(merge_across_nodes, KNOB_BOOL, 0, 1, NULL);
 KNOB(batch_pages, KNOB_UINT, 1, UPM_BATCH_MAX, NULL);
 KNOB(sweep_ms, KNOB_UINT, 0, 3600 * 1000, upm_sweep_retime);
@@ -346,7 +345,6 @@ static struct attribute *upm_attrs[] = {
 	&knob_enabled.attr.attr,
 	&knob_charge.attr.attr,
 	&knob_file_pages.attr.attr,
-	&knob_hardened.attr.attr,
 	&knob_merge_across_nodes.attr.attr,
 	&knob_batch_pages.attr.attr,
 	&domain_cgroup_depth_attr.attr,

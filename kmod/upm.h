@@ -84,7 +84,6 @@ struct upm_knobs {
 	bool enabled;
 	bool charge;		/* shared pages count for who inserts them */
 	bool file_pages;	/* merge clean pages of private file mappings */
-	bool hardened;		/* a hit costs, and looks, as a miss */
 	bool merge_across_nodes;
 	unsigned int batch_pages;
 	unsigned int domain_cgroup_depth; /* 0: none named */

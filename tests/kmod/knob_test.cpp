@@ -126,8 +126,7 @@ TEST_F(KnobTest, NobodyPostponesTheSweep) {
     for (int round = 1; round <= 5; round++) {
         EXPECT_EQ(a.unmerge().counts.unmerged, kPages);
         const double start = now();
-        EXPECT_TRUE(eventually(
-            [&] { return statistic("pages_freed") >= freed + round * kPages; }));
+        EXPECT_TRUE(eventually([&] { return statistic("pages_freed") >= freed + round * kPages; }));
         longest = std::max(longest, now() - start);
         EXPECT_EQ(a.advise().counts.inserted, kPages);
     }
@@ -213,23 +212,6 @@ TEST_F(KnobTest, CleanFilePagesCanBeLeftOut) {
     const Knob knob("file_pages", 0);
     Actor clean(Kind::kFileClean, pattern_, kPages);
     EXPECT_EQ(clean.advise().skipped(UPM_SKIP_FILE), kPages);
-}
-
-// Hardened, a caller without privilege does not learn which content was known.
-TEST_F(KnobTest, HardenedHidesHits) {
-    const Knob knob("hardened", 1);
-    const auto nobody = [] { must(::setresuid(65'534, 65'534, 65'534), "setresuid"); };
-    Actor a(Kind::kAnonymous, pattern_, kPages, nobody);
-    Actor b(Kind::kAnonymous, pattern_, kPages, nobody);
-    for (Actor *actor : {&a, &b}) {
-        const Advice advice = actor->advise();
-        EXPECT_EQ(advice.counts.merged, kPages);
-        EXPECT_EQ(advice.counts.inserted, 0U);
-    }
-    EXPECT_EQ(equal_frames(a.frames(), b.frames()), kPages);
-    EXPECT_EQ(statistic("pages_shared"), kPages);
-    a.check();
-    b.check();
 }
 
 // ---- dry run --------------------------------------------------------------------

@@ -224,7 +224,7 @@ TEST_F(Races, ManyAdvisors) {
 // Knobs and sweeps change while calls run.
 TEST_F(Races, KnobsAndSweeps) {
     const Knob batch("batch_pages", 256);
-    const Knob hardened("hardened", 0);
+    const Knob files("file_pages", 1);
     const Knob sweeping("sweep_ms", 10);
     Process child;
     child.start(
@@ -240,7 +240,7 @@ TEST_F(Races, KnobsAndSweeps) {
     const double end = now() + test_seconds(2.5);
     for (unsigned round = 0; now() < end || round < kRounds; round++) {
         EXPECT_EQ(write_file(kSysfs + "batch_pages", round % 2 == 0 ? "3" : "512"), 0);
-        EXPECT_EQ(write_file(kSysfs + "hardened", round % 3 == 0 ? "1" : "0"), 0);
+        EXPECT_EQ(write_file(kSysfs + "file_pages", round % 3 == 0 ? "1" : "0"), 0);
         sweep();
         read_file(kSysfs + "pages_sharing");
     }
