@@ -91,7 +91,7 @@ int upm_dry_run(struct upm_call *call)
 		if (vma) {
 			upm_scan_range(vma, call->addr, nr, scan);
 			count_batch(call, vma, scan);
-			call->addr += nr * PAGE_SIZE;
+			call->addr += scan->nr * PAGE_SIZE;
 		}
 		mmap_read_unlock(call->mm);
 		cond_resched();

@@ -343,6 +343,7 @@ static int batch_run(struct batch *b)
 		upm_scan_refuse(&b->scan, UPM_SKIP_SPECIAL);
 	else
 		upm_prepare(b->vma, b->addr, &b->scan);
+	b->nr = b->scan.nr;
 	if (b->scan.first < b->nr)
 		batch_replace(b);
 	batch_account(b);

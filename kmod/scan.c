@@ -71,14 +71,18 @@ static struct upm_verdict look_at_page(struct page *page, bool file_vma)
 	if (PageTransCompound(page))
 		return upm_page_left(UPM_SKIP_COMPOUND);
 	if (folio_test_ksm(page_folio(page)))
-		return upm_page_left(UPM_SKIP_KSM);
+		return upm_page_alone(UPM_SKIP_KSM);
+	if (atomic_read(&page->_mapcount) >= (PageAnon(page) ?
+					      UPM_ANON_MAPPINGS_MAX :
+					      UPM_FILE_MAPPINGS_MAX))
+		return upm_page_alone(file_vma ? UPM_SKIP_FILE :
+						 UPM_SKIP_SHARED);
 	/*
 	 * A private copy in a file mapping must stay anonymous: when the file
 	 * drops its pages (hole punch, invalidation), the kernel spares
 	 * anonymous pages and takes all others for the file's own.
 	 */
-	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages) ||
-			 atomic_read(&page->_mapcount) >= UPM_FILE_MAPPINGS_MAX))
+	if (file_vma && (PageAnon(page) || !READ_ONCE(upm_knobs.file_pages)))
 		return upm_page_left(UPM_SKIP_FILE);
 	return upm_page_is(UPM_PAGE_CANDIDATE);
 }
@@ -131,8 +135,10 @@ static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
 		return NULL;
 	}
 	if (pmd_trans_huge(pmd)) {
-		/* The freeze splits it. */
-		*all = upm_page_is(UPM_PAGE_CANDIDATE);
+		/* The freeze splits it. Each process has one reference. */
+		*all = page_ref_count(pmd_page(pmd)) > UPM_ANON_MAPPINGS_MAX ?
+			       upm_page_alone(UPM_SKIP_SHARED) :
+			       upm_page_is(UPM_PAGE_CANDIDATE);
 		return NULL;
 	}
 	if (pmd_bad(pmd))
@@ -145,7 +151,8 @@ static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
  * @vma: a VMA that holds the whole range and is not refused
  * @addr: page-aligned
  * @nr: at most UPM_BATCH_MAX
- * @scan: result
+ * @scan: result. It ends (scan->nr) before a page behind a candidate that is not to
+ *	be frozen: what lies between two candidates is frozen with them.
  *
  * The caller holds the mmap_lock of vma->vm_mm.
  */
@@ -170,6 +177,10 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 		scan->page[i] = table ?
 			look_at_pte(vma, ptep_get(table + pte_index(addr)),
 				    scan) : none;
+		if (scan->page[i].state == UPM_PAGE_ALONE && scan->first < nr) {
+			scan->nr = i;
+			break;
+		}
 		scan->orphans += scan->page[i].state == UPM_PAGE_ORPHAN;
 		if (scan->page[i].state != UPM_PAGE_CANDIDATE)
 			continue;
@@ -178,6 +189,7 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 			scan->first = i;
 	}
 	rcu_read_unlock();
+	scan->first = min(scan->first, scan->nr);
 }
 
 /* Leave every candidate, and what might become one, as it is, for @reason. */

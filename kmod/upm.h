@@ -70,6 +70,13 @@
  */
 #define UPM_FILE_MAPPINGS_MAX 64
 
+/*
+ * The same for an anonymous page that so many processes share since a fork: to freeze
+ * it takes a walk over all of them, under the lock. It is shared as it is, and a
+ * second copy would be one more page until the last of them lets the first one go.
+ */
+#define UPM_ANON_MAPPINGS_MAX 8
+
 /* ---- knobs.c: what an administrator sets ------------------------------ */
 
 enum upm_policy {
@@ -273,6 +280,7 @@ void upm_sweep_now(void);
 
 enum upm_page_state {
 	UPM_PAGE_LEFT,		/* stays as it is, for a reason */
+	UPM_PAGE_ALONE,		/* the same, and is not to be frozen */
 	UPM_PAGE_CANDIDATE,
 	UPM_PAGE_ZERO,		/* is the kernel's zero page */
 	UPM_PAGE_MERGED,	/* is a shared page of ours */
@@ -287,7 +295,7 @@ enum upm_page_state {
 /* What is known of a page of a batch. */
 struct upm_verdict {
 	u8 state;		/* enum upm_page_state */
-	u8 reason;		/* enum upm_skip, of a page that is left */
+	u8 reason;		/* enum upm_skip, of a page that stays */
 };
 
 static inline struct upm_verdict upm_page_is(enum upm_page_state state)
@@ -300,9 +308,14 @@ static inline struct upm_verdict upm_page_left(enum upm_skip reason)
 	return (struct upm_verdict){ .state = UPM_PAGE_LEFT, .reason = reason };
 }
 
+static inline struct upm_verdict upm_page_alone(enum upm_skip reason)
+{
+	return (struct upm_verdict){ .state = UPM_PAGE_ALONE, .reason = reason };
+}
+
 /* One look at a range of one VMA. */
 struct upm_scan {
-	unsigned int nr;	/* pages */
+	unsigned int nr;	/* pages looked at; see upm_scan_range() */
 	unsigned int first;	/* candidate; == nr: none */
 	unsigned int last;	/* candidate, inclusive */
 	unsigned int orphans;

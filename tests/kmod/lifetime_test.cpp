@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -230,6 +231,36 @@ TEST_P(Lifetime, Exec) {
 // ---- crowds -------------------------------------------------------------------
 
 class Crowd : public KmodTest {};
+
+// What many share since a fork is shared already: it is not taken from all of them, neither
+// for its own sake nor because it lies between pages that merge.
+TEST_F(Crowd, SharedByManySinceAFork) {
+    constexpr std::size_t kPages = 32;
+    for (const Kind kind : {Kind::kAnonymous, Kind::kHuge}) {
+        const std::size_t pages = kind == Kind::kHuge ? pages_of(kind) : kPages;
+        Actor a(kind, {Content::kDistinct, fresh_seed()}, pages);
+        a.call(+[] {
+            for (int i = 0; i < 12; i++) {
+                if (::fork() == 0) {
+                    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+                    ::pause();
+                    ::_exit(0);
+                }
+            }
+        });
+        EXPECT_EQ(a.advise().skipped(UPM_SKIP_SHARED), pages) << kind;
+        if (kind == Kind::kHuge)
+            continue;
+        for (std::size_t page = 0; page < pages; page += 8)
+            a.write(page, page); // its own now
+        const std::uint64_t before = statistic("batches");
+        const Advice advice = a.advise();
+        EXPECT_EQ(advice.counts.inserted, pages / 8);
+        EXPECT_EQ(advice.skipped(UPM_SKIP_SHARED), pages - pages / 8);
+        EXPECT_GE(statistic("batches"), before + pages / 8); // no freeze spans two of them
+        a.check();
+    }
+}
 
 // A hundred processes of one kind advise at the same time and are killed at the
 // same time, while one goes on: nothing is lost, and all frames come back.
