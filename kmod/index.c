@@ -16,6 +16,18 @@
  * result of a lookup is an entry with that reference; put_page(entry->page)
  * gives it back.
  *
+ * DOC: unused pages go before a cgroup's limit kills
+ *
+ * A shared page stays charged to the memory cgroup of its first user until it is
+ * freed. So each entry stands in a list_lru, in the list of the cgroup that both are
+ * charged to, and a shrinker frees those that nobody maps when that cgroup is at its
+ * limit. It comes from the list's lock and needs that of the domain, while a sweep
+ * takes them the other way round: so it tries, and leaves the entry if it cannot have
+ * it. The domain of a page is in a word of struct page that belongs to the owner of a
+ * page that is not on the kernel's LRU. It is valid as long as the entry is in the
+ * list_lru: who kills an entry takes it out before the page goes, and the domain
+ * cannot go before its last page has, and then not before a grace period.
+ *
  * DOC: the successor, found by order
  *
  * Containers load the same files in the same order. Entries are kept in a list
@@ -25,12 +37,14 @@
  */
 #include <linux/hash.h>
 #include <linux/highmem.h>
+#include <linux/list_lru.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/rculist.h>
 #include <linux/rhashtable.h>
 #include <linux/random.h>
 #include <linux/sched/signal.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 #include <linux/xxhash.h>
@@ -41,10 +55,14 @@
 /* Entries that are visited under one hold of domain->lock. */
 #define WALK_CHUNK 128
 
+/* Entries of one domain that one sweep visits; the next goes on from there. */
+#define SWEEP_BUDGET 1048576UL
+
 static struct kmem_cache *entry_cache;
 static atomic_long_t index_pages;
 static u64 page_tag;		/* random: marks pages of ours */
 static LLIST_HEAD(dead_entries);
+struct list_lru upm_index_lru;
 
 static void reap_dead(struct work_struct *work);
 static DECLARE_WORK(reap_work, reap_dead);
@@ -81,12 +99,25 @@ static void page_mark(struct page *page)
 	set_page_private(page, page_tag ^ page_to_pfn(page));
 }
 
+static void page_set_domain(struct page *page, struct upm_domain *dom)
+{
+	page->lru.next = (void *)dom;
+}
+
+static struct upm_domain *page_domain(const struct page *page)
+{
+	return (void *)READ_ONCE(page->lru.next);
+}
+
 struct upm_entry *upm_entry_alloc(gfp_t gfp)
 {
-	struct upm_entry *entry = kmem_cache_alloc(entry_cache, gfp);
+	struct upm_entry *entry;
 
-	if (entry)
+	entry = kmem_cache_alloc_lru(entry_cache, &upm_index_lru, gfp);
+	if (entry) {
 		entry->page = NULL;
+		INIT_LIST_HEAD(&entry->lru);
+	}
 	return entry;
 }
 
@@ -94,12 +125,6 @@ struct upm_entry *upm_entry_alloc(gfp_t gfp)
 void upm_entry_free(struct upm_entry *entry)
 {
 	kmem_cache_free(entry_cache, entry);
-}
-
-/* Pages in all indexes. */
-unsigned long upm_index_pages(void)
-{
-	return atomic_long_read(&index_pages);
 }
 
 /*
@@ -262,6 +287,7 @@ struct upm_entry *upm_index_insert(struct upm_domain *dom,
 	if (!pages_reserve(dom, may_crowd))
 		return ERR_PTR(-ENOSPC);
 	page_mark(entry->page);
+	page_set_domain(entry->page, dom);
 	__SetPageUptodate(entry->page);	/* content before reference */
 	get_page(entry->page);
 
@@ -278,8 +304,11 @@ struct upm_entry *upm_index_insert(struct upm_domain *dom,
 	if (!IS_ERR_OR_NULL(old) && !entry_tryget(old))
 		old = ERR_PTR(-EAGAIN);
 	rcu_read_unlock();
-	if (!old)
+	if (!old) {
+		/* Nobody kills it yet: the caller's reference is one too many. */
+		upm_lru_add(&upm_index_lru, &entry->lru);
 		return entry;
+	}
 
 	put_page(entry->page);
 	set_page_private(entry->page, 0);
@@ -300,8 +329,9 @@ static void reap_dead(struct work_struct *work)
 }
 
 /*
- * Take @entry out if nobody maps or holds its page. Under dom->lock. The page
- * comes back with a count of one, which is the caller's.
+ * Take @entry out if nobody maps or holds its page. The page comes back with a count
+ * of one, which is the caller's; the caller takes the entry out of its list_lru before
+ * it does anything to the page.
  */
 static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 {
@@ -406,6 +436,7 @@ static bool sweep_chunk(struct upm_domain *dom, unsigned int nr,
 		page = entry_mappings(entry) ? NULL : entry_kill(dom, entry);
 		if (!page)
 			continue;
+		upm_lru_del(&upm_index_lru, &entry->lru);
 		swept->freed++;
 		list_add(&page->lru, free);
 	}
@@ -431,36 +462,79 @@ static void free_pages_list(struct list_head *free)
 	INIT_LIST_HEAD(free);
 }
 
+static void account_freed(unsigned long freed)
+{
+	if (!freed)
+		return;
+	atomic64_add(freed, &upm_totals.freed);
+	queue_work(upm_unbound_wq, &reap_work);
+}
+
 /**
  * upm_index_sweep() - free the shared pages of a domain that nobody maps
  * @dom: domain; the caller holds dom->walk_mutex
- * @budget: entries to visit at most; the next sweep goes on from there
- * @may_sleep: false in reclaim
- * @swept: is added to
+ * @swept: what was done
+ *
+ * Visits SWEEP_BUDGET entries at most; the next sweep goes on from there.
  */
-void upm_index_sweep(struct upm_domain *dom, unsigned long budget,
-		     bool may_sleep, struct upm_swept *swept)
+void upm_index_sweep(struct upm_domain *dom, struct upm_swept *swept)
 {
-	unsigned long freed = swept->freed;
-	LIST_HEAD(free);
 	bool more = true;
+	LIST_HEAD(free);
 
 	lockdep_assert_held(&dom->walk_mutex);
-	while (more && budget) {
-		unsigned int nr = min_t(unsigned long, budget, WALK_CHUNK);
-
-		more = sweep_chunk(dom, nr, swept, &free);
-		budget -= nr;
+	memset(swept, 0, sizeof(*swept));
+	while (more && swept->visited < SWEEP_BUDGET) {
+		more = sweep_chunk(dom, WALK_CHUNK, swept, &free);
 		free_pages_list(&free);
-		if (may_sleep)
-			cond_resched();
+		cond_resched();
 	}
 	if (!more)
 		cursor_rewind(dom);
-	if (swept->freed != freed) {
-		atomic64_add(swept->freed - freed, &upm_totals.freed);
-		queue_work(upm_unbound_wq, &reap_work);
+	account_freed(swept->freed);
+}
+
+/* ---- a shrinker's walk ------------------------------------------------------ */
+
+/* The list's lock is held, so whoever kills this entry meanwhile waits for us. */
+static enum lru_status shrink_entry(UPM_LRU_WALK_PARAMS(item, list, arg))
+{
+	struct upm_entry *entry = container_of(item, struct upm_entry, lru);
+	struct page *page = READ_ONCE(entry->page);
+	enum lru_status status = LRU_ROTATE;
+	struct list_head *free = arg;
+	struct upm_domain *dom;
+
+	if (!page)
+		return LRU_SKIP;	/* just being killed */
+	if (page_ref_count(page) != 1)
+		return LRU_ROTATE;
+	dom = page_domain(page);
+	rcu_read_lock();		/* for the unlock of its lock */
+	if (!spin_trylock(&dom->lock)) {
+		status = LRU_SKIP;
+	} else {
+		if (READ_ONCE(entry->page) && entry_kill(dom, entry)) {
+			list_lru_isolate(list, item);
+			list_add(&page->lru, free);
+			status = LRU_REMOVED;
+		}
+		spin_unlock(&dom->lock);
 	}
+	rcu_read_unlock();
+	return status;
+}
+
+/* Free shared pages that nobody maps, of the cgroup and node of @sc; returns how many. */
+unsigned long upm_index_shrink(struct shrink_control *sc)
+{
+	unsigned long freed;
+	LIST_HEAD(free);
+
+	freed = list_lru_shrink_walk(&upm_index_lru, sc, shrink_entry, &free);
+	free_pages_list(&free);
+	account_freed(freed);
+	return freed;
 }
 
 /* ---- init and exit ---------------------------------------------------------- */
@@ -489,6 +563,8 @@ void upm_index_destroy(struct upm_domain *dom)
 	rhashtable_destroy(&dom->index);
 	list_del(&dom->cursor.list);
 	list_for_each_entry_safe(entry, next, &dom->entries, list) {
+		upm_lru_del(&upm_index_lru, &entry->lru);
+		INIT_LIST_HEAD(&entry->page->lru);
 		set_page_private(entry->page,
 				 ORPHAN_TAG ^ page_to_pfn(entry->page));
 		put_page(entry->page);
@@ -499,7 +575,7 @@ void upm_index_destroy(struct upm_domain *dom)
 
 int upm_index_global_init(void)
 {
-	BUILD_BUG_ON(sizeof(struct upm_entry) > 40);
+	BUILD_BUG_ON(sizeof(struct upm_entry) > 56);
 	get_random_bytes(&page_tag, sizeof(page_tag));
 	entry_cache = KMEM_CACHE(upm_entry, 0);
 	return entry_cache ? 0 : -ENOMEM;
@@ -509,6 +585,7 @@ void upm_index_global_exit(void)
 {
 	flush_work(&reap_work);
 	reap_dead(NULL);
-	WARN_ON_ONCE(upm_index_pages());
+	WARN_ON_ONCE(atomic_long_read(&index_pages));
+	list_lru_destroy(&upm_index_lru);
 	kmem_cache_destroy(entry_cache);
 }

@@ -2,10 +2,11 @@
 /*
  * Shared pages that nobody maps any more: freed a short time after a /dev/upm
  * file that worked in their domain is closed (its process is gone by then), or a
- * descriptor of the domain; every sweep_ms; by a shrinker when memory is short; and
- * when an administrator asks.
+ * descriptor of the domain; every sweep_ms; by a shrinker when memory is short, for
+ * all or in the cgroup that they are charged to; and when an administrator asks.
  */
 #include <linux/jiffies.h>
+#include <linux/list_lru.h>
 #include <linux/sched.h>
 #include <linux/shrinker.h>
 #include <linux/workqueue.h>
@@ -13,9 +14,6 @@
 #include "compat/compat.h"
 #include "trace.h"
 #include "upm.h"
-
-/* Entries of one domain that one sweep visits; the next goes on from there. */
-#define SWEEP_BUDGET 1048576UL
 
 /* Sweeps by kicks are at least so far apart, and so many times as long as one took. */
 #define KICK_GAP_MS 10
@@ -27,14 +25,15 @@ static void sweep_kicked(struct work_struct *work);
 static DECLARE_DELAYED_WORK(kick_work, sweep_kicked);
 static unsigned long kick_next;	/* jiffies */
 static struct upm_shrinker shrinker;
+static bool shrinker_ready;	/* and its list */
 
 static void sweep_domain(struct upm_domain *dom)
 {
-	struct upm_swept swept = {};
+	struct upm_swept swept;
 
 	WRITE_ONCE(dom->kicked, false);	/* before the look: a later kick counts */
 	mutex_lock(&dom->walk_mutex);
-	upm_index_sweep(dom, SWEEP_BUDGET, true, &swept);
+	upm_index_sweep(dom, &swept);
 	mutex_unlock(&dom->walk_mutex);
 	trace_upm_sweep(dom->id, swept.visited, swept.freed);
 }
@@ -101,37 +100,31 @@ void upm_sweep_kick(struct upm_domain *dom)
 
 static unsigned long shrink_count(struct shrinker *s, struct shrink_control *sc)
 {
-	unsigned long pages = upm_index_pages();
+	unsigned long pages = 0;
 
+	if (smp_load_acquire(&shrinker_ready)) /* pairs with upm_sweep_init() */
+		pages = list_lru_shrink_count(&upm_index_lru, sc);
 	return pages ? pages : SHRINK_EMPTY;
 }
 
 static unsigned long shrink_scan(struct shrinker *s, struct shrink_control *sc)
 {
-	struct upm_swept swept = {};
-	struct upm_domain *dom = NULL;
-
-	while ((dom = upm_domain_next(dom))) {
-		if (swept.visited >= sc->nr_to_scan ||
-		    !mutex_trylock(&dom->walk_mutex))
-			continue;
-		upm_index_sweep(dom, sc->nr_to_scan - swept.visited, false,
-				&swept);
-		mutex_unlock(&dom->walk_mutex);
-	}
-	sc->nr_scanned = swept.visited;
-	return swept.visited ? swept.freed : SHRINK_STOP;
+	if (!smp_load_acquire(&shrinker_ready)) /* pairs with upm_sweep_init() */
+		return SHRINK_STOP;
+	return upm_index_shrink(sc);
 }
 
 int upm_sweep_init(void)
 {
-	int err = upm_shrinker_register(&shrinker, "upm", shrink_count,
-					shrink_scan);
+	int err = upm_shrinker_register(&shrinker, &upm_index_lru, "upm",
+					shrink_count, shrink_scan);
 
+	if (err)
+		return err;
+	smp_store_release(&shrinker_ready, true); /* pairs with shrink_count() */
 	kick_next = jiffies;
-	if (!err)
-		upm_sweep_retime();
-	return err;
+	upm_sweep_retime();
+	return 0;
 }
 
 void upm_sweep_exit(void)

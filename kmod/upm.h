@@ -14,13 +14,14 @@
  *	    folio locks			taken by trylock in migrate_vma_setup()
  *	      domain->lock		spinlock, list of entries
  *	        rhashtable bucket	hash of entries
+ *	        list_lru's lock		entries by memory cgroup
  *
  * An advise never holds the first three while it holds an mmap_lock. The
- * shrinker, which may run under any mmap_lock, takes walk_mutex by trylock
- * only. Nothing is allocated with GFP flags that may reclaim, and no hash or
- * comparison is made, under a spinlock; nothing at all is allocated that may
- * reclaim while pages are frozen, since reclaim could then wait for a folio
- * that we hold.
+ * shrinker, which may run under any mmap_lock, comes from the list_lru's lock and
+ * takes domain->lock by trylock only. Nothing is allocated with GFP flags that may
+ * reclaim, and no hash or comparison is made, under a spinlock; nothing at all is
+ * allocated that may reclaim while pages are frozen, since reclaim could then wait
+ * for a folio that we hold.
  *
  * Lifetimes:
  *
@@ -155,12 +156,13 @@ bool upm_owner_may(unsigned long own, unsigned long total, unsigned long max);
 /* ---- index.c: shared pages of one domain ------------------------------ */
 
 /*
- * One shared page. 40 bytes, and 11 to 22 bytes of hash buckets: less than 64
+ * One shared page. 56 bytes, and 11 to 22 bytes of hash buckets: less than 80
  * for each 4 KiB page.
  */
 struct upm_entry {
 	struct rhash_head node;
 	struct list_head list;	/* order of insertion: successors */
+	struct list_head lru;	/* of the cgroup that it is charged to */
 	struct page *page;	/* NULL: dead, or the sweep's cursor */
 	union {
 		u64 hash;	/* key: content and, if it matters, the node */
@@ -169,6 +171,9 @@ struct upm_entry {
 };
 
 struct upm_domain;
+struct shrink_control;
+
+extern struct list_lru upm_index_lru;
 
 int upm_index_global_init(void);
 void upm_index_global_exit(void);
@@ -202,9 +207,8 @@ struct upm_swept {
 };
 
 int upm_index_count(struct upm_domain *dom, struct upm_census *census);
-void upm_index_sweep(struct upm_domain *dom, unsigned long budget,
-		     bool may_sleep, struct upm_swept *swept);
-unsigned long upm_index_pages(void);
+void upm_index_sweep(struct upm_domain *dom, struct upm_swept *swept);
+unsigned long upm_index_shrink(struct shrink_control *sc);
 u64 upm_index_metadata(struct upm_domain *dom);
 bool upm_page_is_shared(struct page *page);
 bool upm_page_is_orphan(struct page *page);

@@ -8,6 +8,7 @@
 #define UPM_COMPAT_H
 
 #include <linux/capability.h>
+#include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/shrinker.h>
@@ -141,6 +142,41 @@ static inline bool upm_task_capable(struct task_struct *task,
 #endif
 
 /*
+ * list_lru_add(), list_lru_del() of a slab object: since 0a97c01cd20b ("list_lru: allow
+ * explicit memcg and NUMA node selection"), v6.8, by list_lru_add_obj() and its like.
+ */
+static inline void upm_lru_add(struct list_lru *lru, struct list_head *item)
+{
+#ifdef UPM_HAVE_LIST_LRU_ADD_OBJ
+	list_lru_add_obj(lru, item);
+#else
+	list_lru_add(lru, item);
+#endif
+}
+
+static inline void upm_lru_del(struct list_lru *lru, struct list_head *item)
+{
+#ifdef UPM_HAVE_LIST_LRU_ADD_OBJ
+	list_lru_del_obj(lru, item);
+#else
+	list_lru_del(lru, item);
+#endif
+}
+
+/*
+ * Parameters of a list_lru_walk_cb: the lock went with da0c02516c50 ("mm/list_lru:
+ * simplify the list_lru walk callback function"), v6.13.
+ */
+#ifdef UPM_HAVE_LIST_LRU_WALK_WITH_LOCK
+#define UPM_LRU_WALK_PARAMS(_item, _list, _arg)				\
+	struct list_head *_item, struct list_lru_one *_list,		\
+	spinlock_t *lru_lock, void *_arg
+#else
+#define UPM_LRU_WALK_PARAMS(_item, _list, _arg)				\
+	struct list_head *_item, struct list_lru_one *_list, void *_arg
+#endif
+
+/*
  * shrinker_alloc(): c42d50aefd17 ("mm: shrinker: add infrastructure for
  * dynamically allocating shrinker"), v6.7.
  */
@@ -155,14 +191,27 @@ struct upm_shrinker {
 #endif
 };
 
+/*
+ * A shrinker for each memory cgroup and node, and its list. Before v6.7 the list can be
+ * had only after the shrinker runs: @count and @scan must not trust in it before this
+ * function returns.
+ */
 static inline int upm_shrinker_register(struct upm_shrinker *s,
-					const char *name, upm_shrink_fn count,
-					upm_shrink_fn scan)
+					struct list_lru *lru, const char *name,
+					upm_shrink_fn count, upm_shrink_fn scan)
 {
+	const unsigned int flags = SHRINKER_MEMCG_AWARE | SHRINKER_NUMA_AWARE;
+	int err;
+
 #ifdef UPM_HAVE_SHRINKER_ALLOC
-	s->shrinker = shrinker_alloc(0, "%s", name);
+	s->shrinker = shrinker_alloc(flags, "%s", name);
 	if (!s->shrinker)
 		return -ENOMEM;
+	err = list_lru_init_memcg(lru, s->shrinker);
+	if (err) {
+		shrinker_free(s->shrinker);
+		return err;
+	}
 	s->shrinker->count_objects = count;
 	s->shrinker->scan_objects = scan;
 	s->shrinker->seeks = DEFAULT_SEEKS;
@@ -172,7 +221,14 @@ static inline int upm_shrinker_register(struct upm_shrinker *s,
 	s->shrinker.count_objects = count;
 	s->shrinker.scan_objects = scan;
 	s->shrinker.seeks = DEFAULT_SEEKS;
-	return register_shrinker(&s->shrinker, "%s", name);
+	s->shrinker.flags = flags;
+	err = register_shrinker(&s->shrinker, "%s", name);
+	if (err)
+		return err;
+	err = list_lru_init_memcg(lru, &s->shrinker);
+	if (err)
+		unregister_shrinker(&s->shrinker);
+	return err;
 #endif
 }
 

@@ -94,6 +94,51 @@ TEST_F(MemoryPressure, CgroupAtItsLimit) {
         region);
 }
 
+// A program that never has more than fits into its cgroup is not killed because it advised.
+// The shared pages that it does not map any more are charged to the group, so they go when
+// it is at its limit: without a sweep, and without any memory short elsewhere.
+TEST_F(MemoryPressure, UnusedPagesGoBeforeTheKill) {
+    constexpr std::size_t kMany = 8 * kBig;
+    const Knob no_sweep("sweep_ms", 0);
+    for (const bool reload : {false, true}) {
+        const Cgroup cgroup;
+        if (!cgroup)
+            GTEST_SKIP() << "no memory controller of cgroup v2";
+        Process child([&] { cgroup.join(::getpid()); });
+        const auto make = +[](std::uint64_t seed) {
+            auto *memory = new Mapping(kMany * kPage);
+            memory->fill({Content::kDistinct, seed});
+            return memory;
+        };
+        Mapping *memory = child.call(make, fresh_seed());
+        cgroup.limit(cgroup.current() + kMany / 4 * kPage);
+        child.call(
+            +[](Mapping *m) {
+                static const Device device; // stays open: its end would set off a sweep
+                const Advice advice = device.advise(m->base(), m->len());
+                EXPECT_EQ(advice.error, 0);
+                EXPECT_EQ(advice.counts.inserted + advice.skipped(UPM_SKIP_NOMEM), m->pages());
+                EXPECT_GT(advice.counts.inserted, m->pages() * 9 / 10);
+            },
+            memory);
+        const std::uint64_t freed = statistic("pages_freed");
+        if (reload) {
+            child.call(
+                +[](Mapping *m) { delete m; }, memory);
+            child.call(make, fresh_seed());
+        } else {
+            child.call(
+                +[](Mapping *m) {
+                    for (std::size_t page = 0; page < m->pages(); page++)
+                        *m->page(page) = std::byte{1};
+                },
+                memory);
+        }
+        EXPECT_FALSE(cgroup.killed_any());
+        EXPECT_GT(statistic("pages_freed"), freed + kMany / 2);
+    }
+}
+
 // Merging in a small cgroup: what is shared is charged once, to who inserted it, and
 // what was merged is given back to the group.
 TEST_F(MemoryPressure, CgroupGetsItsMemoryBack) {
