@@ -91,12 +91,12 @@ struct upm_ioc_counts {
 
 /* upm_ioc_advise.flags */
 #define UPM_ADVISE_UNMERGE (1U << 0) /* give merged pages private copies again */
-#define UPM_ADVISE_DRY_RUN (1U << 1) /* change nothing, predict the counts */
+#define UPM_ADVISE_DRY_RUN (1U << 1) /* change nothing, count what would happen */
 
 /*
  * UPM_IOC_ADVISE: merge [addr, addr + len) of a process. Idempotent. A dry run
- * predicts against what is known now: equal pages inside the range that are not
- * known yet are each predicted as inserted.
+ * counts against what is known now: equal pages inside the range that are not
+ * known yet each count as inserted.
  */
 struct upm_ioc_advise {
 	__u32 flags;
