@@ -123,7 +123,7 @@ TEST_F(KnobTest, NobodyPostponesTheSweep) {
             ::close(::open(UPM_DEVICE, O_RDWR | O_CLOEXEC));
     });
     double longest = 0;
-    for (int round = 1; round <= 5; round++) {
+    for (std::uint64_t round = 1; round <= 5; round++) {
         EXPECT_EQ(a.unmerge().counts.unmerged, kPages);
         const double start = now();
         EXPECT_TRUE(eventually([&] { return statistic("pages_freed") >= freed + round * kPages; }));
