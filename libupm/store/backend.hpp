@@ -35,6 +35,7 @@ class StoreBackend final : public Backend {
                 .quiescent = mode_ != store::FreezeMode::kKernel};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
+    bool unmapped() noexcept override { return pool_.report_unmapped(); }
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
     int describe(std::span<char> text) noexcept override;

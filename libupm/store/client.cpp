@@ -412,4 +412,18 @@ void ConnectionPool::put_back(std::size_t slot) noexcept {
     slots_[slot].word.store(word(at(slot).alive() ? kIdle : kEmpty));
 }
 
+bool ConnectionPool::report_unmapped() noexcept {
+    bool busy = false;
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+        if (take(slot, true)) {
+            const int ret = at(slot).report(kUnknown, -1);
+            put_back(slot);
+            if (ret == 0)
+                return true;
+        }
+        busy = busy || slots_[slot].word.load() == word(kBusy);
+    }
+    return !busy; // without a connection, there is nobody to tell
+}
+
 } // namespace upm::store

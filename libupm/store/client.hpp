@@ -126,6 +126,9 @@ class ConnectionPool {
     // Of an acquired one: a new connection in place of one that broke.
     int reopen(const SocketPath &path, std::size_t slot) noexcept;
     void put_back(std::size_t slot) noexcept;
+    // Tells the broker that this process has unmapped something, so that it looks at what
+    // is still mapped. Waits for nobody. False: all connections are in use.
+    bool report_unmapped() noexcept;
     Connection &at(std::size_t slot) noexcept { return slots_[slot].connection; }
 
   private:

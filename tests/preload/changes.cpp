@@ -423,6 +423,20 @@ int requests(int count) {
     return 0;
 }
 
+// One block that is dropped when nothing else happens.
+int one_request() {
+    constexpr std::size_t kBlock = 16 * kMib;
+    auto *const block = static_cast<char *>(std::malloc(kBlock));
+    fill(block, kBlock, 999);
+    must_share();
+    sleep_ms(3000); // the broker has looked after it was published
+    std::free(block);
+    (void)std::printf("freed\n");
+    (void)std::fflush(stdout);
+    (void)std::getchar(); // until the test has looked
+    return 0;
+}
+
 // Children without fork handlers, at any time of the adviser's.
 int bare_clone(int rounds) {
     for (int round = 0; round < rounds; ++round) {
@@ -538,6 +552,7 @@ int main(int argc, char **argv) {
                             {"drop", drop_meanwhile},
                             {"free", free_meanwhile},
                             {"freed-read-only", freed_read_only},
+                            {"one-request", one_request},
                             {"sequences", sequences},
                             {"moves", moves},
                             {"children", children},

@@ -8,6 +8,7 @@ Needs a userfaultfd that stops system calls as well (root, CAP_SYS_PTRACE or
 /dev/userfaultfd); skipped elsewhere.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -194,6 +195,63 @@ class Stopped(Case):
             first.wait()
 
 
+class Leaks(Case):
+    """What nobody maps any more goes."""
+
+    def kept(self) -> int:
+        """Bytes of the segments that the broker has."""
+        total = 0
+        for link in Path(f"/proc/{self.broker.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "upm-store" in str(link.readlink()):
+                    total += link.stat().st_blocks * 512
+        return total
+
+    def requests(self, **variables: str) -> None:
+        """A server with a new block of 16 MiB for each request: six of them."""
+        process = self.start(CHANGES, "requests", "6", **variables)
+        assert process.stdout is not None
+        requests = 0
+        most = 0
+        for line in process.stdout:
+            requests += 1
+            most = max(most, self.kept())
+            if line.startswith("request 5"):
+                break
+        # The broker looks a second after it was told, and every ten seconds.
+        end = time.monotonic() + 30
+        while self.kept() > 1 << 20 and time.monotonic() < end:
+            time.sleep(0.1)
+        left = self.kept()
+        _, errors = process.communicate(input="")
+        if process.returncode == NOTHING_TRIED:
+            self.skipTest(f"nothing was merged here: {errors.strip()}")
+        self.assertEqual((process.returncode, requests), (0, 6), errors)
+        self.assertLess(most, 4 * 16 << 20, "while it ran")
+        self.assertLess(left, 1 << 20, "at its end: what the program still has")
+
+    def test_one_block_soon(self) -> None:
+        """Long before the broker looks by itself."""
+        process = self.start(CHANGES, "one-request")
+        assert process.stdout is not None
+        process.stdout.readline()
+        freed = time.monotonic()
+        while self.kept() > 1 << 20 and time.monotonic() < freed + 10:
+            time.sleep(0.05)
+        seconds = time.monotonic() - freed
+        _, errors = process.communicate(input="")
+        if process.returncode == NOTHING_TRIED:
+            self.skipTest(f"nothing was merged here: {errors.strip()}")
+        self.assertEqual(process.returncode, 0, errors)
+        self.assertLess(seconds, 4, "until its content had gone")
+
+    def test_freed_blocks(self) -> None:
+        self.requests()
+
+    def test_freed_blocks_without_a_thread(self) -> None:
+        self.requests(UPM_TRIGGER="manual")
+
+
 class Late(Case):
     """A broker that comes after the program."""
 
@@ -250,7 +308,7 @@ class Loads(Case):
 
 def main() -> int:
     suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[3:] or ["Changes", "Stopped", "Late", "Loads"], sys.modules[__name__]
+        sys.argv[3:] or ["Changes", "Stopped", "Late", "Leaks", "Loads"], sys.modules[__name__]
     )
     result = unittest.TextTestRunner(verbosity=2).run(suite)
     if not result.wasSuccessful():
