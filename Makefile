@@ -18,6 +18,8 @@
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
 ##   uninstall   remove what install installed (DESTDIR)
+##   gpu-bundle  build/gpu-bundle: a folder that measures sharing of GPU memory on a
+##               machine with a GPU and nothing of ours (its run --help says how)
 ##   wheel       the Python package as build/upm-<version>-<tags>.whl
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
 ##   clean       remove build/
@@ -49,7 +51,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
 	test-long test-programs test-debug lint bench demo docs install uninstall wheel \
-	dkms clean help
+	dkms gpu-bundle clean help
 
 all: user kmod
 
@@ -209,6 +211,10 @@ uninstall:
 	@tools/dev/uninstall "$(DESTDIR)" <"$(INSTALLED)"
 	@[[ -n "$(DESTDIR)" ]] || rm "$(INSTALLED)"
 	@[[ -n "$(DESTDIR)" || $$(id -u) -ne 0 ]] || ldconfig
+
+gpu-bundle: $(CMAKE_DIR)/.with-tests $(CMAKE_DIR)/build.ninja
+	$(build) --target upm_cuda_measure upm_cuda_fake upm_cuda_preload upm_cudad upm-cuda-tests
+	@cuda-cow/measure/bundle $(BUILD)/gpu-bundle
 
 # For the Python of UPM_PYTHON; the tools of the build are pip's to fetch, nothing else.
 wheel: $(call deps,user wheel)

@@ -92,6 +92,7 @@ int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
     std::vector<broker::Found> found;
     if (const int error = hash_batch(batch, tags); error != 0)
         return error;
+    const std::lock_guard<std::mutex> alone(runtime_->negotiation);
     std::vector<broker::Content> contents;
     for (std::size_t i = 0; i < batch.size(); ++i)
         contents.push_back(content_of(extents_[batch[i]].bytes, tags[i]));
@@ -402,6 +403,7 @@ int BufferImpl::attach(const Manifest &manifest) {
 
 // On an error the destructor gives back what was taken.
 int BufferImpl::take_shared(const Manifest &manifest) {
+    const std::lock_guard<std::mutex> alone(runtime_->negotiation);
     std::vector<broker::Lease> reserved;
     int error = 0;
     for (std::size_t start = 0; start < extents_.size() && error == 0; start += broker::kMaxItems) {

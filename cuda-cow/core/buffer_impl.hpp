@@ -9,8 +9,8 @@
 // stays so only if thawing it failed. What is mapped where, and with which access, is
 // changed only in an Exclusive section (gate.hpp).
 //
-// Lock order: work, Exclusive, (registry | broker | hasher). Nothing that a launch waits
-// for is held while the broker is asked.
+// Lock order: work, negotiation, Exclusive, (registry | broker | hasher). Nothing that a launch
+// waits for is held while the broker is asked.
 #ifndef UPM_CUDA_CORE_BUFFER_IMPL_HPP
 #define UPM_CUDA_CORE_BUFFER_IMPL_HPP
 

@@ -62,6 +62,10 @@ class DeviceHasher final : public Hasher {
     int launch(abi::Function function, u32 grid_x, std::size_t grid_y, void **parameters,
                const char *what);
     int upload(const std::vector<Job> &jobs);
+    void record(abi::Event event) const {
+        if (event != nullptr)
+            (void)runtime_.api.event_record(event, runtime_.stream);
+    }
     static u32 grid(const std::vector<Piece> &pieces);
 
     const RuntimeImpl &runtime_;
@@ -141,10 +145,12 @@ int DeviceHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &key
     void *hash[] = {&job_list, &partial, &own};
     void *sum[] = {&job_list, &partial, &count, &result, &own};
     int error = upload(jobs);
+    record(before_);
     if (error == 0)
         error = launch(tag_, width, jobs.size(), hash, "upm_tag");
     if (error == 0)
         error = launch(finish_, static_cast<u32>(jobs.size()), 1, sum, "upm_tag_finish");
+    record(after_);
     const int waited = runtime_.drain("hashing");
     error = error != 0 ? error : waited;
     std::vector<Sum> sums(jobs.size());
@@ -173,8 +179,10 @@ int DeviceHasher::compare(const std::vector<Piece> &pieces,
         error = runtime_.check(
             runtime_.api.memset_d8_async(result, 0, jobs.size() * sizeof(u32), runtime_.stream),
             "cuMemsetD8Async");
+    record(before_);
     if (error == 0)
         error = launch(compare_, grid(pieces), jobs.size(), parameters, "upm_compare");
+    record(after_);
     const int waited = runtime_.drain("comparing");
     error = error != 0 ? error : waited;
     std::vector<u32> flags(jobs.size(), 1);

@@ -38,6 +38,15 @@ class Hasher {
     virtual int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
                         std::vector<bool> &different) = 0;
     [[nodiscard]] virtual const char *name() const noexcept = 0;
+    // Events to record around the kernels of each call, for who measures; null: none.
+    void mark(abi::Event before, abi::Event after) noexcept {
+        before_ = before;
+        after_ = after;
+    }
+
+  protected:
+    abi::Event before_ = nullptr;
+    abi::Event after_ = nullptr;
 };
 
 class RuntimeImpl {
@@ -76,6 +85,9 @@ class RuntimeImpl {
     std::unique_ptr<Hasher> hasher;
     std::unique_ptr<Waiter> waiter; // for Exclusive
     std::unique_ptr<broker::Client> broker;
+    // From asking the broker until what it promised is published or given back: the
+    // process is one member, and a member that waits may hold no promise.
+    std::mutex negotiation;
 
   private:
     int open_device(int ordinal);

@@ -79,7 +79,12 @@
     X(function_param, cuFuncGetParamInfo,                                                          \
       (abi::Function function, std::size_t index, std::size_t * offset, std::size_t * size))       \
     X(kernel_function, cuKernelGetFunction, (abi::Function * function, abi::Kernel kernel))        \
-    X(stream_query, cuStreamQuery, (abi::Stream stream))
+    X(stream_query, cuStreamQuery, (abi::Stream stream))                                           \
+    X(event_create, cuEventCreate, (abi::Event * event, unsigned flags))                           \
+    X(event_record, cuEventRecord, (abi::Event event, abi::Stream stream))                         \
+    X(event_synchronize, cuEventSynchronize, (abi::Event event))                                   \
+    X(event_elapsed, cuEventElapsedTime, (float *milliseconds, abi::Event start, abi::Event end))  \
+    X(event_destroy, cuEventDestroy_v2, (abi::Event event))
 
 namespace upm::cuda {
 

@@ -71,6 +71,22 @@ void StreamObject::loop() {
 
 } // namespace upm::cuda::abi
 
+namespace upm::cuda::abi {
+
+// When its stream came to it, or that it did not yet. Recorded work may outlive the event.
+struct EventObject {
+    struct State {
+        std::mutex lock;
+        std::condition_variable changed;
+        bool recorded = false;
+        bool reached = false;
+        std::chrono::steady_clock::time_point at;
+    };
+    std::shared_ptr<State> state = std::make_shared<State>();
+};
+
+} // namespace upm::cuda::abi
+
 namespace upm::cuda::fake {
 
 namespace {
@@ -264,6 +280,57 @@ abi::Status cuCtxSynchronize() {
     if (const abi::Status status = fake::enter("cuCtxSynchronize", true); status != abi::kSuccess)
         return status;
     return fake::wait_for_all();
+}
+
+abi::Status cuEventCreate(abi::Event *event, unsigned /*flags*/) {
+    if (const abi::Status status = fake::enter("cuEventCreate", true); status != abi::kSuccess)
+        return status;
+    *event = new abi::EventObject; // NOLINT(cppcoreguidelines-owning-memory)
+    return abi::kSuccess;
+}
+
+abi::Status cuEventRecord(abi::Event event, abi::Stream stream) {
+    if (const abi::Status status = fake::enter("cuEventRecord", true); status != abi::kSuccess)
+        return status;
+    {
+        const std::lock_guard<std::mutex> guard(event->state->lock);
+        event->state->recorded = true;
+        event->state->reached = false;
+    }
+    return fake::enqueue(
+        stream,
+        [state = event->state] {
+            const std::lock_guard<std::mutex> guard(state->lock);
+            state->at = std::chrono::steady_clock::now();
+            state->reached = true;
+            state->changed.notify_all();
+        },
+        false);
+}
+
+abi::Status cuEventSynchronize(abi::Event event) {
+    if (const abi::Status status = fake::enter("cuEventSynchronize", true); status != abi::kSuccess)
+        return status;
+    std::unique_lock<std::mutex> guard(event->state->lock);
+    while (event->state->recorded && !event->state->reached &&
+           fake::device().sticky == abi::kSuccess)
+        event->state->changed.wait_for(guard, std::chrono::milliseconds(10));
+    return fake::device().sticky;
+}
+
+abi::Status cuEventElapsedTime(float *milliseconds, abi::Event start, abi::Event end) {
+    if (const abi::Status status = fake::enter("cuEventElapsedTime", true); status != abi::kSuccess)
+        return status;
+    if (!start->state->recorded || !end->state->recorded)
+        return abi::kInvalidHandle;
+    *milliseconds =
+        std::chrono::duration<float, std::milli>(end->state->at - start->state->at).count();
+    return start->state->reached && end->state->reached ? abi::kSuccess : abi::kNotReady;
+}
+
+abi::Status cuEventDestroy_v2(abi::Event event) {
+    delete event; // NOLINT(cppcoreguidelines-owning-memory)
+    return abi::kSuccess;
 }
 
 // What CUDA 13 means by this name; cuda.h 13.0 declares only the first.

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <thread>
 #include <unistd.h>
 
 namespace upm::cuda::measure {
@@ -25,6 +24,7 @@ class Timer {
         times_[name].push_back(micros(since));
         must(gpu_, status, name);
     }
+    void add(const char *name, double value) { times_[name].push_back(value); }
     [[nodiscard]] json medians() const {
         json result;
         for (const auto &[name, values] : times_)
@@ -78,7 +78,7 @@ struct Halves {
                                                                      first[i].bytes, gpu.stream);
                 status != abi::kSuccess)
                 return status;
-        return gpu.api.stream_synchronize(gpu.stream);
+        return abi::kSuccess;
     }
 
     const RuntimeImpl &gpu;
@@ -104,7 +104,7 @@ double peak(const RuntimeImpl &gpu) {
 // Median of several runs, since other programs disturb. `tracked` of the eight pointers
 // are in shared memory, and read.
 double launch_nanoseconds(const Buffer &buffer, unsigned tracked, unsigned function_number) {
-    const hook::Inspector inspector{
+    const cuda::hook::Inspector inspector{
         [](const char **name, abi::Function) {
             *name = "_Z1fPKfS0_S0_S0_S0_S0_S0_S0_";
             return abi::kSuccess;
@@ -114,7 +114,11 @@ double launch_nanoseconds(const Buffer &buffer, unsigned tracked, unsigned funct
             *size = 8;
             return index < 8 ? abi::kSuccess : abi::kInvalidValue;
         },
-        nullptr, nullptr};
+        nullptr, nullptr,
+        [](abi::Device *device) {
+            *device = 0;
+            return abi::kSuccess;
+        }};
     std::array<Address, 8> values{};
     std::array<void *, 8> parameters{};
     for (std::size_t i = 0; i < values.size(); ++i) {
@@ -127,13 +131,11 @@ double launch_nanoseconds(const Buffer &buffer, unsigned tracked, unsigned funct
     for (unsigned run = 0; run < 11; ++run) {
         const auto since = Clock::now();
         for (unsigned i = 0; i < kLaunches; ++i)
-            const hook::Guard guard(inspector, function, parameters.data(), nullptr, nullptr);
+            const cuda::hook::Guard guard(inspector, function, parameters.data(), nullptr, nullptr);
         runs.push_back(micros(since) * 1000 / kLaunches);
     }
     return median(runs);
 }
-
-} // namespace
 
 json call_costs(const RuntimeImpl &gpu, std::size_t bytes, unsigned rounds) {
     const CurrentContext current(gpu);
@@ -207,77 +209,98 @@ json batch_costs(const RuntimeImpl &gpu, std::size_t count, unsigned rounds) {
     return result;
 }
 
-// Whether remapping somewhere else waits for kernels that run.
-json costs_under_work(const RuntimeImpl &gpu) {
-    const CurrentContext current(gpu);
-    const Probes probes(gpu);
-    const std::size_t unit = gpu.granularity;
-    abi::Handle handles[2] = {};
-    if (!probes.there() || gpu.api.stream_query == nullptr)
-        return nullptr;
-    for (abi::Handle &handle : handles)
-        if (gpu.create(unit, handle) != 0)
-            die("memory");
-    json result;
-    {
-        Window read(gpu);
-        if (read.open({handles[0]}, {unit}, abi::kAccessReadWrite) != 0)
-            die("memory");
-        must(gpu, probes.spin(read.pieces()[0].address, 1), "warm up");
-        must(gpu, gpu.api.stream_synchronize(gpu.stream), "warm up");
-        constexpr unsigned kMilliseconds = 200;
-        must(gpu, probes.spin(read.pieces()[0].address, kMilliseconds), "spin");
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        const auto since = Clock::now();
-        Window other(gpu);
-        if (other.open({handles[1]}, {unit}, abi::kAccessReadWrite) != 0 ||
-            gpu.set_access(other.pieces()[0], abi::kAccessRead) != 0 || other.close() != 0)
-            die("remapping under work");
-        result = {{"kernel_ms", kMilliseconds},
-                  {"map_protect_unmap_us", micros(since)},
-                  {"kernel_still_ran", gpu.api.stream_query(gpu.stream) == abi::kNotReady},
-                  {"status", gpu.api.stream_synchronize(gpu.stream)}};
-    }
-    for (const abi::Handle handle : handles)
-        must(gpu, gpu.api.mem_release(handle), "release");
-    return result;
+} // namespace
+
+void calls(const Runtime &runtime, const Job &job, Report &report) {
+    const RuntimeImpl &gpu = *runtime.shared();
+    for (const std::size_t units : {1, 8, 32})
+        report.put(std::to_string(units * gpu.granularity),
+                   call_costs(gpu, units * gpu.granularity, job.rounds));
 }
 
-// Bytes per second that are read, or read and written, over what is in one batch.
-json bandwidth(const RuntimeImpl &gpu, const Job &job) {
+void batches(const Runtime &runtime, const Job &job, Report &report) {
+    for (const std::size_t count : {1, 8, 64})
+        report.put(std::to_string(count), batch_costs(*runtime.shared(), count, job.rounds));
+}
+
+// A first write with memory that is made, and mapped somewhere, beforehand: what will_write
+// would cost with a pool of such extents.
+void spare(const Runtime &runtime, const Job &job, Report &report) {
+    const RuntimeImpl &gpu = *runtime.shared();
+    const CurrentContext current(gpu);
+    const DriverApi &api = gpu.api;
+    for (const std::size_t units : {1, 8, 32}) {
+        const std::size_t bytes = units * gpu.granularity;
+        abi::Handle shared = 0;
+        std::vector<abi::Handle> pool(std::min(job.rounds, 16U));
+        Window place(gpu);
+        Window spares(gpu);
+        if (gpu.create(bytes, shared) != 0)
+            die("memory");
+        for (abi::Handle &handle : pool)
+            if (gpu.create(bytes, handle) != 0)
+                die("spare memory");
+        if (place.open({shared}, {bytes}, abi::kAccessRead) != 0 ||
+            spares.open(pool, std::vector(pool.size(), bytes), abi::kAccessReadWrite) != 0)
+            die("mapping spare memory");
+        const abi::DevicePtr at = place.pieces()[0].address;
+        Timer timer(gpu);
+        for (std::size_t i = 0; i < pool.size(); ++i) {
+            const auto since = Clock::now();
+            timer.time("copy", [&] {
+                const abi::Status status =
+                    api.memcpy_dtod_async(spares.pieces()[i].address, at, bytes, gpu.stream);
+                return status != abi::kSuccess ? status : api.stream_synchronize(gpu.stream);
+            });
+            timer.time("unmap", [&] { return api.mem_unmap(at, bytes); });
+            timer.time("map", [&] { return api.mem_map(at, bytes, 0, pool[i], 0); });
+            timer.time("set_access",
+                       [&] { return set_access(gpu, at, bytes, abi::kAccessReadWrite); });
+            timer.add("first_write", micros(since));
+        }
+        report.put(std::to_string(bytes), timer.medians());
+        (void)spares.close();
+        (void)place.close();
+        for (const abi::Handle handle : pool)
+            (void)api.mem_release(handle);
+        (void)api.mem_release(shared);
+    }
+}
+
+// Bytes per second that are read, or read and written, by the device's own clock.
+void bandwidth(const Runtime &runtime, const Job &job, Report &report) {
+    const RuntimeImpl &gpu = *runtime.shared();
     const CurrentContext current(gpu);
     const Halves halves(gpu, job);
+    GpuTimer timer(gpu);
+    report.put("bytes", halves.bytes);
+    report.put("timer", timer.kind());
+    report.put("peak_bytes_per_second", peak(gpu));
     std::map<std::string, std::vector<double>> times;
-    const auto timed = [&](const char *name, auto &&work) {
-        const auto since = Clock::now();
-        if (work() != 0)
-            die(name);
-        times[name].push_back(micros(since));
-    };
     for (unsigned round = 0; round < job.rounds; ++round) {
         std::vector<Tag> tags;
         std::vector<bool> different;
-        timed("tag", [&] { return gpu.hasher->tag(halves.first, make_keys(1, 2), tags); });
-        timed("compare",
-              [&] { return gpu.hasher->compare(halves.first, halves.second, different); });
-        timed("copy", [&] { return halves.copy(); });
+        times["tag"].push_back(timer.time_kernels(
+            [&] { return gpu.hasher->tag(halves.first, make_keys(1, 2), tags); }, "tag"));
+        times["compare"].push_back(timer.time_kernels(
+            [&] { return gpu.hasher->compare(halves.first, halves.second, different); },
+            "compare"));
+        times["copy"].push_back(timer.time([&] { return halves.copy(); }, "copy"));
     }
     const auto bytes = static_cast<double>(halves.bytes);
-    return {{"bytes", halves.bytes},
-            {"peak_bytes_per_second", peak(gpu)},
-            {"tag_bytes_per_second", bytes / median(times["tag"]) * 1e6},
-            {"compare_bytes_per_second", 2 * bytes / median(times["compare"]) * 1e6},
-            {"copy_bytes_per_second", 2 * bytes / median(times["copy"]) * 1e6}};
+    report.put("tag_bytes_per_second", bytes / median(times["tag"]) * 1e6);
+    report.put("compare_bytes_per_second", 2 * bytes / median(times["compare"]) * 1e6);
+    report.put("copy_bytes_per_second", 2 * bytes / median(times["copy"]) * 1e6);
 }
 
 // What a launch with eight pointers pays for the hook.
-json hook_costs(const Runtime &runtime) {
+void hook(const Runtime &runtime, const Job & /*job*/, Report &report) {
     Buffer buffer = must(Buffer::allocate(runtime, 1), "allocate");
     fill(*runtime.shared(), buffer, 200);
     (void)must(buffer.advise(), "advise");
-    return {{"none_tracked_ns", launch_nanoseconds(buffer, 0, 1)},
-            {"two_tracked_ns", launch_nanoseconds(buffer, 2, 2)},
-            {"all_tracked_ns", launch_nanoseconds(buffer, 8, 3)}};
+    report.put("none_tracked_ns", launch_nanoseconds(buffer, 0, 1));
+    report.put("two_tracked_ns", launch_nanoseconds(buffer, 2, 2));
+    report.put("all_tracked_ns", launch_nanoseconds(buffer, 8, 3));
 }
 
 } // namespace upm::cuda::measure

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// upm-cuda-measure: what the mechanism costs on the GPU that is there, as JSON.
-// Started by tests/gpu/measure.sh, which also starts a broker. On the fake driver it
-// runs too, so that it is tested, but its times then mean nothing and it says so.
+// upm-cuda-measure: what the mechanism costs, and what holds, on the GPU that is there.
+// One section of it for each run, as JSON; `run` beside this file runs all of them, each
+// with a broker of its own. On the fake driver it works too, so that it is tested, but its
+// times then mean nothing.
 #include "cuda-cow/measure/measure.hpp"
 
 #include <algorithm>
@@ -16,6 +17,11 @@
 
 namespace upm::cuda::measure {
 
+void Report::put(const std::string &name, json value) {
+    all_[name] = std::move(value);
+    std::cout << all_.dump() << std::endl;
+}
+
 double micros(Clock::time_point since) {
     return std::chrono::duration<double, std::micro>(Clock::now() - since).count();
 }
@@ -26,8 +32,8 @@ double median(std::vector<double> values) {
 }
 
 void die(const std::string &what) {
-    std::cerr << "upm-cuda-measure: " << what << ": " << last_error() << '\n';
-    std::exit(1); // NOLINT(concurrency-mt-unsafe)
+    std::cerr << "upm-cuda-measure: " << what << ": " << last_error() << std::endl;
+    ::_exit(1); // a context that was lost is in no state to be tidied up
 }
 
 void must(const RuntimeImpl &gpu, abi::Status status, const char *what) {
@@ -39,9 +45,47 @@ void fill(const RuntimeImpl &gpu, const Buffer &buffer, unsigned value) {
     const CurrentContext current(gpu);
     must(gpu, gpu.api.memset_d8(buffer.address(), static_cast<unsigned char>(value), buffer.size()),
          "cuMemsetD8");
-    for (std::size_t at = 0; at + sizeof at <= buffer.size(); at += gpu.granularity)
-        must(gpu, gpu.api.memcpy_htod(buffer.address() + at, &at, sizeof at), "cuMemcpyHtoD");
+    for (std::size_t at = 0; at + sizeof at <= buffer.size(); at += gpu.granularity) {
+        const std::size_t mark = at + value;
+        must(gpu, gpu.api.memcpy_htod(buffer.address() + at, &mark, sizeof mark), "cuMemcpyHtoD");
+    }
     must(gpu, gpu.api.ctx_synchronize(), "cuCtxSynchronize");
+}
+
+GpuTimer::GpuTimer(const RuntimeImpl &gpu) : gpu_(gpu) {
+    const DriverApi &api = gpu.api;
+    by_events_ = api.event_create != nullptr && api.event_record != nullptr &&
+                 api.event_synchronize != nullptr && api.event_elapsed != nullptr &&
+                 api.event_destroy != nullptr && api.event_create(&before_, 0) == abi::kSuccess &&
+                 api.event_create(&after_, 0) == abi::kSuccess;
+}
+
+GpuTimer::~GpuTimer() {
+    for (const abi::Event event : {before_, after_})
+        if (event != nullptr)
+            (void)gpu_.api.event_destroy(event);
+}
+
+void GpuTimer::start() {
+    since_ = Clock::now();
+    if (by_events_)
+        must(gpu_, gpu_.api.event_record(before_, gpu_.stream), "cuEventRecord");
+}
+
+double GpuTimer::stop(bool well, const char *what) {
+    if (!well)
+        die(what);
+    if (by_events_)
+        must(gpu_, gpu_.api.event_record(after_, gpu_.stream), "cuEventRecord");
+    must(gpu_, gpu_.api.stream_synchronize(gpu_.stream), what);
+    return by_events_ ? elapsed(what) : micros(since_);
+}
+
+double GpuTimer::elapsed(const char *what) const {
+    float milliseconds = 0;
+    must(gpu_, gpu_.api.event_synchronize(after_), what);
+    must(gpu_, gpu_.api.event_elapsed(&milliseconds, before_, after_), what);
+    return static_cast<double>(milliseconds) * 1000;
 }
 
 Child::Child(const std::string &program, const std::vector<std::string> &arguments) {
@@ -88,51 +132,43 @@ std::string Child::line() const {
 
 namespace {
 
-json describe_machine(const RuntimeImpl &gpu) {
-    char name[256] = {};
-    int version = 0;
-    (void)gpu.api.device_name(name, sizeof name, gpu.device);
-    (void)gpu.api.driver_version(&version);
-    char host[128] = {};
-    (void)::gethostname(host, sizeof host - 1);
-    std::size_t available = 0;
-    std::size_t total = 0;
-    const CurrentContext current(gpu);
-    (void)gpu.api.mem_info(&available, &total);
-    return {{"gpu", name},
-            {"gpu_bytes", total},
-            {"driver_version", version},
-            {"granularity", gpu.granularity},
-            {"hashing", gpu.hasher->name()},
-            {"fake", gpu.api.fake()},
-            {"host", host}};
-}
+struct Section {
+    const char *name;
+    void (*run)(const Runtime &, const Job &, Report &);
+};
+constexpr Section kSections[] = {
+    {"machine", machine},
+    {"fresh_memory", fresh_memory},
+    {"calls", calls},
+    {"first_write", first_write},
+    {"spare", spare},
+    {"bandwidth", bandwidth},
+    {"sharing", sharing},
+    {"batches", batches},
+    {"under_work", under_work},
+    {"export_again", export_again},
+    {"edges", edges},
+    {"exporter_death", exporter_death},
+    {"hook", hook},
+    {"processes", processes},
+};
 
-json measure(const Job &job) {
-    const Runtime runtime = must(Runtime::open(), "open");
-    const RuntimeImpl &gpu = *runtime.shared();
-    json result{{"machine", describe_machine(gpu)}};
-    if (runtime.fake())
-        result["note"] = "fake driver in host memory: the times say nothing about a GPU";
-    for (const std::size_t bytes : {gpu.granularity, 8 * gpu.granularity, 32 * gpu.granularity}) {
-        result["calls_us"][std::to_string(bytes)] = call_costs(gpu, bytes, job.rounds);
-        result["first_write"].push_back(first_write(runtime, bytes, job.rounds));
+int run_section(const std::string &name, const Job &job) {
+    for (const Section &section : kSections) {
+        if (name != section.name)
+            continue;
+        Report report;
+        const Runtime runtime = must(Runtime::open(), "open");
+        section.run(runtime, job, report);
+        return 0;
     }
-    for (const std::size_t count : {std::size_t{1}, std::size_t{8}, std::size_t{64}})
-        result["batches_us"][std::to_string(count)] = batch_costs(gpu, count, job.rounds);
-    result["under_work"] = costs_under_work(gpu);
-    result["bandwidth"] = bandwidth(gpu, job);
-    result["sharing"] = sharing_costs(runtime, job);
-    result["hook"] = hook_costs(runtime);
-    result["processes"] = processes(runtime, job);
-    result["exporter_death"] = exporter_death(runtime, job);
-    result["forbidden"] = forbidden_accesses(job);
-    return result;
+    std::cerr << "upm-cuda-measure: no section '" << name << "'\n";
+    return 2;
 }
 
 int run(const cxxopts::ParseResult &parsed, const char *program) {
-    if (parsed.count("forbidden") != 0)
-        return forbidden(parsed["forbidden"].as<std::string>());
+    if (parsed.count("edge") != 0)
+        return edge(parsed["edge"].as<std::string>());
     if (parsed.count("hold") != 0)
         return hold(parsed["hold"].as<std::string>());
     if (parsed.count("export") != 0)
@@ -142,12 +178,17 @@ int run(const cxxopts::ParseResult &parsed, const char *program) {
                   .extent = parsed["extent"].as<std::size_t>(),
                   .rounds = parsed["rounds"].as<unsigned>(),
                   .processes = parsed["processes"].as<unsigned>()};
-    if (job.rounds == 0 || job.bytes == 0 || job.extent == 0) {
-        std::cerr << "upm-cuda-measure: --bytes, --extent and --rounds must not be 0\n";
+    if (parsed.count("list") != 0) {
+        for (const Section &section : kSections)
+            std::cout << section.name << '\n';
+        return 0;
+    }
+    if (job.rounds == 0 || job.bytes == 0 || job.extent == 0 || parsed.count("section") == 0) {
+        std::cerr << "upm-cuda-measure: --section is needed; --bytes, --extent and --rounds "
+                     "must not be 0\n";
         return 2;
     }
-    std::cout << measure(job).dump(2) << '\n';
-    return 0;
+    return run_section(parsed["section"].as<std::string>(), job);
 }
 
 } // namespace
@@ -158,11 +199,13 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
     cxxopts::Options options("upm-cuda-measure", "Costs of sharing GPU memory, as JSON.");
     // clang-format off
     options.add_options()
+        ("section", "what to measure", cxxopts::value<std::string>())
+        ("list", "the names of all sections")
         ("bytes", "of the buffers", cxxopts::value<std::size_t>()->default_value("8589934592"))
         ("extent", "bytes of an extent", cxxopts::value<std::size_t>()->default_value("67108864"))
         ("rounds", "repetitions of each call", cxxopts::value<unsigned>()->default_value("50"))
         ("processes", "that share", cxxopts::value<unsigned>()->default_value("16"))
-        ("forbidden", "used by itself", cxxopts::value<std::string>())
+        ("edge", "used by itself", cxxopts::value<std::string>())
         ("hold", "used by itself", cxxopts::value<std::string>())
         ("export", "used by itself")
         ("help", "this text");

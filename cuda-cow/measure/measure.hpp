@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// What the parts of upm-cuda-measure share. Each part returns JSON; an error ends the
-// program with a message, since half a measurement is none.
+// What the sections of upm-cuda-measure share. Each section is a process of its own and
+// puts what it found into a Report piece by piece: an error, or an answer of the driver
+// that nobody expected, ends the section with a message and loses nothing that was found.
 #ifndef UPM_CUDA_MEASURE_MEASURE_HPP
 #define UPM_CUDA_MEASURE_MEASURE_HPP
 
@@ -28,6 +29,16 @@ struct Job {
     unsigned processes = 0;
 };
 
+// Prints all that is known as one line of JSON whenever something comes to it: the last
+// line is what counts.
+class Report {
+  public:
+    void put(const std::string &name, json value);
+
+  private:
+    json all_ = json::object();
+};
+
 double micros(Clock::time_point since);
 double median(std::vector<double> values);
 [[noreturn]] void die(const std::string &what);
@@ -43,6 +54,49 @@ void must(const RuntimeImpl &gpu, abi::Status status, const char *what);
 
 // Content that no earlier `value` gave.
 void fill(const RuntimeImpl &gpu, const Buffer &buffer, unsigned value);
+
+// The time that the device takes for work on the library's stream, by events; by the
+// clock where the driver has none.
+class GpuTimer {
+  public:
+    explicit GpuTimer(const RuntimeImpl &gpu);
+    GpuTimer(const GpuTimer &) = delete;
+    GpuTimer &operator=(const GpuTimer &) = delete;
+    ~GpuTimer();
+    [[nodiscard]] const char *kind() const noexcept { return by_events_ ? "events" : "clock"; }
+
+    // `work` puts work on the stream; the microseconds from its begin to its end.
+    template <class Work>
+    double time(Work &&work, const char *what) {
+        start();
+        const auto error = work();
+        return stop(error == 0, what);
+    }
+    // The same for kernels of the hasher, which waits itself: without its copies.
+    template <class Work>
+    double time_kernels(Work &&work, const char *what) {
+        const auto since = Clock::now();
+        const bool on_gpu = std::string(gpu_.hasher->name()) == "gpu";
+        if (by_events_ && on_gpu)
+            gpu_.hasher->mark(before_, after_);
+        const auto error = work();
+        gpu_.hasher->mark(nullptr, nullptr);
+        if (error != 0)
+            die(what);
+        return by_events_ && on_gpu ? elapsed(what) : micros(since);
+    }
+
+  private:
+    void start();
+    double stop(bool well, const char *what);
+    [[nodiscard]] double elapsed(const char *what) const;
+
+    const RuntimeImpl &gpu_;
+    abi::Event before_ = nullptr;
+    abi::Event after_ = nullptr;
+    bool by_events_ = false;
+    Clock::time_point since_;
+};
 
 // This program again, with a socket as its standard input and output.
 class Child {
@@ -89,24 +143,29 @@ class Probes {
     abi::Module module_ = nullptr;
 };
 
-// costs.cpp
-json call_costs(const RuntimeImpl &gpu, std::size_t bytes, unsigned rounds);
-json batch_costs(const RuntimeImpl &gpu, std::size_t count, unsigned rounds);
-json costs_under_work(const RuntimeImpl &gpu);
-json bandwidth(const RuntimeImpl &gpu, const Job &job);
-json hook_costs(const Runtime &runtime);
+// The sections. costs.cpp:
+void calls(const Runtime &runtime, const Job &job, Report &report);
+void batches(const Runtime &runtime, const Job &job, Report &report);
+void spare(const Runtime &runtime, const Job &job, Report &report);
+void bandwidth(const Runtime &runtime, const Job &job, Report &report);
+void hook(const Runtime &runtime, const Job &job, Report &report);
+// facts.cpp:
+void machine(const Runtime &runtime, const Job &job, Report &report);
+void fresh_memory(const Runtime &runtime, const Job &job, Report &report);
+void export_again(const Runtime &runtime, const Job &job, Report &report);
+void under_work(const Runtime &runtime, const Job &job, Report &report);
+// sharing.cpp:
+void sharing(const Runtime &runtime, const Job &job, Report &report);
+void first_write(const Runtime &runtime, const Job &job, Report &report);
+void processes(const Runtime &runtime, const Job &job, Report &report);
+void exporter_death(const Runtime &runtime, const Job &job, Report &report);
+// edges.cpp:
+void edges(const Runtime &runtime, const Job &job, Report &report);
 
-// sharing.cpp
-json sharing_costs(const Runtime &runtime, const Job &job);
-json first_write(const Runtime &runtime, std::size_t extent, unsigned rounds);
-json processes(const Runtime &runtime, const Job &job);
-json exporter_death(const Runtime &runtime, const Job &job);
+// The work of children.
 int hold(const std::string &manifest_path);
 int export_and_wait();
-
-// forbidden.cpp
-json forbidden_accesses(const Job &job);
-int forbidden(const std::string &kind);
+int edge(const std::string &kind);
 
 } // namespace upm::cuda::measure
 

@@ -26,21 +26,19 @@ std::size_t used(const RuntimeImpl &gpu) {
     return total - available;
 }
 
-// How long the tag kernels take to read the buffer, piece by piece as it is mapped.
+// How long the device takes to read the buffer, piece by piece as it is mapped.
 double read_micros(const RuntimeImpl &gpu, const Buffer &buffer, const Job &job) {
     const CurrentContext current(gpu);
     std::vector<Piece> pieces;
     for (std::size_t at = 0; at < buffer.size() && pieces.size() < broker::kMaxItems;
          at += job.extent)
         pieces.push_back({buffer.address() + at, std::min(job.extent, buffer.size() - at)});
+    GpuTimer timer(gpu);
     std::vector<double> times;
     std::vector<Tag> tags;
-    for (unsigned round = 0; round < job.rounds; ++round) {
-        const auto since = Clock::now();
-        if (gpu.hasher->tag(pieces, make_keys(1, 2), tags) != 0)
-            die("reading");
-        times.push_back(micros(since));
-    }
+    for (unsigned round = 0; round < job.rounds; ++round)
+        times.push_back(timer.time_kernels(
+            [&] { return gpu.hasher->tag(pieces, make_keys(1, 2), tags); }, "reading"));
     return median(times);
 }
 
@@ -56,49 +54,79 @@ unsigned char first_byte(const RuntimeImpl &gpu, abi::Handle handle) {
 
 } // namespace
 
-json sharing_costs(const Runtime &runtime, const Job &job) {
+namespace {
+
+struct SharingTimes {
+    std::vector<double> advise_new, advise_known, attach;
+};
+
+// One round on buffers of its own, of content that no other round has.
+void share_once(const Runtime &runtime, const Job &job, unsigned round, SharingTimes &times,
+                Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
     const BufferOptions options{.extent_bytes = job.extent, .name = "measured"};
     Buffer one = must(Buffer::allocate(runtime, job.bytes, options), "allocate");
     Buffer two = must(Buffer::allocate(runtime, job.bytes, options), "allocate");
-    fill(gpu, one, 1);
-    fill(gpu, two, 1);
-    json result{{"bytes", job.bytes}, {"extent_bytes", job.extent}};
-    const double private_reads = read_micros(gpu, two, job);
+    fill(gpu, one, round);
+    fill(gpu, two, round);
+    const double private_reads = round == 0 ? read_micros(gpu, two, job) : 0;
     auto since = Clock::now();
     const AdviseCounts published = must(one.advise(), "advise");
-    result["advise_new_ms"] = micros(since) / 1000;
+    times.advise_new.push_back(micros(since) / 1000);
     since = Clock::now();
     const AdviseCounts merged = must(two.advise(), "advise");
-    result["advise_known_ms"] = micros(since) / 1000;
-    result["published"] = published.published;
-    result["merged"] = merged.merged;
-    const double shared_reads = read_micros(gpu, two, job);
-    result["reads"] = {{"private_us", private_reads},
-                       {"shared_us", shared_reads},
-                       {"slower", shared_reads / private_reads - 1}};
+    times.advise_known.push_back(micros(since) / 1000);
+    if (round == 0) {
+        report.put("published", published.published);
+        report.put("merged", merged.merged);
+        const double shared_reads = read_micros(gpu, two, job);
+        report.put("reads", {{"private_us", private_reads},
+                             {"shared_us", shared_reads},
+                             {"slower", shared_reads / private_reads - 1}});
+    }
     const Manifest manifest = must(one.manifest(), "manifest");
     since = Clock::now();
     const Buffer three = must(Buffer::attach(runtime, manifest), "attach");
-    result["attach_ms"] = micros(since) / 1000;
-    return result;
+    times.attach.push_back(micros(since) / 1000);
 }
 
-json first_write(const Runtime &runtime, std::size_t extent, unsigned rounds) {
-    Buffer buffer = must(Buffer::allocate(runtime, extent, {.extent_bytes = extent}), "allocate");
-    std::vector<double> times;
-    for (unsigned round = 0; round < rounds; ++round) {
-        fill(*runtime.shared(), buffer, round);
-        (void)must(buffer.advise(), "advise");
-        const auto since = Clock::now();
-        (void)must(buffer.will_write(0, 1), "will_write");
-        times.push_back(micros(since));
+} // namespace
+
+void sharing(const Runtime &runtime, const Job &job, Report &report) {
+    constexpr unsigned kRounds = 5;
+    report.put("bytes", job.bytes);
+    report.put("extent_bytes", job.extent);
+    SharingTimes times;
+    for (unsigned round = 0; round < kRounds; ++round) {
+        share_once(runtime, job, round, times, report);
+        report.put("advise_new_ms", median(times.advise_new));
+        report.put("advise_known_ms", median(times.advise_known));
+        report.put("attach_ms", median(times.attach));
+        report.put("rounds", round + 1);
     }
-    return {{"bytes", extent}, {"p50_us", median(times)}};
+}
+
+void first_write(const Runtime &runtime, const Job &job, Report &report) {
+    json rows = json::array();
+    for (const std::size_t units : {1, 8, 32}) {
+        const std::size_t extent = units * runtime.granularity();
+        Buffer buffer =
+            must(Buffer::allocate(runtime, extent, {.extent_bytes = extent}), "allocate");
+        std::vector<double> times;
+        for (unsigned round = 0; round < job.rounds; ++round) {
+            fill(*runtime.shared(), buffer, round);
+            (void)must(buffer.advise(), "advise");
+            const auto since = Clock::now();
+            (void)must(buffer.will_write(0, 1), "will_write");
+            times.push_back(micros(since));
+        }
+        rows.push_back({{"bytes", extent}, {"p50_us", median(times)}});
+        report.put("rows", rows);
+    }
 }
 
 // Device memory that N more processes cost, without and with the shared buffer.
-json processes(const Runtime &runtime, const Job &job) {
+void processes(const Runtime &runtime, const Job &job, Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
     Buffer buffer =
         must(Buffer::allocate(runtime, job.bytes, {.extent_bytes = job.extent}), "allocate");
@@ -106,7 +134,8 @@ json processes(const Runtime &runtime, const Job &job) {
     (void)must(buffer.advise(), "advise");
     const std::string path = "/tmp/upm-cuda-manifest." + std::to_string(::getpid());
     std::ofstream(path) << must(buffer.manifest(), "manifest").serialize();
-    json result{{"processes", job.processes}, {"bytes", job.bytes}};
+    report.put("processes", job.processes);
+    report.put("bytes", job.bytes);
     std::size_t cost[2] = {};
     for (const bool attached : {false, true}) {
         const std::size_t before = used(gpu);
@@ -121,13 +150,13 @@ json processes(const Runtime &runtime, const Job &job) {
     }
     (void)::unlink(path.c_str());
     // The fake of each process knows only its own memory.
-    result["contexts_bytes"] = runtime.fake() ? json() : json(cost[0]);
-    result["contexts_and_attached_bytes"] = runtime.fake() ? json() : json(cost[1]);
-    if (!runtime.fake())
-        result["weights_in_all"] = (static_cast<double>(job.bytes) + static_cast<double>(cost[1]) -
-                                    static_cast<double>(cost[0])) /
-                                   static_cast<double>(job.bytes);
-    return result;
+    if (runtime.fake())
+        return;
+    report.put("contexts_bytes", cost[0]);
+    report.put("contexts_and_attached_bytes", cost[1]);
+    report.put("weights_in_all", (static_cast<double>(job.bytes) + static_cast<double>(cost[1]) -
+                                  static_cast<double>(cost[0])) /
+                                     static_cast<double>(job.bytes));
 }
 
 // Attaches, says so, and stays until standard input ends.
@@ -169,7 +198,7 @@ int export_and_wait() {
 }
 
 // Memory of a process that is killed: imported before, and imported afterwards.
-json exporter_death(const Runtime &runtime, const Job &job) {
+void exporter_death(const Runtime &runtime, const Job &job, Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
     Child exporter(job.program, {"--export"});
     broker::Message message;
@@ -182,15 +211,14 @@ json exporter_death(const Runtime &runtime, const Job &job) {
     must(gpu, gpu.api.mem_import(&before, fd, abi::kHandlePosixFd), "import");
     exporter.kill();
     const abi::Status late = gpu.api.mem_import(&after, fd, abi::kHandlePosixFd);
-    json result{{"imported_before_reads", first_byte(gpu, before) == 0x5a},
-                {"import_after_death", late}};
+    report.put("imported_before_reads", first_byte(gpu, before) == 0x5a);
+    report.put("import_after_death", late);
     if (late == abi::kSuccess)
-        result["imported_after_reads"] = first_byte(gpu, after) == 0x5a;
+        report.put("imported_after_reads", first_byte(gpu, after) == 0x5a);
     broker::close_fds(message);
     (void)gpu.api.mem_release(before);
     if (late == abi::kSuccess)
         (void)gpu.api.mem_release(after);
-    return result;
 }
 
 } // namespace upm::cuda::measure

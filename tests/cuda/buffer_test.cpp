@@ -402,10 +402,16 @@ TEST_F(BufferTest, ManyThreads) {
         threads.emplace_back([&, thread] {
             for (unsigned round = 0; round < 12; ++round) {
                 Buffer mine = filled(round % 2);
-                wrong += mine.advise() ? 0 : 1;
+                if (const Result<AdviseCounts> done = mine.advise(); !done) {
+                    ADD_FAILURE() << done.error() << " " << last_error();
+                    ++wrong;
+                }
                 std::vector<unsigned char> wanted = pattern(kBytes, round % 2);
                 const std::size_t at = (thread + round) % kExtents * kUnit;
-                wrong += mine.write_ptr(at, 16) ? 0 : 1;
+                if (const Result<Address> to = mine.write_ptr(at, 16); !to) {
+                    ADD_FAILURE() << to.error() << " " << last_error();
+                    ++wrong;
+                }
                 store(runtime, mine.address() + at, std::vector<unsigned char>(16, 0xab));
                 std::fill_n(wanted.begin() + static_cast<std::ptrdiff_t>(at), 16, 0xab);
                 wrong += load(runtime, mine.address(), kBytes) == wanted ? 0 : 1;

@@ -23,7 +23,7 @@ namespace {
 
 template <class Function>
 Function control(const char *name) {
-    void *const library = ::dlopen(UPM_FAKE_DRIVER, RTLD_NOW | RTLD_LOCAL);
+    void *const library = ::dlopen(fake_driver(), RTLD_NOW | RTLD_LOCAL);
     auto *const found =
         library == nullptr ? nullptr : reinterpret_cast<Function>(::dlsym(library, name));
     if (found == nullptr)
@@ -32,6 +32,11 @@ Function control(const char *name) {
 }
 
 } // namespace
+
+const char *fake_driver() {
+    const char *const given = ::secure_getenv("UPM_CUDA_DRIVER");
+    return given != nullptr ? given : UPM_FAKE_DRIVER;
+}
 
 void configure(const std::string &text) {
     if (control<int (*)(const char *)>("upm_fake_configure")(text.c_str()) != 0)
@@ -167,7 +172,7 @@ std::unique_ptr<Program> start_actor(const std::string &socket, const std::strin
 
 Runtime open_fake(const std::string &socket) {
     (void)::setenv("UPM_CUDA_FAKE", ("granularity=" + std::to_string(kUnit)).c_str(), 1);
-    Result<Runtime> opened = Runtime::open({.driver = UPM_FAKE_DRIVER, .socket = socket});
+    Result<Runtime> opened = Runtime::open({.driver = fake_driver(), .socket = socket});
     if (!opened)
         throw std::runtime_error(last_error());
     return std::move(*opened);

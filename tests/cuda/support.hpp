@@ -20,6 +20,9 @@ namespace upm::cuda::test {
 
 inline constexpr std::size_t kUnit = 65536; // granularity of the fake in most tests
 
+// The fake: of this build, or what UPM_CUDA_DRIVER names, in a folder that was moved.
+const char *fake_driver();
+
 // The controls of the fake that is loaded in this process.
 void configure(const std::string &text);
 upm_fake_stats fake_stats();

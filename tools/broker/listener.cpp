@@ -9,8 +9,8 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <filesystem>
-#include <fmt/format.h>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <sys/file.h>
 #include <sys/inotify.h>
@@ -50,18 +50,18 @@ void prepare_folder(const std::string &folder, unsigned mode) {
         throw std::runtime_error(folder + " is no folder");
     const bool sticky = (status.st_mode & S_ISVTX) != 0;
     if (status.st_uid != ::geteuid() && status.st_uid != 0)
-        throw std::runtime_error(fmt::format("the folder {} belongs to user {}, not to this one",
-                                             folder, status.st_uid));
+        throw std::runtime_error("the folder " + folder + " belongs to user " +
+                                 std::to_string(status.st_uid) + ", not to this one");
     if ((status.st_mode & 022U) != 0 && !sticky)
-        throw std::runtime_error(
-            fmt::format("others may write to the folder {}: chmod go-w it", folder));
+        throw std::runtime_error("others may write to the folder " + folder +
+                                 ": chmod go-w it");
 }
 
 sockaddr_un address_of(const std::string &path) {
     sockaddr_un address{};
     if (packet::fill_address(path, address) != 0)
-        throw std::runtime_error(
-            fmt::format("the socket's path is longer than {} bytes", sizeof(address.sun_path) - 1));
+        throw std::runtime_error("the socket's path is longer than " +
+                                 std::to_string(sizeof(address.sun_path) - 1) + " bytes");
     return address;
 }
 

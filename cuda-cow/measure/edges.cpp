@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Accesses that must fail: which error, from which call on, and whether it stays. Each
-// in a process of its own, whose context is lost.
+// Accesses that must fail, and changes under a kernel that reads: which error, from which
+// call on, and whether it stays. Each in a process of its own, whose context may be lost.
 #include "cuda-cow/measure/measure.hpp"
 
 #include <functional>
@@ -24,6 +24,10 @@ struct Place {
 abi::Status under_work(const Place &place, const std::function<abi::Status()> &then) {
     const abi::Status status = place.probes.spin(place.at, 100);
     return status != abi::kSuccess ? status : then();
+}
+
+abi::Status access(const Place &place, int flags) {
+    return place.gpu.set_access({place.at, place.unit}, flags) == 0 ? abi::kSuccess : abi::kUnknown;
 }
 
 abi::Status none(const Place &place) {
@@ -54,11 +58,17 @@ const std::map<std::string, Action> kActions = {
      [](const Place &p) {
          return under_work(p, [&] { return p.gpu.api.mem_unmap(p.at, p.unit); });
      }},
+    {"read_only_under_reader",
+     [](const Place &p) { return under_work(p, [&] { return access(p, abi::kAccessRead); }); }},
+    {"writable_under_reader",
+     [](const Place &p) {
+         return under_work(p, [&] { return access(p, abi::kAccessReadWrite); });
+     }},
 };
 
 } // namespace
 
-int forbidden(const std::string &kind) {
+int edge(const std::string &kind) {
     const Runtime runtime = must(Runtime::open(), "open");
     const RuntimeImpl &gpu = *runtime.shared();
     const CurrentContext current(gpu);
@@ -74,20 +84,22 @@ int forbidden(const std::string &kind) {
         std::cout << "null" << std::endl;
         ::_exit(0);
     }
+    const auto since = Clock::now();
     const abi::Status call = kActions.at(kind)(place);
+    const double took = micros(since);
     const abi::Status wait = gpu.api.ctx_synchronize();
     const abi::Status later = gpu.api.ctx_synchronize();
-    std::cout << json{{"call", call}, {"wait", wait}, {"later", later}} << std::endl;
+    std::cout << json{{"call", call}, {"wait", wait}, {"later", later}, {"call_us", took}}
+              << std::endl;
     ::_exit(0); // nothing can be tidied up in a lost context
 }
 
-json forbidden_accesses(const Job &job) {
-    json result;
+void edges(const Runtime & /*runtime*/, const Job &job, Report &report) {
     for (const auto &[kind, action] : kActions) {
-        const Child child(job.program, {"--forbidden", kind});
-        result[kind] = json::parse(child.line(), nullptr, false);
+        const Child child(job.program, {"--edge", kind});
+        const json found = json::parse(child.line(), nullptr, false);
+        report.put(kind, found.is_discarded() ? json("the process ended") : found);
     }
-    return result;
 }
 
 } // namespace upm::cuda::measure
