@@ -69,7 +69,7 @@ TEST_F(GuardTest, StoppedBrokerHoldsNoLaunchUp) {
     advising.join();
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
     EXPECT_GT(launches, 10U);
-    EXPECT_LT(longest, 2s) << "the advise took 5 s";
+    EXPECT_LT(longest, 4s) << "the advise took 5 s";
 }
 
 // Work of another device has nothing to wait for.
