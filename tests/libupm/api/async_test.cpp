@@ -10,6 +10,8 @@
 #include <poll.h>
 #include <semaphore>
 #include <set>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 #include <upm/upm.hpp>
@@ -132,6 +134,25 @@ TEST_F(AsyncTest, RefusesAtOnceWhatCannotWork) {
         async_start(fixture.engine, {.addr = 1, .len = 1, .flags = UPM_DRY_RUN}, true, job, fd),
         -EOPNOTSUPP);
     EXPECT_EQ(job, nullptr);
+}
+
+// In a child, where no memory can be mapped, so that no thread can be made.
+TEST_F(AsyncTest, LeavesNothingWhereNoThreadCanBeMade) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const int before = ::dup(STDERR_FILENO);
+        ::close(before);
+        const rlimit none{.rlim_cur = 0, .rlim_max = 0};
+        Job *job = nullptr;
+        const bool refused = ::setrlimit(RLIMIT_AS, &none) == 0 &&
+                             async_start(fixture.engine, {.addr = page_size(), .len = page_size()},
+                                         true, job, fd) == -EAGAIN;
+        const bool clean = job == nullptr && ::dup(STDERR_FILENO) == before;
+        ::_exit(!refused ? 1 : clean ? 0 : 2);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "exit status " << WEXITSTATUS(status);
 }
 
 TEST_F(AsyncTest, ClaimFindsOnlyJobsOfTheCInterface) {
