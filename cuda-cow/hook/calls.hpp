@@ -122,6 +122,10 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
     X(cuMemsetD2D32Async##suffix,                                                                  \
       (DevicePtr to, std::size_t pitch, unsigned v, std::size_t w, std::size_t h, Stream s),       \
       (to, pitch, v, w, h, s), fills(to, pitch, 4 * w, h), s)                                      \
+    X(cuStreamWriteValue32##suffix, (Stream s, DevicePtr to, std::uint32_t v, unsigned flags),     \
+      (s, to, v, flags), writes(to, 4), s)                                                         \
+    X(cuStreamWriteValue64##suffix, (Stream s, DevicePtr to, std::uint64_t v, unsigned flags),     \
+      (s, to, v, flags), writes(to, 8), s)                                                         \
     X(cuStreamWriteValue32_v2##suffix, (Stream s, DevicePtr to, std::uint32_t v, unsigned flags),  \
       (s, to, v, flags), writes(to, 4), s)                                                         \
     X(cuStreamWriteValue64_v2##suffix, (Stream s, DevicePtr to, std::uint64_t v, unsigned flags),  \

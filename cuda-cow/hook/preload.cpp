@@ -232,11 +232,11 @@ constexpr Meaning kMeanings[] = {
     {"cuMemcpyBatchAsync", 13000, "cuMemcpyBatchAsync_v2"},
     {"cuMemcpyBatchAsync", 0, "cuMemcpyBatchAsync"},
     {"cuStreamWriteValue32", 11070, "cuStreamWriteValue32_v2"},
-    {"cuStreamWriteValue32", 0, ""},
+    {"cuStreamWriteValue32", 0, "cuStreamWriteValue32"},
     {"cuStreamWriteValue64", 11070, "cuStreamWriteValue64_v2"},
-    {"cuStreamWriteValue64", 0, ""},
+    {"cuStreamWriteValue64", 0, "cuStreamWriteValue64"},
 };
-constexpr int kNewestKnown = 13000; // tests/cuda/versions_test.py: against cudaTypedefs.h
+constexpr int kNewestKnown = 13000; // tests/cuda/runtime_test.py: by cudaTypedefs.h
 
 std::string symbol_of(std::string_view name, int version) {
     for (const Meaning &meaning : kMeanings)

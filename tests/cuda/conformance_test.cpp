@@ -253,7 +253,7 @@ TEST_P(Conformance, UnmapDoesNotWaitForStreams) {
     if (GetParam() == Which::kReal)
         GTEST_SKIP() << "fake only";
     in_a_child([&] {
-        configure("task_us=20000");
+        configure("task_us=500000");
         const abi::DevicePtr at = mapped(create(), abi::kAccessReadWrite);
         return api.memset_d8(at, 1, unit) == abi::kSuccess &&
                api.mem_unmap(at, unit) == abi::kSuccess &&
