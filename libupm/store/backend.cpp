@@ -237,6 +237,17 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     return ret;
 }
 
+std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
+    DomainKey domain;
+    // Without the domain that was asked for, nothing is shared.
+    if (call.len < store::Load::kLeast || read_domain(call.domain_fd, domain) != 0)
+        return Backend::load(call, counts);
+    budget_.recount();
+    store::Load load({.path = path_, .pool = pool_, .budget = budget_, .patience = patience_},
+                     domain, call, counts);
+    return load.run();
+}
+
 int StoreBackend::open_domain(const std::uint8_t (&key)[16]) noexcept {
     DomainFile file{};
     std::memcpy(file.magic, kDomainMagic, sizeof(file.magic));

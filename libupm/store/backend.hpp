@@ -10,6 +10,7 @@
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/client.hpp"
 #include "libupm/store/freezer.hpp"
+#include "libupm/store/load.hpp"
 #include "libupm/store/merge.hpp"
 #include "libupm/store/run_budget.hpp"
 
@@ -32,10 +33,12 @@ class StoreBackend final : public Backend {
                 .dry_run = false,
                 .domains = true,
                 .restores = true,
-                .quiescent = mode_ != store::FreezeMode::kKernel};
+                .quiescent = mode_ != store::FreezeMode::kKernel,
+                .load = true};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
     bool unmapped() noexcept override { return pool_.report_unmapped(); }
+    std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept override;
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
     int describe(std::span<char> text) noexcept override;
@@ -47,6 +50,7 @@ class StoreBackend final : public Backend {
     store::SocketPath path_;
     store::ConnectionPool pool_;
     store::RunBudget budget_;
+    store::Patience patience_;
 };
 
 } // namespace upm

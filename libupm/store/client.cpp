@@ -41,7 +41,8 @@ struct SmallReply {
     std::byte bytes[sizeof(StatsReply)];
 };
 static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= sizeof(GetReply) &&
-              sizeof(SmallReply) >= sizeof(PublishReply));
+              sizeof(SmallReply) >= sizeof(PublishReply) &&
+              sizeof(SmallReply) >= sizeof(MakeReply));
 
 // Returns true if the socket's folder came from outside of this user namespace: it and
 // all folders above it belong to users that the namespace does not know, or to its root,
@@ -82,6 +83,12 @@ int check_peer(int fd, const SocketPath &path) noexcept {
     return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
 }
 
+// How long connecting and sending may wait.
+void set_patience(int fd, int ms) noexcept {
+    const timeval patience{.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000L};
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+}
+
 std::uint64_t inode_of(int fd) noexcept {
     struct stat status {};
     return ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
@@ -108,7 +115,7 @@ class Connection::Answer {
     int fd_ = -1;
 };
 
-int Connection::connect(const SocketPath &path) noexcept {
+int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
     int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
@@ -117,8 +124,7 @@ int Connection::connect(const SocketPath &path) noexcept {
         ::close(fd);
         fd = high;
     }
-    const timeval patience{.tv_sec = kReplyMs / 1000, .tv_usec = 0};
-    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    set_patience(fd, patience_ms);
     sockaddr_un address{};
     int ret = packet::fill_address(path.text, address);
     if (ret == 0 &&
@@ -136,7 +142,7 @@ int Connection::connect(const SocketPath &path) noexcept {
 }
 
 // Says hello in one version. Version 2 does not know of others.
-int Connection::greet(std::uint16_t version) noexcept {
+int Connection::greet(std::uint16_t version, int patience_ms) noexcept {
     version_ = version;
     HelloRequest request{};
     request.page_size = static_cast<std::uint32_t>(page_size());
@@ -146,23 +152,25 @@ int Connection::greet(std::uint16_t version) noexcept {
         bytes_of(request).first(version == 2 ? kHelloRequestV2 : sizeof(request));
     SmallReply room;
     Answer answer;
-    const int ret = exchange(packet, Op::kHello, room.bytes, answer);
+    const int ret = exchange(packet, Op::kHello, room.bytes, answer, -1, patience_ms);
     return ret != 0 ? ret : read_hello(answer.packet, number_, seed_, version_);
 }
 
-int Connection::open(const SocketPath &path, const DomainKey &domain) noexcept {
+int Connection::open(const SocketPath &path, const DomainKey &domain, int patience_ms) noexcept {
     domain_ = domain;
-    int ret = connect(path);
+    int ret = connect(path, patience_ms);
     if (ret == 0)
-        ret = greet(kVersion);
+        ret = greet(kVersion, patience_ms);
     if (ret == -ECONNRESET) { // by a broker of version 2, perhaps
         close();
-        ret = connect(path);
+        ret = connect(path, patience_ms);
         if (ret == 0)
-            ret = greet(kOldestVersion);
+            ret = greet(kOldestVersion, patience_ms);
     }
     if (ret != 0)
         close();
+    else
+        set_patience(fd_, kReplyMs);
     return ret;
 }
 
@@ -239,7 +247,7 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
 }
 
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
-                       std::span<std::byte> buffer, Attached *attached) noexcept {
+                       std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept {
     LookupRequest request{};
     request.flags =
         static_cast<std::uint16_t>((reserve ? kReserve : 0) | (attached != nullptr ? kAttach : 0));
@@ -252,7 +260,7 @@ int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std:
     Answer answer;
     std::uint32_t pages = 0;
     int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
-                       reserve ? kReplyMs + kPatienceMs : kReplyMs);
+                       reserve ? patience_ms + kPatienceMs : patience_ms);
     if (ret == 0)
         ret = read_lookup(answer.packet, number_, places, pages);
     // Without one, if there was no room for a descriptor: get() will say so.
@@ -261,6 +269,29 @@ int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std:
     if (check_segment(answer.fd(), pages) != 0)
         return -EPROTO;
     *attached = {.fd = answer.release(), .pages = pages};
+    return 0;
+}
+
+int Connection::begin_make(MakeRequest request, int file) noexcept {
+    if (!alive())
+        return -ECONNRESET;
+    if (version_ < 3)
+        return -EOPNOTSUPP;
+    return send(bytes_of(request), Op::kMake, file, MSG_DONTWAIT);
+}
+
+int Connection::end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept {
+    SmallReply room;
+    Answer answer;
+    std::uint32_t pages = 0;
+    int ret = alive() ? receive(room.bytes, patience_ms, answer) : -ECONNRESET;
+    if (ret == 0)
+        ret = read_make(answer.packet, number_, segment, pages);
+    if (ret != 0)
+        return ret;
+    if (answer.fd() < 0 || check_segment(answer.fd(), pages) != 0)
+        return -EPROTO;
+    attached = {.fd = answer.release(), .pages = pages};
     return 0;
 }
 
@@ -380,8 +411,8 @@ bool ConnectionPool::take(std::size_t slot, bool idle) noexcept {
     return true;
 }
 
-int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
-                            std::size_t &slot) noexcept {
+template <class Open>
+int ConnectionPool::acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept {
     for (slot = 0; slot < kSlots; ++slot) {
         if (!take(slot, true))
             continue;
@@ -394,13 +425,27 @@ int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
             if (!take(slot, idle))
                 continue;
             at(slot).close();
-            const int ret = open_connection(at(slot), path, domain);
+            const int ret = open(at(slot));
             if (ret != 0)
                 put_back(slot);
             return ret;
         }
     }
     return -EAGAIN;
+}
+
+int ConnectionPool::acquire(const SocketPath &path, const DomainKey &domain,
+                            std::size_t &slot) noexcept {
+    return acquire(domain, slot, [&](Connection &connection) {
+        return open_connection(connection, path, domain);
+    });
+}
+
+int ConnectionPool::acquire_existing(const SocketPath &path, const DomainKey &domain,
+                                     int patience_ms, std::size_t &slot) noexcept {
+    return acquire(domain, slot, [&](Connection &connection) {
+        return connection.open(path, domain, patience_ms);
+    });
 }
 
 int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {

@@ -53,7 +53,8 @@ class Connection {
   public:
     Connection() noexcept = default;
 
-    int open(const SocketPath &path, const DomainKey &domain) noexcept;
+    // `patience_ms` bounds each step of it.
+    int open(const SocketPath &path, const DomainKey &domain, int patience_ms = kReplyMs) noexcept;
     // Returns true if the descriptor is still the socket that open() made: a program may
     // have closed it, and put another file in its place.
     [[nodiscard]] bool alive() const noexcept;
@@ -68,7 +69,13 @@ class Connection {
     // `places` gets one place for each hash. `buffer` is scratch memory of at
     // least kMaxPacket bytes, here and below.
     int lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
-               std::span<std::byte> buffer, Attached *attached = nullptr) noexcept;
+               std::span<std::byte> buffer, Attached *attached = nullptr,
+               int patience_ms = kReplyMs) noexcept;
+    // Asks for a segment of a part of a file, and waits for it. Between the two nothing
+    // else may be asked here; after ETIMEDOUT the connection is of no use any more.
+    // EDQUOT, EAGAIN: no room for more; EINVAL: of no such file; ENODATA: it is shorter.
+    int begin_make(MakeRequest request, int file) noexcept;
+    int end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept;
     // A checked descriptor of the segment in `fd`, its size in `pages`.
     int get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept;
     int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
@@ -93,8 +100,8 @@ class Connection {
   private:
     class Answer;
 
-    int connect(const SocketPath &path) noexcept;
-    int greet(std::uint16_t version) noexcept;
+    int connect(const SocketPath &path, int patience_ms) noexcept;
+    int greet(std::uint16_t version, int patience_ms) noexcept;
     int send(std::span<std::byte> packet, Op op, int fd, int flags = 0) noexcept;
     [[nodiscard]] int wait(int patience_ms) const noexcept;
     int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
@@ -123,6 +130,9 @@ class ConnectionPool {
     // One for the caller alone; starts a broker if there is none. -EAGAIN: all
     // are in use.
     int acquire(const SocketPath &path, const DomainKey &domain, std::size_t &slot) noexcept;
+    // The same if a broker runs already, with a bound on each step of connecting to it.
+    int acquire_existing(const SocketPath &path, const DomainKey &domain, int patience_ms,
+                         std::size_t &slot) noexcept;
     // Of an acquired one: a new connection in place of one that broke.
     int reopen(const SocketPath &path, std::size_t slot) noexcept;
     void put_back(std::size_t slot) noexcept;
@@ -139,6 +149,8 @@ class ConnectionPool {
     };
     static std::uint64_t word(State state) noexcept;
     bool take(std::size_t slot, bool idle) noexcept;
+    template <class Open>
+    int acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept;
 
     Slot slots_[kSlots];
 };

@@ -90,6 +90,19 @@ int read_publish(Packet packet, std::uint32_t number, std::uint32_t &segment) no
     return 0;
 }
 
+int read_make(Packet packet, std::uint32_t number, std::uint32_t &segment,
+              std::uint32_t &pages) noexcept {
+    MakeReply reply{};
+    const int ret = read_whole(packet, Op::kMake, number, reply);
+    if (ret != 0)
+        return ret;
+    if (!is_segment(reply.segment) || reply.pages == 0 || reply.pages > kMaxPages)
+        return -EPROTO;
+    segment = reply.segment;
+    pages = reply.pages;
+    return 0;
+}
+
 int read_release(Packet packet, std::uint32_t number) noexcept {
     ReplyHeader reply{};
     return read_whole(packet, Op::kRelease, number, reply);

@@ -26,6 +26,8 @@ int read_lookup(Packet packet, std::uint32_t number, std::span<Place> places,
 int read_get(Packet packet, std::uint32_t number, std::uint32_t segment,
              std::uint32_t &pages) noexcept;
 int read_publish(Packet packet, std::uint32_t number, std::uint32_t &segment) noexcept;
+int read_make(Packet packet, std::uint32_t number, std::uint32_t &segment,
+              std::uint32_t &pages) noexcept;
 int read_release(Packet packet, std::uint32_t number) noexcept;
 int read_stats(Packet packet, std::uint32_t number, StatsReply &stats) noexcept;
 // `text` is a part of the packet, without a terminating zero.

@@ -38,6 +38,7 @@ enum class Op : std::uint16_t {
                 // the broker is to look at its mappings soon.
     kStats,     // of the domain
     kMetrics,   // of the broker, as text
+    kMake,      // make a segment of a part of this file (since version 3)
 };
 
 struct Header {
@@ -146,6 +147,27 @@ struct PublishReply {
     std::uint32_t reserved = 0;
 };
 
+enum MakeFlag : std::uint32_t {
+    // The client maps page 0 where a huge page could begin.
+    kAligned = 1U << 0,
+};
+
+// With the descriptor of a regular file, open for reading. The reply waits until the
+// segment is there; requests for the same that come meanwhile get the same one.
+struct MakeRequest {
+    Header header;
+    std::uint64_t offset = 0;   // bytes, where page 0 begins
+    std::uint64_t likeness = 0; // equal in requests that expect the same content
+    std::uint32_t pages = 0;
+    std::uint32_t flags = 0;
+};
+
+struct MakeReply { // with the descriptor
+    ReplyHeader reply;
+    std::uint32_t segment = 0;
+    std::uint32_t pages = 0;
+};
+
 struct ReportRequest {
     Header header;
     std::uint32_t segment = 0;
@@ -176,6 +198,7 @@ static_assert(sizeof(LookupReply) + kMaxPages * sizeof(Place) <= kMaxPacket);
 static_assert(sizeof(ReplyHeader) + kMaxText <= kMaxPacket);
 static_assert(sizeof(HelloRequest) == 48 && sizeof(HelloReply) == 40 && sizeof(ReplyHeader) == 24);
 static_assert(kHelloRequestV2 == 40 && kHelloReplyV2 == 32 && sizeof(LookupRequest) == 24);
+static_assert(sizeof(MakeRequest) == 40 && sizeof(MakeReply) == 32);
 static_assert(sizeof(ReportRequest) == 32 && sizeof(StatsReply) == 64 && sizeof(Place) == 8);
 
 // Takes the fixed part of a packet out of `bytes`; false if it is too short.

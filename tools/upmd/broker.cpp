@@ -17,10 +17,11 @@ using store::Header;
 using store::Op;
 using store::Place;
 
-Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random)
+Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make)
     : limits_(limits), send_(std::move(send)), random_(std::move(random)),
       catalog_(HashKey{.low = random_(), .high = random_()}), ledger_(limits),
-      usage_(limits, catalog_, [this](Segment &segment) { drop(segment); }) {}
+      usage_(limits, catalog_, [this](Segment &segment) { drop(segment); }),
+      make_(std::move(make)) {}
 
 Broker::~Broker() = default;
 
@@ -47,6 +48,13 @@ void Broker::disconnect(ClientId id, std::uint64_t now) {
         return;
     if (client->parked != nullptr)
         ledger_.take(client->owner, &Account::parked, 1);
+    if (const auto job = jobs_.find(client->job); job != jobs_.end()) {
+        ledger_.take(client->owner, &Account::parked, 1);
+        std::erase_if(job->second->waiting,
+                      [&](const Job::Waiting &waiting) { return waiting.client == id; });
+    }
+    if (ledger_.process(client->owner.process).clients == 0)
+        made_alone_.erase(client->owner.process);
     std::erase(domain->parked, id);
     totals_.reservations_lost += client->reserved.empty() ? 0 : 1;
     end_reservation(*client, now);
@@ -82,12 +90,13 @@ bool Broker::handle(ClientId id, std::span<const std::byte> packet, Brought brou
     Header header{};
     const auto is = [&](Op op) { return header.op == static_cast<std::uint16_t>(op); };
     // One request at a time: nothing may come while one is parked, but reports.
-    const bool good =
-        store::take(packet, header) && header.magic == store::kMagic &&
-        header.length == whole.size() && (client.parked == nullptr || is(Op::kReport)) &&
-        (!any_fd || is(Op::kPublish)) && (client.domain == nullptr) == is(Op::kHello) &&
-        (is(Op::kHello) || header.version == client.version) &&
-        dispatch(client, header, whole, std::move(brought), now);
+    const bool good = store::take(packet, header) && header.magic == store::kMagic &&
+                      header.length == whole.size() &&
+                      ((client.parked == nullptr && client.job == 0) || is(Op::kReport)) &&
+                      (!any_fd || is(Op::kPublish) || is(Op::kMake)) &&
+                      (client.domain == nullptr) == is(Op::kHello) &&
+                      (is(Op::kHello) || header.version == client.version) &&
+                      dispatch(client, header, whole, std::move(brought), now);
     if (!good)
         ++totals_.bad;
     return good;
@@ -105,6 +114,8 @@ bool Broker::dispatch(Client &client, const Header &header, std::span<const std:
         return get(client, packet, now);
     case Op::kPublish:
         return publish(client, packet, std::move(brought), now);
+    case Op::kMake:
+        return make(client, packet, std::move(brought));
     case Op::kReport:
         return report(client, packet, now);
     case Op::kRelease:
@@ -288,7 +299,7 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
     head.count = static_cast<std::uint32_t>(count);
     int fd = -1;
     if ((request.flags & store::kAttach) != 0 && first != nullptr) {
-        usage_.use(client.id, *first, false, now);
+        hand_out(client, *first, false, now);
         fd = first->fd.get();
         head.pages = static_cast<std::uint32_t>(first->pages.size());
     }
@@ -326,7 +337,7 @@ bool Broker::get(Client &client, std::span<const std::byte> packet, std::uint64_
         fail(client, request.header, -ENOENT);
         return true;
     }
-    usage_.use(client.id, *segment, false, now);
+    hand_out(client, *segment, false, now);
     store::GetReply answer{};
     answer.segment = request.segment;
     answer.pages = static_cast<std::uint32_t>(segment->pages.size());
@@ -372,7 +383,7 @@ bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought 
         totals_.published += hashes.size();
         Segment &segment =
             catalog_.add(*client.domain, client.owner, hashes, std::move(brought.fd), inode);
-        usage_.use(client.id, segment, true, now);
+        hand_out(client, segment, true, now);
         store::PublishReply answer{};
         answer.segment = client.names.add(segment.id);
         ledger_.add(client.owner, &Account::names, 1);

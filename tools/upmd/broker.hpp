@@ -10,6 +10,7 @@
 #include "libupm/store/wire.hpp"
 #include "tools/upmd/catalog.hpp"
 #include "tools/upmd/ledger.hpp"
+#include "tools/upmd/maker.hpp"
 #include "tools/upmd/usage.hpp"
 
 #include <cstddef>
@@ -37,6 +38,10 @@ struct Peer {
 // A packet for a client; fd is -1 or stays the broker's.
 using Send = std::function<void(ClientId, std::span<const std::byte> packet, int fd)>;
 
+// Has a segment made for a user; made() gets what comes of it. A task without pages only
+// has its file closed, which may take as long as a stranger likes.
+using Make = std::function<void(uid_t, MakeTask)>;
+
 // The descriptor that came with a packet, or why there is none.
 struct Brought {
     Descriptor fd;
@@ -46,7 +51,7 @@ struct Brought {
 class Broker {
   public:
     // `random` gives the seeds of hashes and tables; tests have their own.
-    Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random);
+    Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make = {});
     ~Broker();
     Broker(const Broker &) = delete;
     Broker &operator=(const Broker &) = delete;
@@ -59,6 +64,9 @@ class Broker {
     // and the client is to be disconnected.
     [[nodiscard]] bool handle(ClientId id, std::span<const std::byte> packet, Brought brought,
                               std::uint64_t now);
+
+    // A task of `make` is done.
+    void made(Made result, std::uint64_t now);
 
     // Ends what is over, and gives the time of the next call (0: none is needed).
     std::uint64_t expire(std::uint64_t now);
@@ -78,6 +86,7 @@ class Broker {
 
   private:
     struct Client;
+    struct Job;
     struct Parked;
 
     bool hello(Client &client, const store::Header &header, std::span<const std::byte> packet);
@@ -88,6 +97,11 @@ class Broker {
     bool get(Client &client, std::span<const std::byte> packet, std::uint64_t now);
     bool publish(Client &client, std::span<const std::byte> packet, Brought brought,
                  std::uint64_t now);
+    bool make(Client &client, std::span<const std::byte> packet, Brought brought);
+    [[nodiscard]] int admit(const Client &client, const Brought &brought,
+                            const store::MakeRequest &request) const;
+    Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
+    void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);
     void stats(const Client &client, const store::Header &header) const;
     void describe(const Client &client, const store::Header &header) const;
@@ -117,6 +131,12 @@ class Broker {
     Usage usage_;
     std::map<ClientId, std::unique_ptr<Client>> clients_;
     ClientId last_client_ = 0;
+    Make make_;
+    std::map<std::uint64_t, std::unique_ptr<Job>> jobs_;
+    std::uint64_t last_job_ = 0;
+    // Pages that were made for a process and that nobody else has used, whether or not
+    // they are still there.
+    std::unordered_map<std::uint64_t, std::uint64_t> made_alone_;
     std::uint64_t next_ = 0; // no reservation and no patience ends before; 0: none does
 
     struct Totals {
@@ -124,6 +144,7 @@ class Broker {
         std::uint64_t misses = 0;    // and those that were not
         std::uint64_t waits = 0;     // requests that waited for another client
         std::uint64_t published = 0; // pages
+        std::uint64_t made = 0;      // pages, of files that clients loaded
         std::uint64_t refused = 0;   // by quota, or a segment that is not as it must be
         std::uint64_t bad = 0;       // packets that are not of the protocol
         std::uint64_t reservations_lost = 0;

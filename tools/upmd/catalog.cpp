@@ -18,7 +18,7 @@ Domain &Catalog::domain(const std::string &name, bool &made) {
 }
 
 void Catalog::leave(Domain &domain) {
-    if (domain.members.empty() && domain.segments == 0)
+    if (domain.members.empty() && domain.segments == 0 && domain.jobs == 0)
         domains_.erase(std::string(domain.name));
 }
 

@@ -50,6 +50,7 @@ struct Segment {
     std::uint64_t users = 0;  // clients that have it
     std::uint64_t mapped = 0; // pages, in all of them
     bool shared = false;      // a second process had it
+    bool made = false;        // by this broker, from a file
     std::uint64_t unused_since = 0;
 
     [[nodiscard]] std::uint64_t saved() const {
@@ -69,6 +70,7 @@ struct Domain {
     HashTable<ClientId> reserved;
     std::uint64_t segments = 0;
     std::uint64_t pages = 0;
+    std::uint64_t jobs = 0; // that make segments
     std::vector<ClientId> members;
     std::deque<ClientId> parked; // in the order of their requests
 };
@@ -79,7 +81,7 @@ class Catalog {
 
     // The domain of that name, made if there is none: `made` says so.
     Domain &domain(const std::string &name, bool &made);
-    // Forgets a domain that has neither members nor segments.
+    // Forgets a domain that has no members, segments and jobs.
     void leave(Domain &domain);
 
     Segment &add(Domain &domain, const Owner &owner, std::span<const std::uint64_t> hashes,

@@ -60,6 +60,19 @@ struct Broker::Parked {
     std::uint64_t behind = 0; // a hash that somebody else has reserved
 };
 
+// A segment that is being made, and for whom.
+struct Broker::Job {
+    std::uint64_t number = 0;
+    Domain *domain = nullptr;
+    Owner owner;
+    store::MakeRequest request; // the first one
+    struct Waiting {
+        ClientId client = 0;
+        store::Header header; // of its request
+    };
+    std::vector<Waiting> waiting;
+};
+
 struct Broker::Client {
     ClientId id = 0;
     Peer peer;
@@ -70,6 +83,7 @@ struct Broker::Client {
     std::uint64_t reserved_until = 0;
     Names names;
     std::unique_ptr<Parked> parked;
+    std::uint64_t job = 0; // that it waits for
 };
 
 template <class Reply>

@@ -62,6 +62,10 @@ bool Ledger::may_name(const Owner &owner) const {
     return account_of(users_, owner.uid).names < limits_.user_names;
 }
 
+Account Ledger::process(std::uint64_t process) const {
+    return account_of(processes_, process);
+}
+
 Account Ledger::user(uid_t uid) const {
     return account_of(users_, uid);
 }

@@ -18,7 +18,7 @@ struct Limits {
     std::uint64_t client_pages = 0;     // of one process
     std::uint32_t max_segments = 65536; // each holds one descriptor
     std::uint32_t user_segments = 65536;
-    std::uint32_t user_parked = 64;       // look-ups of one user that wait
+    std::uint32_t user_parked = 64;       // requests of one user that wait
     std::uint32_t user_names = 262'144;   // segments that its clients have a number for
     std::uint64_t expire_ms = 0;          // after the last user of what several used
     std::uint64_t reservation_ms = 1'000; // until it is anybody's again
@@ -26,6 +26,8 @@ struct Limits {
     std::uint64_t look_ms = 10'000;       // between two looks at a process's mappings
     std::uint64_t look_soon_ms = 1'000;   // the same if it has published or unmapped
     std::uint64_t blind_ms = 60'000;      // the same if they cannot be read
+    // Pages that are made for a process before another one uses some of them.
+    std::uint64_t alone_pages = 262'144;
 };
 
 // Who pays.
@@ -58,6 +60,7 @@ class Ledger {
 
     [[nodiscard]] const Account &all() const { return all_; }
     [[nodiscard]] Account user(uid_t uid) const;
+    [[nodiscard]] Account process(std::uint64_t process) const;
     friend bool operator==(const Ledger &a, const Ledger &b) {
         return a.all_ == b.all_ && a.users_ == b.users_ && a.processes_ == b.processes_;
     }

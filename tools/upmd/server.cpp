@@ -2,6 +2,7 @@
 #include "tools/upmd/server.hpp"
 
 #include "libupm/base/system.hpp"
+#include "libupm/store/load.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -17,6 +18,19 @@ namespace upm::upmd {
 namespace {
 
 constexpr std::uint64_t kMetricsMs = 10'000;
+// Threads that make segments, of all users and of one.
+constexpr std::size_t kMakers = 8;
+constexpr std::size_t kUserMakers = 2;
+
+// A segment to be published, or a file to make one of. Called where it may block.
+bool is_welcome(int fd) {
+    return broker::is_memfd(fd) || store::sharable_size(fd) != 0;
+}
+
+bool is_make(std::span<const std::byte> packet) {
+    store::Header header{};
+    return store::take(packet, header) && header.op == static_cast<std::uint16_t>(store::Op::kMake);
+}
 
 std::uint64_t random_seed() {
     std::uint64_t seed = 0;
@@ -29,18 +43,21 @@ std::uint64_t random_seed() {
 
 Server::Server(broker::Listener &listener, const Settings &settings)
     : settings_(settings), listener_(listener),
+      maker_({.threads = kMakers, .user_threads = kUserMakers}, make_segment),
       broker_(
           settings.limits,
           [this](ClientId id, std::span<const std::byte> packet, int fd) {
               sockets_.send(id, packet, std::span(&fd, fd >= 0 ? 1U : 0U));
           },
-          random_seed),
+          random_seed, [this](uid_t uid, MakeTask task) { maker_.add(uid, std::move(task)); }),
       sockets_(listener.take(),
                {.clients = settings.clients,
                 .user_clients = settings.user_clients,
-                .bytes = store::kMaxPacket},
+                .bytes = store::kMaxPacket,
+                .welcome = is_welcome},
                *this) {
     sockets_.also_watch(watcher_.event(), [this] { take_looks(); });
+    sockets_.also_watch(maker_.event(), [this] { take_made(); });
     if (listener_.watch() >= 0)
         sockets_.also_watch(listener_.watch(), [this] { listen_again(); });
 }
@@ -68,6 +85,10 @@ bool Server::handle(ClientId id, std::span<const std::byte> packet,
         brought.fd = std::move(attachments.fds.front());
     else if (attachments.lost || attachments.unwelcome)
         brought.error = attachments.lost ? EMFILE : EINVAL;
+    if (brought.fd && !broker::is_memfd(brought.fd.get()) && !is_make(packet)) {
+        maker_.add(0, {.file = std::move(brought.fd)}); // closing it may block
+        brought.error = EINVAL;
+    }
     return broker_.handle(id, packet, std::move(brought), now_ms());
 }
 
@@ -84,6 +105,11 @@ void Server::begin_looks(std::uint64_t now) {
 void Server::take_looks() {
     for (const Watcher::Result &result : watcher_.take_results())
         broker_.usage().seen(result.process, result.look, result.started, now_ms());
+}
+
+void Server::take_made() {
+    for (Made &result : maker_.take_results())
+        broker_.made(std::move(result), now_ms());
 }
 
 void Server::listen_again() {

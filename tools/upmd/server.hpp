@@ -8,6 +8,7 @@
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
 #include "tools/upmd/broker.hpp"
+#include "tools/upmd/maker.hpp"
 #include "tools/upmd/processes.hpp"
 #include "tools/upmd/watcher.hpp"
 
@@ -48,10 +49,12 @@ class Server final : public broker::Service {
     [[nodiscard]] bool idle_for_long(std::uint64_t now);
     void begin_looks(std::uint64_t now);
     void take_looks();
+    void take_made();
     void listen_again();
 
     Settings settings_;
     broker::Listener &listener_;
+    Maker maker_;
     Broker broker_;
     Processes processes_;
     Watcher watcher_;

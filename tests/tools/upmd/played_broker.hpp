@@ -37,14 +37,14 @@ class PlayedBroker : public testing::Test {
         limits.max_pages = limits.quota_pages = limits.client_pages = 100'000;
         return limits;
     }
-    void begin(const upmd::Limits &limits) {
+    void begin(const upmd::Limits &limits, upmd::Make make = {}) {
         broker_ = std::make_unique<upmd::Broker>(
             limits,
             [this](Id id, std::span<const std::byte> packet, int fd) {
                 answers_[id] = {packet.begin(), packet.end()};
                 attached_[id] = fd;
             },
-            [this] { return ++seed_; });
+            [this] { return ++seed_; }, std::move(make));
     }
     upmd::Broker &broker() {
         if (broker_ == nullptr)
@@ -127,6 +127,8 @@ class PlayedBroker : public testing::Test {
             count += place.segment == segment ? 1 : 0;
         return count;
     }
+
+    int attached(Id id) { return attached_[id]; }
 
     // Publishes one segment with these hashes. `inode` gets what shows it in mappings.
     int publish(Id id, const Hashes &hashes, std::uint64_t *inode = nullptr) {

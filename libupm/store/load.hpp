@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+//
+// Sharing on load: a read of a file whose whole pages are mapped from segments in place
+// of being copied. Nothing is frozen, since only pages that do not exist yet are
+// replaced; and nothing is trusted, since every byte of a segment is compared with what
+// this process reads from its own descriptor before it is mapped. Whatever goes wrong,
+// the rest is read plainly. docs/store.md describes the method.
+#ifndef UPM_STORE_LOAD_HPP
+#define UPM_STORE_LOAD_HPP
+
+#include "libupm/engine/backend.hpp"
+#include "libupm/mm/aligned_range.hpp"
+#include "libupm/mm/pagemap.hpp"
+#include "libupm/store/client.hpp"
+#include "libupm/store/run_budget.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace upm::store {
+
+// Remembers, for all loads of a process, whether the broker answers in time. A broker
+// that does not is asked again later and later, up to a minute.
+class Patience {
+  public:
+    // Returns true if the broker may be asked now.
+    [[nodiscard]] bool good() const noexcept;
+    void failed() noexcept;
+    void answered() noexcept { failures_.store(0, std::memory_order_relaxed); }
+
+  private:
+    std::atomic<std::uint64_t> not_before_ns_{0};
+    std::atomic<std::uint32_t> failures_{0};
+};
+
+// Returns the size in bytes of a file whose content can be shared: a regular one, open
+// for reading and not for direct I/O, on a file system that keeps what it reads in the
+// page cache and serves it without a program in between. 0 for all others.
+std::uint64_t sharable_size(int fd) noexcept;
+
+class Load {
+  public:
+    // Bytes: less is not worth a mapping of its own.
+    static constexpr std::size_t kLeast = 64UL << 10U;
+
+    struct Tools {
+        const SocketPath &path;
+        ConnectionPool &pool;
+        RunBudget &budget;
+        Patience &patience;
+    };
+    Load(const Tools &tools, const DomainKey &domain, const LoadCall &call,
+         upm_load_counts &counts) noexcept;
+    Load(const Load &) = delete;
+    Load &operator=(const Load &) = delete;
+    ~Load();
+
+    // Returns what Backend::load does.
+    std::int64_t run() noexcept;
+
+  private:
+    // Consecutive whole pages that do not exist yet, and where their content may be.
+    struct Window {
+        std::byte *at = nullptr;
+        std::uint64_t offset = 0; // of the file
+        std::size_t size = 0;     // bytes, whole pages
+        std::byte *piece = nullptr;
+        std::size_t sampled = 0; // bytes at its beginning that are in `piece`
+        std::size_t slot = ConnectionPool::kSlots;
+        Place place;
+        Connection::Attached segment;
+        bool asked = false; // the broker is making a segment
+        bool made = false;  // it has
+    };
+    struct Scratch;
+
+    bool begin() noexcept;
+    std::int64_t share(std::byte *at, std::uint64_t offset, std::size_t size) noexcept;
+    std::int64_t copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept;
+    [[nodiscard]] std::size_t next_window(const std::byte *at, std::size_t size,
+                                          bool &none) noexcept;
+    void prepare(Window &window) noexcept;
+    bool find(Window &window, std::uint64_t &likeness) noexcept;
+    void ask_for(Window &window, std::uint64_t likeness) noexcept;
+    void await(Window &window) noexcept;
+    [[nodiscard]] int patience_ms(std::uint64_t ms) const noexcept;
+    std::int64_t finish(Window &window) noexcept;
+    std::int64_t compare_and_map(Window &window, std::size_t size) noexcept;
+    bool map_run(const Window &window, std::size_t start, std::size_t end) noexcept;
+    [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
+    void forget(Window &window) noexcept;
+    void give_up() noexcept;
+
+    Tools tools_;
+    const DomainKey domain_;
+    const LoadCall call_;
+    upm_load_counts &counts_;
+    PageMap pagemap_;
+    AlignedRange view_;
+    Scratch *scratch_ = nullptr;
+    std::uint64_t piece_ns_ = 0; // what reading one piece took
+    std::uint64_t crowding_ = 1; // threads for each processor
+    std::size_t slots_[2];       // connections, for windows by turns
+    std::size_t turn_ = 0;
+    bool talk_ = true; // the broker may still be asked
+    bool make_ = true; // and asked to make segments
+};
+
+} // namespace upm::store
+
+#endif // UPM_STORE_LOAD_HPP

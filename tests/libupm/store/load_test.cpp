@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: MIT
+//
+// Loads with the backend store when things go wrong: what a program reads is what the
+// file holds, and nobody waits for the broker.
+#include "libupm/base/system.hpp"
+#include "libupm/mm/pagemap.hpp"
+#include "libupm/store/hash.hpp"
+#include "libupm/store/load.hpp"
+#include "tests/libupm/store/fixture.hpp"
+#include "tests/libupm/store/proxy.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <fcntl.h>
+#include <memory>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+namespace upm::test {
+
+namespace {
+
+constexpr std::size_t kPagesOfFile = 5000; // more than a window
+
+class StoreLoad : public StoreTest {
+  protected:
+    StoreLoad() {
+        const Pages content(kPagesOfFile);
+        fill_pattern(content, 7);
+        dir_.write("file", {content.data(), content.size()});
+        fd_ = ::open((dir_.path() + "/file").c_str(), O_RDWR | O_CLOEXEC);
+    }
+    ~StoreLoad() override { ::close(fd_); }
+
+    // Loads the file, and expects its bytes.
+    std::int64_t load(const Pages &into, std::size_t offset = 0) {
+        loaded = {};
+        const std::int64_t got = backend.load({.fd = fd_,
+                                               .offset = offset,
+                                               .into = reinterpret_cast<std::byte *>(into.data()),
+                                               .len = into.size(),
+                                               .ordinary = true},
+                                              loaded);
+        EXPECT_EQ(loaded.shared + loaded.made + loaded.copied,
+                  static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0)));
+        return got;
+    }
+    void expect_whole_file() {
+        const Pages into(kPagesOfFile);
+        EXPECT_EQ(load(into), static_cast<std::int64_t>(into.size()));
+        EXPECT_TRUE(has_pattern(into, 7));
+    }
+    // The same until nothing of it was copied: on a busy machine the broker may be late.
+    std::unique_ptr<Pages> load_without_copies() {
+        for (int i = 0; i < 100; ++i) {
+            auto into = std::make_unique<Pages>(kPagesOfFile);
+            EXPECT_EQ(load(*into), static_cast<std::int64_t>(into->size()));
+            EXPECT_TRUE(has_pattern(*into, 7));
+            if (loaded.copied == 0)
+                return into;
+            ::usleep(200'000);
+        }
+        return nullptr;
+    }
+    [[nodiscard]] int file() const { return fd_; }
+
+    upm_load_counts loaded{};
+
+  private:
+    TempDir dir_;
+    int fd_ = -1;
+};
+
+// Of pages that were read, how many are the program's own.
+std::size_t private_pages(const Pages &pages) {
+    const PageMap map;
+    std::vector<std::uint64_t> entries(pages.size() / page_size());
+    volatile char sum = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i)
+        sum = static_cast<char>(sum + pages.page(i)[0]);
+    EXPECT_EQ(map.read(reinterpret_cast<std::uint64_t>(pages.data()),
+                       static_cast<std::uint32_t>(entries.size()), entries.data()),
+              0);
+    return static_cast<std::size_t>(
+        std::count_if(entries.begin(), entries.end(), [](std::uint64_t entry) {
+            return (entry & kPagePresent) == 0 || (entry & kPageOfFile) == 0;
+        }));
+}
+
+TEST_F(StoreLoad, TakesNoMemoryOfTheProgram) {
+    ASSERT_EQ(open(), 0) << text;
+    const auto first = load_without_copies();
+    ASSERT_NE(first, nullptr);
+    EXPECT_NE(loaded.made, 0U) << "the broker makes the segments";
+    EXPECT_EQ(private_pages(*first), 0U);
+    const auto other = load_without_copies();
+    ASSERT_NE(other, nullptr);
+    const Pages &second = *other;
+    EXPECT_EQ(loaded.shared, second.size());
+    EXPECT_EQ(private_pages(second), 0U);
+    second.page(4711)[5] = 'w';
+    EXPECT_EQ(private_pages(second), 1U);
+    EXPECT_TRUE(has_pattern(*first, 7));
+}
+
+// At each packet of the talk.
+TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
+    for (const bool restart : {false, true}) {
+        for (int packet = 1;; ++packet) {
+            BrokerProcess victim;
+            const KillingProxy proxy(victim, packet, restart);
+            use(proxy.socket());
+            const int status = in_child([&] {
+                StoreBackend fresh;
+                Reason reason;
+                if (fresh.open(reason) != 0)
+                    return 0; // it died before there was anything to load
+                const Pages into(kPagesOfFile);
+                upm_load_counts sums{};
+                const std::int64_t got =
+                    fresh.load({.fd = file(),
+                                .into = reinterpret_cast<std::byte *>(into.data()),
+                                .len = into.size(),
+                                .ordinary = true},
+                               sums);
+                return got == static_cast<std::int64_t>(into.size()) && has_pattern(into, 7) ? 0
+                                                                                             : 1;
+            });
+            ASSERT_EQ(status, 0) << "packet " << packet;
+            if (!proxy.has_killed())
+                break;
+        }
+    }
+}
+
+// A frozen container's broker answers nobody. Its clients read plainly, and do not ask
+// again with each load.
+TEST_F(StoreLoad, StoppedBrokerIsLeftAlone) {
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
+    const std::uint64_t start = now_ms();
+    for (int i = 0; i < 20; ++i) {
+        expect_whole_file();
+        EXPECT_EQ(loaded.shared + loaded.made, 0U);
+    }
+    EXPECT_LT(now_ms() - start, 20U * 1000) << "a request waits for five seconds, a load must not";
+    ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
+}
+
+// Somebody publishes other bytes for the same hashes.
+TEST_F(StoreLoad, LyingSegmentsAreNeverMapped) {
+    ASSERT_EQ(open(), 0) << text;
+    store::SocketPath path;
+    (void)broker.socket().copy(path.text, sizeof(path.text) - 1);
+    store::Connection liar;
+    ASSERT_EQ(liar.open(path, {}), 0);
+    const Pages content(kPagesOfFile);
+    fill_pattern(content, 7);
+    const Pages other(512);
+    fill_pattern(other, 8);
+    std::vector<std::uint64_t> hashes(512);
+    for (std::size_t i = 0; i < hashes.size(); ++i)
+        hashes[i] = store::hash_bytes(content.page(i), page_size(), liar.seed());
+    std::vector<std::byte> buffer(store::kMaxPacket);
+    std::uint32_t segment = 0;
+    const int fd = make_segment(other.data(), other.size());
+    ASSERT_EQ(liar.publish(fd, hashes, segment, buffer), 0);
+    ::close(fd);
+    expect_whole_file();
+    EXPECT_GE(loaded.copied, 4U * 64 * page_size()) << "what was compared, and is not equal";
+}
+
+TEST_F(StoreLoad, FileThatEndsMeanwhile) {
+    ASSERT_EQ(open(), 0) << text;
+    expect_whole_file();
+    const auto size = static_cast<off_t>(kPagesOfFile * page_size());
+    std::atomic<bool> stop{false};
+    std::thread changer([&] {
+        while (!stop) {
+            EXPECT_EQ(::ftruncate(file(), size / 3 + 100), 0);
+            EXPECT_EQ(::ftruncate(file(), size), 0);
+        }
+    });
+    for (int i = 0; i < 20; ++i) {
+        const Pages into(kPagesOfFile);
+        const std::int64_t got = load(into);
+        EXPECT_GE(got, 0);
+        // What was there, or the zeros of a file that grew.
+        const Pages expected(kPagesOfFile);
+        fill_pattern(expected, 7);
+        for (std::int64_t at = 0; at < got; ++at) {
+            ASSERT_TRUE(into.data()[at] == expected.data()[at] || into.data()[at] == 0) << at;
+        }
+    }
+    stop = true;
+    changer.join();
+}
+
+TEST_F(StoreLoad, ManyThreadsOnOneDescriptor) {
+    ASSERT_EQ(open(), 0) << text;
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong{0};
+    for (int i = 0; i < 6; ++i) {
+        threads.emplace_back([&] {
+            for (int round = 0; round < 3; ++round) {
+                const Pages into(kPagesOfFile);
+                upm_load_counts sums{};
+                const std::int64_t got =
+                    backend.load({.fd = file(),
+                                  .into = reinterpret_cast<std::byte *>(into.data()),
+                                  .len = into.size(),
+                                  .ordinary = true},
+                                 sums);
+                wrong += got != static_cast<std::int64_t>(into.size()) || !has_pattern(into, 7);
+            }
+        });
+    }
+    for (std::thread &thread : threads)
+        thread.join();
+    EXPECT_EQ(wrong, 0);
+}
+
+// A descriptor that is none of a file that can be shared.
+TEST_F(StoreLoad, KindsOfFiles) {
+    EXPECT_EQ(store::sharable_size(file()), kPagesOfFile * page_size());
+    for (const char *name :
+         {"/proc/self/maps", "/sys/kernel/mm/transparent_hugepage/enabled", "/dev/zero", "/"}) {
+        const int fd = ::open(name, O_RDONLY | O_CLOEXEC);
+        EXPECT_EQ(store::sharable_size(fd), 0U) << name;
+        ::close(fd);
+    }
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    EXPECT_EQ(store::sharable_size(ends[0]), 0U);
+    ::close(ends[0]);
+    ::close(ends[1]);
+    EXPECT_EQ(store::sharable_size(-1), 0U);
+}
+
+} // namespace
+
+} // namespace upm::test

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+//
+// Segments that the broker makes from a client's file.
+#include "tests/tools/upmd/played_broker.hpp"
+#include "tools/upmd/maker.hpp"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+namespace upm::test {
+
+namespace {
+
+class UpmdMaking : public PlayedBroker {
+  protected:
+    static constexpr std::uint32_t kPages = 8;
+
+    UpmdMaking() {
+        const Pages content(kPages);
+        fill_pattern(content, 1);
+        dir_.write("file", {content.data(), content.size()});
+    }
+    int ask(Id id, std::uint64_t likeness = 7, std::uint32_t pages = kPages) {
+        upmd::Brought brought;
+        brought.fd = upmd::Descriptor(::open((dir_.path() + "/file").c_str(), O_RDONLY));
+        store::MakeRequest request{};
+        request.likeness = likeness;
+        request.pages = pages;
+        return say(id, store::Op::kMake, request, {}, std::move(brought));
+    }
+    // Has the tasks done that were begun.
+    void work() {
+        for (upmd::MakeTask &task : std::exchange(tasks, {}))
+            broker().made(upmd::make_segment(task), now_);
+    }
+    void SetUp() override {
+        begin(roomy(), [this](uid_t /*uid*/, upmd::MakeTask task) {
+            if (task.pages != 0) // else it is only to be closed
+                tasks.push_back(std::move(task));
+        });
+    }
+
+    std::vector<upmd::MakeTask> tasks;
+
+  private:
+    TempDir dir_;
+};
+
+TEST_F(UpmdMaking, EqualRequestsGetOneSegment) {
+    const Id first = join(1000);
+    const Id second = join(1000);
+    EXPECT_EQ(ask(first), 1) << "it waits";
+    EXPECT_EQ(ask(second), 1);
+    ASSERT_EQ(tasks.size(), 1U);
+    work();
+    for (const Id id : {first, second}) {
+        ASSERT_EQ(error(id), 0);
+        EXPECT_EQ(head<store::MakeReply>(id).pages, kPages);
+        EXPECT_GE(attached(id), 0);
+    }
+    EXPECT_TRUE(broker().consistent());
+}
+
+TEST_F(UpmdMaking, AnotherDomainGetsItsOwn) {
+    EXPECT_EQ(ask(join(1000, "a")), 1);
+    EXPECT_EQ(ask(join(1000, "b")), 1);
+    EXPECT_EQ(tasks.size(), 2U);
+    work();
+}
+
+TEST_F(UpmdMaking, FileThatIsTooShort) {
+    const Id id = join(1000);
+    EXPECT_EQ(ask(id, 7, kPages + 1), 1);
+    work();
+    EXPECT_EQ(error(id), -ENODATA);
+    EXPECT_EQ(ask(id), 1) << "and it may ask again";
+    work();
+    EXPECT_EQ(error(id), 0);
+}
+
+// Whoever asked may be gone when it is done; then nobody uses it.
+TEST_F(UpmdMaking, NobodyWaitsAnyMore) {
+    const Id id = join(1000);
+    EXPECT_EQ(ask(id), 1);
+    leave(id);
+    work();
+    EXPECT_TRUE(broker().idle());
+    EXPECT_TRUE(broker().consistent());
+}
+
+// A program that streams through a large file costs nobody anything for ever.
+TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
+    upmd::Limits limits = roomy();
+    limits.alone_pages = 3 * kPages;
+    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+        if (task.pages != 0)
+            tasks.push_back(std::move(task));
+    });
+    const Id alone = join(1000);
+    for (std::uint64_t likeness = 1; likeness <= 3; ++likeness) {
+        EXPECT_EQ(ask(alone, likeness), 1);
+        work();
+        ASSERT_EQ(error(alone), 0);
+        store::ReportRequest unmapped{};
+        unmapped.segment = head<store::MakeReply>(alone).segment;
+        unmapped.pages = -1;
+        (void)say(alone, store::Op::kReport, unmapped);
+    }
+    EXPECT_EQ(ask(alone, 4), -EDQUOT);
+    const Id other = join(1000);
+    EXPECT_EQ(ask(other, 5), 1) << "each has its own bound";
+    work();
+}
+
+TEST_F(UpmdMaking, QuotaIsALimit) {
+    upmd::Limits limits = roomy();
+    limits.client_pages = kPages;
+    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+        if (task.pages != 0)
+            tasks.push_back(std::move(task));
+    });
+    const Id id = join(1000);
+    EXPECT_EQ(ask(id, 1), 1);
+    work();
+    EXPECT_EQ(error(id), 0);
+    EXPECT_EQ(ask(id, 2), -EDQUOT);
+}
+
+TEST_F(UpmdMaking, RequestsThatAreNone) {
+    EXPECT_EQ(ask(join(1000), 1, 0), -1);
+    EXPECT_EQ(ask(join(1000), 1, store::kMaxPages + 1), -1);
+    const Id waits = join(1000);
+    EXPECT_EQ(ask(waits), 1);
+    EXPECT_EQ(lookup(waits, hashes_from(1, 3)), -1) << "one request at a time";
+    const Id none = join(1000);
+    store::MakeRequest request{};
+    request.pages = kPages;
+    request.likeness = 99;
+    EXPECT_EQ(say(none, store::Op::kMake, request), -EMFILE) << "no file came along";
+    work();
+}
+
+} // namespace
+
+} // namespace upm::test

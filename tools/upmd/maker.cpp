@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#include "tools/upmd/maker.hpp"
+
+#include "libupm/base/plain_read.hpp"
+#include "libupm/base/system.hpp"
+#include "libupm/store/hash.hpp"
+#include "libupm/store/segment.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <new>
+#include <span>
+#include <sys/stat.h>
+
+namespace upm::upmd {
+
+namespace {
+
+// It stays in a processor's second cache from the read to the copy.
+constexpr std::size_t kPiece = 256UL << 10U;
+constexpr std::size_t kSmallPage = 4096;
+
+// Reads, hashes and writes one part. 0 or -errno.
+int fill(const MakeTask &task, const store::SegmentWriter &writer, std::uint64_t at,
+         std::span<std::byte> piece, std::vector<std::uint64_t> &hashes) {
+    const std::int64_t got =
+        plain_read(task.file.get(), task.offset + at, piece.data(), piece.size());
+    if (got < 0)
+        return static_cast<int>(got);
+    if (static_cast<std::size_t>(got) < piece.size())
+        return -ENODATA;
+    for (std::size_t page = 0; page < piece.size(); page += page_size())
+        hashes.push_back(store::hash_bytes(piece.data() + page, page_size(), task.seed));
+    return writer.fill(at, piece);
+}
+
+int make(MakeTask &task, store::SegmentWriter &writer, std::vector<std::uint64_t> &hashes) {
+    const std::uint64_t size = task.pages * page_size();
+    const bool huge = task.aligned && page_size() == kSmallPage && store::huge_segments();
+    const std::uint64_t huge_runs = huge ? size / kHugePage : 0;
+    int ret = writer.create(size, static_cast<std::uint32_t>(huge_runs));
+    std::vector<std::byte> room(kPiece);
+    for (std::uint64_t at = 0; at < size && ret == 0;) {
+        const std::uint64_t part =
+            at < huge_runs * kHugePage ? kHugePage : size - huge_runs * kHugePage;
+        ret = writer.reserve(at, part);
+        const std::uint64_t end = at + part;
+        for (; at < end && ret == 0; at += kPiece) {
+            const std::span piece(room.data(), std::min<std::uint64_t>(kPiece, end - at));
+            ret = fill(task, writer, at, piece, hashes);
+        }
+        at = end;
+    }
+    return ret == 0 ? writer.seal() : ret;
+}
+
+} // namespace
+
+Made make_segment(MakeTask &task) {
+    Made made{.number = task.number, .error = 0, .fd = {}, .inode = 0, .hashes = {}};
+    if (task.pages == 0) {
+        task.file = broker::Descriptor();
+        return made;
+    }
+    try {
+        store::SegmentWriter writer;
+        made.hashes.reserve(task.pages);
+        made.error = make(task, writer, made.hashes);
+        made.fd = broker::Descriptor(writer.release());
+    } catch (const std::bad_alloc &) {
+        made.error = -ENOMEM;
+    }
+    struct stat status {};
+    if (made.error == 0 && ::fstat(made.fd.get(), &status) != 0)
+        made.error = -errno;
+    made.inode = status.st_ino;
+    task.file = broker::Descriptor();
+    return made;
+}
+
+} // namespace upm::upmd
