@@ -208,15 +208,15 @@ class Leaks(Case):
         return total
 
     def requests(self, **variables: str) -> None:
-        """A server with a new block of 16 MiB for each request: six of them."""
-        process = self.start(CHANGES, "requests", "6", **variables)
+        """A server with a new block of 16 MiB for each request: twelve of them."""
+        process = self.start(CHANGES, "requests", "12", **variables)
         assert process.stdout is not None
         requests = 0
         most = 0
         for line in process.stdout:
             requests += 1
             most = max(most, self.kept())
-            if line.startswith("request 5"):
+            if line.startswith("request 11"):
                 break
         # The broker looks a second after it was told, and every ten seconds.
         end = time.monotonic() + 30
@@ -226,8 +226,8 @@ class Leaks(Case):
         _, errors = process.communicate(input="")
         if process.returncode == NOTHING_TRIED:
             self.skipTest(f"nothing was merged here: {errors.strip()}")
-        self.assertEqual((process.returncode, requests), (0, 6), errors)
-        self.assertLess(most, 4 * 16 << 20, "while it ran")
+        self.assertEqual((process.returncode, requests), (0, 12), errors)
+        self.assertLess(most, 8 * 16 << 20, "while it ran, of 192 MiB in all")
         self.assertLess(left, 1 << 20, "at its end: what the program still has")
 
     def test_one_block_soon(self) -> None:
