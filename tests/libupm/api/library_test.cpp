@@ -180,7 +180,8 @@ TEST(Library, DomainsAreHandedOn) {
     const TempDir dir;
     const std::string log = dir.path() + "/log";
     const Finished done = fake_probe({"advise", "domain"}, "", {"FAKE_UPM_LOG=" + log});
-    EXPECT_THAT(done.out, HasSubstr("domain open\ncloexec 1\nin_domain ok"));
+    EXPECT_THAT(done.out, HasSubstr("ended closed\ndomain open\ncloexec 1\nin_domain ok"));
+    EXPECT_THAT(done.out, HasSubstr("stats_of_no_domain Bad file descriptor"));
     // A handle that is not open must not quietly mean the default domain.
     EXPECT_THAT(done.out, HasSubstr("in_no_domain EINVAL"));
     EXPECT_THAT(read_file(log),

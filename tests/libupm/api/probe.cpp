@@ -61,6 +61,10 @@ void keep_errno() {
 
 void domain_step() {
     std::byte key[16] = {};
+    int fd = -1;
+    if (const auto brief = upm::Domain::open(std::span<const std::byte, 16>(key)); brief)
+        fd = brief->fd();
+    std::printf("ended %s\n", fd >= 0 && ::fcntl(fd, F_GETFD) == -1 ? "closed" : "open");
     const upm::Result<upm::Domain> domain = upm::Domain::open(std::span<const std::byte, 16>(key));
     std::printf("domain %s\n", domain ? "open" : std::strerror(domain.error()));
     if (domain) {
@@ -68,6 +72,7 @@ void domain_step() {
         report("in_domain", upm::advise(memory(), size(), {.domain = &*domain}));
     }
     const upm::Domain closed;
+    std::printf("stats_of_no_domain %s\n", std::strerror(upm::stats(closed).error()));
     report("in_no_domain", upm::advise(memory(), size(), {.domain = &closed}));
 }
 
