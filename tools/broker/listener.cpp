@@ -53,8 +53,7 @@ void prepare_folder(const std::string &folder, unsigned mode) {
         throw std::runtime_error("the folder " + folder + " belongs to user " +
                                  std::to_string(status.st_uid) + ", not to this one");
     if ((status.st_mode & 022U) != 0 && !sticky)
-        throw std::runtime_error("others may write to the folder " + folder +
-                                 ": chmod go-w it");
+        throw std::runtime_error("others may write to the folder " + folder + ": chmod go-w it");
 }
 
 sockaddr_un address_of(const std::string &path) {
