@@ -53,6 +53,20 @@ TEST_F(UpmdProtocol, NumbersOfSegmentsCannotBeGuessed) {
     EXPECT_EQ(get(later, found.segment), -ENOENT) << "each connection has numbers of its own";
 }
 
+// With any other request one is a mistake, or an attempt to fill the broker's table.
+TEST_F(UpmdProtocol, DescriptorsComeWithSegmentsOnly) {
+    const Id client = join(0);
+    for (const Op op : {Op::kStats, Op::kRelease}) {
+        EXPECT_EQ(say(client, op, store::Header{}), 0);
+        upmd::Brought brought;
+        brought.fd = upmd::Descriptor(::dup(STDERR_FILENO));
+        EXPECT_EQ(say(client, op, store::Header{}, {}, std::move(brought)), -1);
+        upmd::Brought lost;
+        lost.error = EMFILE;
+        EXPECT_EQ(say(client, op, store::Header{}, {}, std::move(lost)), -1);
+    }
+}
+
 // Once a segment is gone, its number leads to no other one.
 TEST_F(UpmdProtocol, NumbersEndWithTheirSegments) {
     const Id client = join(0);
