@@ -69,6 +69,11 @@ TEST_F(KnobTest, Disabled) {
 // Over a limit, new content stays private; known content still merges.
 TEST_F(KnobTest, Limits) {
     for (const char *limit : {"max_pages", "domain_max_pages"}) {
+        // What nobody maps any more counts until it is swept.
+        ASSERT_TRUE(eventually([] {
+            sweep();
+            return statistic("pages_unused") == 0;
+        }));
         const Pattern pattern{Content::kDistinct, fresh_seed()};
         Actor a(Kind::kAnonymous, pattern, kPages);
         Actor b(Kind::kAnonymous, pattern, kPages);
