@@ -17,6 +17,7 @@
 #include "tools/pss-report/show/record.hpp"
 #include "tools/pss-report/show/series_output.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -68,6 +69,21 @@ Estimate estimate_of(const Options &options, const Snapshot &snapshot, Proc &pro
     return estimate(proc, snapshot, how);
 }
 
+bool in_group(const Container &container, GroupBy by) {
+    return by == GroupBy::kPod ? !container.pod.empty() : !container.runtime.empty();
+}
+
+// Nothing, or what to say in place of one row "(none)", or of a figure of nothing.
+std::string nobody_there(const Report &report) {
+    const bool containers = report.by == GroupBy::kContainer || report.by == GroupBy::kPod;
+    if (!containers || std::any_of(report.rows.begin(), report.rows.end(), [&](const Row &row) {
+            return in_group(row.container, report.by);
+        }))
+        return "";
+    return fmt::format("no process is in a {0}: --by cgroup or --by command tells others apart",
+                       name_of(report.by));
+}
+
 std::string rendered(const Options &options, const Report &report, const Snapshot &snapshot,
                      const Estimate *estimate) {
     const Style style = style_of(options);
@@ -91,11 +107,24 @@ std::string rendered(const Options &options, const Report &report, const Snapsho
     }
     const std::vector<std::string> fields =
         options.fields.empty() ? default_fields(options.by) : options.fields;
-    return to_table(report, snapshot, fields, style);
+    std::string table = to_table(report, snapshot, fields, style);
+    if (const std::string why = nobody_there(report); !why.empty())
+        table += why + "\n";
+    return table;
 }
 
 // Of recordings, or of what --watch saw.
 void write_figures(const Options &options, const std::vector<Series> &series) {
+    if (options.plot.empty() && options.html.empty())
+        return;
+    // add_snapshot() has left out who is in no group.
+    const bool somebody = std::any_of(series.begin(), series.end(), [](const Series &one) {
+        return !one.last.processes.empty();
+    });
+    if (!somebody)
+        if (const std::string why = nobody_there({.by = options.by, .rows = {}, .total = {}});
+            !why.empty())
+            throw Failure(why);
     const SeriesOptions how = series_options(options);
     if (!options.plot.empty())
         write_atomically(options.plot, draw(figure_of(series, how), Ground::kWhite));
@@ -105,6 +134,10 @@ void write_figures(const Options &options, const std::vector<Series> &series) {
 
 void write_figures(const Options &options, const Report &report, const Snapshot &snapshot,
                    const Estimate *estimate) {
+    if (options.plot.empty() && options.html.empty())
+        return;
+    if (const std::string why = nobody_there(report); !why.empty())
+        throw Failure(why);
     const SeriesOptions how = series_options(options);
     if (!options.plot.empty())
         write_atomically(options.plot,

@@ -32,7 +32,7 @@ constexpr OptionRow kOptions[] = {
     {"Selection", "cgroup", "those in this cgroup or below (shell pattern)", Takes::kList, "PATH"},
     {"Selection", "user", "those of this user (name or number)", Takes::kList, "USER"},
 
-    {"View", "by", "a row for each process, cgroup, container, user or command", Takes::kText,
+    {"View", "by", "a row for each process, cgroup, container, pod, user or command", Takes::kText,
      "GROUP"},
     {"View", "m,mappings", "split each row by what mappings are used for"},
     {"View", "exact", "count merged pages by their frames (root)"},

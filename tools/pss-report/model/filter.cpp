@@ -38,8 +38,12 @@ bool wanted(const Filter &filter, const Process &process) {
                [&](const std::string &user) {
                    return user == process.user || user == std::to_string(process.uid);
                }) &&
-           any(filter.cgroups,
-               [&](const std::string &cgroup) { return matches_cgroup(cgroup, process.cgroup); });
+           any(filter.cgroups, [&](const std::string &cgroup) {
+               return matches_cgroup(cgroup, process.cgroup) ||
+                      std::any_of(
+                          process.cgroups.begin(), process.cgroups.end(),
+                          [&](const std::string &path) { return matches_cgroup(cgroup, path); });
+           });
 }
 
 } // namespace upm::tool::pss

@@ -57,6 +57,8 @@ std::string group_key(const Process &process, GroupBy by) {
         return process.container.runtime.empty()
                    ? "(none)"
                    : process.container.runtime + "/" + process.container.id;
+    case GroupBy::kPod:
+        return process.container.pod.empty() ? "(none)" : process.container.pod;
     case GroupBy::kUser:
         return process.user;
     case GroupBy::kCommand:
@@ -103,8 +105,8 @@ std::vector<std::string> default_fields(GroupBy by) {
     for (const char *name :
          {"rss", "pss", "uss", "anon", "file", "shmem", "swap", "ksm", "upm", "saved"})
         fields.emplace_back(name);
-    constexpr std::array<const char *, 5> kLast = {"command", "cgroup", "container", "user",
-                                                   "command"};
+    constexpr std::array<const char *, 6> kLast = {"command", "cgroup",  "container",
+                                                   "user",    "command", "pod"};
     fields.emplace_back(kLast[static_cast<std::size_t>(by)]);
     return fields;
 }
@@ -119,7 +121,13 @@ std::string text_of(const Row &row, std::string_view field) {
     if (field == "cgroup")
         return row.cgroup;
     if (field == "container")
-        return row.container.id.empty() ? "(none)" : row.container.id;
+        return row.container.id.empty()     ? "(none)"
+               : row.container.name.empty() ? row.container.id
+                                            : row.container.name;
+    if (field == "pod")
+        return row.container.pod.empty()        ? "(none)"
+               : row.container.pod_name.empty() ? row.container.pod
+                                                : row.container.pod_name;
     if (field == "runtime")
         return row.container.runtime;
     if (field == "processes")

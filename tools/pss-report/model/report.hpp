@@ -13,9 +13,9 @@
 
 namespace upm::tool::pss {
 
-enum class GroupBy : std::uint8_t { kProcess, kCgroup, kContainer, kUser, kCommand };
-inline constexpr std::array<const char *, 5> kGroupNames = {"process", "cgroup", "container",
-                                                            "user", "command"};
+enum class GroupBy : std::uint8_t { kProcess, kCgroup, kContainer, kUser, kCommand, kPod };
+inline constexpr std::array<const char *, 6> kGroupNames = {"process", "cgroup",  "container",
+                                                            "user",    "command", "pod"};
 // Throws UsageError.
 GroupBy parse_group(std::string_view text);
 inline const char *name_of(GroupBy by) {
@@ -49,8 +49,8 @@ std::string group_key(const Process &process, GroupBy by);
 Report make_report(const Snapshot &snapshot, GroupBy by);
 
 // Names of columns that are not in kUsageFields.
-inline constexpr std::array<const char *, 7> kTextFields = {
-    "pid", "user", "command", "cgroup", "container", "runtime", "processes"};
+inline constexpr std::array<const char *, 8> kTextFields = {
+    "pid", "user", "command", "cgroup", "container", "runtime", "pod", "processes"};
 
 // Whether `name` is a column. Throws UsageError that lists them otherwise.
 void check_field(std::string_view option, std::string_view name);

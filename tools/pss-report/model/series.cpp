@@ -35,6 +35,8 @@ void add_snapshot(std::vector<Series> &series, const std::string &label, Snapsho
     auto &processes = snapshot.processes;
     if (by == GroupBy::kContainer)
         std::erase_if(processes, [](const Process &p) { return p.container.runtime.empty(); });
+    if (by == GroupBy::kPod)
+        std::erase_if(processes, [](const Process &p) { return p.container.pod.empty(); });
     const Report report = make_report(snapshot, by);
     Sample sample;
     sample.time = snapshot.unix_time;

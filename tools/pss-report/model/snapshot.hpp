@@ -98,18 +98,23 @@ struct KindUsage {
 };
 
 struct Container {
-    std::string runtime; // docker, podman, ...; empty: in no container
-    std::string id;      // as the cgroup says it
+    std::string runtime;       // docker, podman, ...; empty: in no container
+    std::string id;            // as the cgroup says it
+    std::string name = {};     // as people call it; empty where nobody tells
+    std::string pod = {};      // the uid of its Kubernetes pod, the id of podman's
+    std::string pod_name = {}; // "namespace/name"
     bool operator==(const Container &) const = default;
 };
 
 struct Process {
     int pid = 0;
+    int thread = 0; // whose files show the memory; 0: the first one's, as usual
     int ppid = 0;
     std::uint32_t uid = 0;
-    std::string user;    // the number if it has no name
-    std::string command; // /proc/PID/comm: any bytes
-    std::string cgroup;  // path in its hierarchy; empty when unknown
+    std::string user;                      // the number if it has no name
+    std::string command;                   // /proc/PID/comm: any bytes
+    std::string cgroup;                    // path in its hierarchy; empty when unknown
+    std::vector<std::string> cgroups = {}; // in all hierarchies; empty in recordings
     Container container;
     Usage usage;
     std::optional<std::array<KindUsage, kKinds>> kinds; // read from smaps

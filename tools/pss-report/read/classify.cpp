@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What a mapping is used for, and which container a cgroup belongs to: both are only
-// told by names and shapes that others chose, so both are conventions, listed here.
-#include "tools/common/text.hpp"
+// What a mapping is used for is only told by names and shapes that others chose: these are
+// conventions.
 #include "tools/pss-report/read/parse.hpp"
 
 #include <algorithm>
@@ -83,73 +82,6 @@ Kind kind_of(const MeasuredMapping &mapping, const MeasuredMapping *before,
     return mapping.size() >= kWeightsSize && mapping.accessible() ? Kind::kWeights : Kind::kAnon;
 }
 
-bool is_hex(std::string_view text) {
-    return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-// systemd writes a dash in a unit's name as \x2d.
-std::string unescaped_unit(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text.substr(i, 2) == "\\x" && i + 4 <= text.size())
-            if (const auto code = parse_integer<unsigned char>(text.substr(i + 2, 2), 16)) {
-                out += static_cast<char>(*code);
-                i += 3;
-                continue;
-            }
-        out += text[i];
-    }
-    return out;
-}
-
-struct Prefix {
-    std::string_view prefix;
-    std::string_view runtime;
-};
-
-// Scopes that runtimes have systemd make: prefix, id, ".scope".
-constexpr std::array<Prefix, 9> kScopes = {{{"docker-", "docker"},
-                                            {"cri-containerd-", "containerd"},
-                                            {"nerdctl-", "containerd"},
-                                            {"crio-", "cri-o"},
-                                            {"libpod-", "podman"},
-                                            {"runc-", "runc"},
-                                            {"crun-", "crun"},
-                                            {"machine-", "machine"},
-                                            {"lxc-", "lxc"}}};
-
-// Folders that hold one group for each container, named by its id.
-constexpr std::array<Prefix, 4> kParents = {
-    {{"docker", "docker"}, {"lxc", "lxc"}, {"libpod_parent", "podman"}, {"ecs", "ecs"}}};
-
-// One step of a cgroup's path below `parent`.
-Container container_step(std::string_view step, std::string_view parent) {
-    std::string_view name = step;
-    if (name.ends_with(".scope")) {
-        name.remove_suffix(6);
-        for (const auto &[prefix, runtime] : kScopes)
-            if (name.starts_with(prefix) && name.size() > prefix.size() &&
-                !name.starts_with("libpod-conmon-"))
-                return {std::string(runtime), unescaped_unit(name.substr(prefix.size()))};
-        return {};
-    }
-    if (name.starts_with("lxc.payload."))
-        return {"lxc", std::string(name.substr(12))};
-    if (name.starts_with("libpod-") && is_hex(name.substr(7)))
-        return {"podman", std::string(name.substr(7))};
-    // containerd's cgroups when kubelet uses systemd and it does not.
-    if (const std::size_t at = name.find(":cri-containerd:"); at != std::string_view::npos)
-        return {"containerd", std::string(name.substr(at + 16))};
-    for (const auto &[folder, runtime] : kParents)
-        if (parent == folder && name != "init.scope")
-            if (runtime == "lxc" || is_hex(name))
-                return {std::string(runtime), std::string(name)};
-    // Ids of Docker's kind, wherever they are: Kubernetes with cgroupfs, ctr.
-    if (name.size() == 64 && is_hex(name))
-        return {"container", std::string(name)};
-    return {};
-}
-
 } // namespace
 
 std::vector<Kind> classify(const std::vector<MeasuredMapping> &mappings) {
@@ -159,29 +91,6 @@ std::vector<Kind> classify(const std::vector<MeasuredMapping> &mappings) {
         kinds.push_back(kind_of(mappings[i], i == 0 ? nullptr : &mappings[i - 1],
                                 i + 1 == mappings.size() ? nullptr : &mappings[i + 1]));
     return kinds;
-}
-
-Container container_of(std::string_view cgroup, const std::map<std::string, std::string> &names) {
-    Container found;
-    Container unit;
-    std::string_view parent;
-    std::string_view rest = cgroup;
-    while (!rest.empty()) {
-        const std::size_t end = std::min(rest.find('/'), rest.size());
-        const std::string_view step = rest.substr(0, end);
-        rest.remove_prefix(std::min(end + 1, rest.size()));
-        if (step.empty())
-            continue;
-        // Containers inside containers: the innermost counts.
-        if (Container container = container_step(step, parent); !container.runtime.empty())
-            found = std::move(container);
-        else if (const auto known = names.find(std::string(step)); known != names.end())
-            found = {known->second, known->first};
-        else if (step.ends_with(".scope") || step.ends_with(".service"))
-            unit = {"systemd", unescaped_unit(step)};
-        parent = step;
-    }
-    return found.runtime.empty() ? unit : found;
 }
 
 } // namespace upm::tool::pss

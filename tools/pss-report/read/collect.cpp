@@ -1,54 +1,19 @@
 // SPDX-License-Identifier: MIT
-//
-// smaps_rollup costs the kernel half of what smaps does, so smaps is read only when its
-// detail is asked for, or when UPM may have merged pages of the process: the module's
-// show as a flag of a mapping, the store's as a name, and the sum has neither.
 #include "tools/pss-report/read/collect.hpp"
 
 #include "tools/common/errors.hpp"
-#include "tools/common/text.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <fmt/format.h>
 #include <sys/utsname.h>
+#include <system_error>
 #include <unistd.h>
 
 namespace upm::tool::pss {
 
 namespace {
-
-std::uint64_t saturating_sub(std::uint64_t a, std::uint64_t b) {
-    return a > b ? a - b : 0;
-}
-
-bool gone(int error) {
-    return error == ENOENT || error == ESRCH;
-}
-
-Usage usage_of(const Figures &figures) {
-    Usage usage;
-    usage.rss = figures.rss;
-    usage.pss = figures.pss;
-    usage.uss = figures.private_clean + figures.private_dirty;
-    usage.anon = std::min(figures.anonymous, figures.rss);
-    usage.swap = figures.swap;
-    usage.swap_pss = figures.swap_pss;
-    usage.hugetlb = figures.shared_hugetlb + figures.private_hugetlb;
-    usage.huge = figures.anon_huge;
-    usage.locked = figures.locked;
-    usage.ksm = figures.ksm;
-    return usage;
-}
-
-// What of `rss` is neither anonymous nor merged by UPM is of files, or shmem.
-void split_rest(Usage &usage, std::uint64_t shmem) {
-    const std::uint64_t rest = saturating_sub(usage.rss, usage.anon + usage.upm);
-    usage.shmem = std::min(shmem, rest);
-    usage.file = rest - usage.shmem;
-}
 
 std::string iso_time(std::time_t time) {
     std::tm parts{};
@@ -58,24 +23,43 @@ std::string iso_time(std::time_t time) {
     return text;
 }
 
+std::string reason_of(int error) {
+    return error == ETIMEDOUT ? "stuck in the kernel: its memory gives no answer"
+                              : std::generic_category().message(error);
+}
+
+void add(Reading reading, Snapshot &snapshot) {
+    Skipped &skipped = snapshot.skipped;
+    switch (reading.fate) {
+    case Fate::kExcluded:
+        return;
+    case Fate::kTaken:
+        snapshot.processes.push_back(std::move(reading.process));
+        return;
+    case Fate::kFiltered:
+        ++skipped.filtered;
+        return;
+    case Fate::kVanished:
+        ++skipped.vanished;
+        return;
+    case Fate::kZombie:
+        ++skipped.zombies;
+        return;
+    case Fate::kKernelThread:
+        ++skipped.kernel_threads;
+        return;
+    case Fate::kUnreadable:
+        skipped.unreadable.push_back({reading.process.pid, std::move(reading.process.command),
+                                      reason_of(reading.error), reading.rss});
+        return;
+    }
+}
+
 } // namespace
 
-Collector::Collector(Root root, CollectOptions options)
-    : proc_(std::move(root)), options_(std::move(options)), frames_(proc_.root()),
-      page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {
-    int error = 0;
-    users_ = parse_passwd(proc_.read("/etc/passwd", error));
-    for (const char *runtime : {"runc", "crun"})
-        for (const char *folder : {"/run/", "/run/docker/runtime-runc/moby/"})
-            if (folder != std::string_view("/run/") ||
-                proc_.root().exists(std::string(folder) + runtime))
-                for (const std::string &id : proc_.root().names(std::string(folder) + runtime))
-                    container_names_.emplace(id, runtime);
-}
-
-const std::string &Collector::user_name(std::uint32_t uid) {
-    return users_.try_emplace(uid, std::to_string(uid)).first->second;
-}
+Collector::Collector(const Root &root, const CollectOptions &options)
+    : proc_(root), filter_(options.filter), mappings_(options.mappings), reader_(root, options),
+      page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {}
 
 System Collector::read_system() {
     System system;
@@ -98,6 +82,16 @@ System Collector::read_system() {
     return system;
 }
 
+// All, or those that were asked for.
+std::vector<int> Collector::pids() const {
+    if (filter_.pids.empty())
+        return proc_.pids();
+    for (const int pid : filter_.pids)
+        if (!proc_.root().exists(fmt::format("/proc/{}", pid)))
+            throw Failure(fmt::format("--pid {}: {}", pid, proc_.root().path("/proc")), ESRCH);
+    return {filter_.pids.begin(), filter_.pids.end()};
+}
+
 Snapshot Collector::collect() {
     using Clock = std::chrono::steady_clock;
     const auto started = Clock::now();
@@ -111,206 +105,18 @@ Snapshot Collector::collect() {
         snapshot.kernel = names.release;
     }
     snapshot.page_size = page_size_;
-    system_ = read_system();
-    exact_ = true;
-    rollups_ = smaps_ = 0;
-    const Filter &filter = options_.filter;
-    if (filter.pids.empty()) {
-        for (const int pid : proc_.pids())
-            add(pid, snapshot);
-    } else {
-        for (const int pid : filter.pids) {
-            if (!proc_.root().exists(fmt::format("/proc/{}", pid)))
-                throw Failure(fmt::format("--pid {}: {}", pid, proc_.root().path("/proc")), ESRCH);
-            add(pid, snapshot);
-        }
-    }
-    snapshot.system = system_;
-    snapshot.exact = exact_;
-    snapshot.source = smaps_ == 0 ? "smaps_rollup" : rollups_ == 0 ? "smaps" : "mixed";
+    snapshot.system = read_system();
+    std::uint64_t rollups = 0;
+    std::uint64_t smaps = 0;
+    reader_.read(pids(), snapshot.system, mappings_, [&](Reading reading) {
+        snapshot.exact = snapshot.exact && reading.exact;
+        if (reading.fate == Fate::kTaken)
+            ++(reading.smaps ? smaps : rollups);
+        add(std::move(reading), snapshot);
+    });
+    snapshot.source = smaps == 0 ? "smaps_rollup" : rollups == 0 ? "smaps" : "mixed";
     snapshot.seconds = std::chrono::duration<double>(Clock::now() - started).count();
     return snapshot;
-}
-
-void Collector::read_cgroup(Process &process) {
-    int error = 0;
-    process.cgroup = parse_cgroup(proc_.read_process(process.pid, "cgroup", error));
-    process.container = container_of(process.cgroup, container_names_);
-}
-
-void Collector::add(int pid, Snapshot &snapshot) {
-    Skipped &skipped = snapshot.skipped;
-    if (options_.filter.without.contains(pid))
-        return;
-    int error = 0;
-    const Status status = parse_status(proc_.read_process(pid, "status", error));
-    if (gone(error)) {
-        ++skipped.vanished;
-        return;
-    }
-    Process process;
-    process.pid = pid;
-    process.ppid = status.ppid;
-    process.uid = status.uid;
-    process.command = status.name;
-    if (error == 0 && status.state == 'Z') {
-        ++skipped.zombies;
-        return;
-    }
-    // Linux before 6.8 does not say "Kthread"; there a process without memory that is
-    // neither dead nor a zombie is one.
-    if (error == 0 && (status.kernel_thread || !status.has_memory)) {
-        ++(status.state == 'X' ? skipped.vanished : skipped.kernel_threads);
-        return;
-    }
-    process.user = user_name(process.uid);
-    if (error == 0)
-        read_cgroup(process);
-    if (!wanted(options_.filter, process)) {
-        ++skipped.filtered;
-        return;
-    }
-    const bool smaps =
-        options_.mappings || options_.exact || !system_.upm.empty() || may_hold_store(pid, status);
-    if (error == 0)
-        read_memory(process, status, smaps, error);
-    if (gone(error))
-        ++skipped.vanished;
-    else if (error != 0)
-        skipped.unreadable.push_back(
-            {pid, process.command, std::generic_category().message(error), status.rss});
-    else
-        snapshot.processes.push_back(std::move(process));
-}
-
-// The pages of a memfd count as shmem, so most processes need no look at their maps.
-bool Collector::may_hold_store(int pid, const Status &status) {
-    if (status.rss_shmem == 0)
-        return false;
-    int error = 0;
-    return proc_.read_process(pid, "maps", error).find("/memfd:upm") != std::string_view::npos;
-}
-
-void Collector::read_memory(Process &process, const Status &status, bool smaps, int &error) {
-    if (smaps)
-        from_smaps(process, status, error);
-    else
-        from_rollup(process, status, error);
-    if (error != 0)
-        return;
-    ++(smaps ? smaps_ : rollups_);
-    add_ksm(process);
-    process.usage.saved = process.usage.ksm_saved + process.usage.upm_saved;
-    if (process.kinds)
-        for (KindUsage &kind : *process.kinds)
-            kind.usage.saved = kind.usage.ksm_saved + kind.usage.upm_saved;
-}
-
-void Collector::from_rollup(Process &process, const Status &status, int &error) {
-    const std::string_view text = proc_.read_process(process.pid, "smaps_rollup", error);
-    if (error == ENOENT && proc_.root().exists(fmt::format("/proc/{}/smaps", process.pid)))
-        return from_smaps(process, status, error); // Linux before 4.14
-    if (error != 0)
-        return;
-    process.usage = usage_of(parse_rollup(text));
-    split_rest(process.usage, status.rss_shmem);
-}
-
-void Collector::from_smaps(Process &process, const Status &status, int &error) {
-    const std::vector<MeasuredMapping> mappings =
-        parse_smaps(proc_.read_process(process.pid, "smaps", error));
-    if (error != 0)
-        return;
-    const std::vector<Kind> kinds = classify(mappings);
-    std::vector<Usage> usages;
-    usages.reserve(mappings.size());
-    for (const MeasuredMapping &mapping : mappings)
-        usages.push_back(usage_of(mapping.figures));
-    add_merged(process, mappings, kinds, usages);
-    std::array<KindUsage, kKinds> by_kind{};
-    for (std::size_t i = 0; i < mappings.size(); ++i) {
-        const bool shmem = kinds[i] == Kind::kShmem;
-        split_rest(usages[i], shmem ? usages[i].rss : 0);
-        KindUsage &kind = by_kind[static_cast<std::size_t>(kinds[i])];
-        kind.usage += usages[i];
-        ++kind.mappings;
-        kind.size += mappings[i].size();
-        process.usage += usages[i];
-    }
-    // Files on a tmpfs look like files, except in the process's own count.
-    const std::uint64_t of_store = by_kind[static_cast<std::size_t>(Kind::kStore)].usage.upm;
-    split_rest(process.usage, saturating_sub(status.rss_shmem, of_store));
-    if (options_.mappings)
-        process.kinds = by_kind;
-}
-
-void Collector::add_merged(const Process &process, const std::vector<MeasuredMapping> &mappings,
-                           const std::vector<Kind> &kinds, std::vector<Usage> &usages) {
-    std::optional<Pagemap> pagemap;
-    for (std::size_t i = 0; i < mappings.size(); ++i) {
-        const MeasuredMapping &mapping = mappings[i];
-        Usage &usage = usages[i];
-        const std::uint64_t rest = usage.rss - usage.anon;
-        // Without frames: the mapping's pss less what it has alone.
-        const std::uint64_t rest_pss = std::min(saturating_sub(usage.pss, usage.anon), rest);
-        if (kinds[i] == Kind::kStore) {
-            usage.upm = rest;
-            usage.upm_saved = rest - rest_pss;
-            continue;
-        }
-        const bool upm = mapping.flags.mixed && !mapping.no_memory() && !mapping.shared();
-        const bool ksm = options_.exact && (usage.ksm != 0 || mapping.flags.mergeable);
-        if (!upm && !ksm)
-            continue;
-        if (!pagemap)
-            pagemap.emplace(proc_, process.pid, page_size_);
-        Merged merged;
-        if (count_merged(*pagemap, frames_, mapping, page_size_, merged)) {
-            usage.upm = std::min(merged.upm, rest);
-            usage.upm_saved = merged.upm_saved;
-            usage.ksm = std::min(merged.ksm, usage.anon);
-            usage.ksm_saved = merged.ksm_saved;
-            continue;
-        }
-        exact_ = exact_ && !upm;
-        if (upm && !mapping.file()) {
-            usage.upm = rest;
-            usage.upm_saved = rest - rest_pss;
-        }
-    }
-}
-
-// Without frames, KSM's saving is divided by the pages that each process has merged:
-// the sum over all processes is then what KSM says, as far as it goes.
-void Collector::add_ksm(Process &process) {
-    const auto value = [&](const char *name) {
-        const auto found = system_.ksm.find(name);
-        return found == system_.ksm.end() ? 0 : std::max<std::int64_t>(found->second, 0);
-    };
-    const auto shared = static_cast<double>(value("pages_shared"));
-    const auto sharing = static_cast<double>(value("pages_sharing"));
-    if (shared + sharing == 0 && value("ksm_zero_pages") == 0)
-        return;
-    int error = 0;
-    const KsmStat stat = parse_ksm_stat(proc_.read_process(process.pid, "ksm_stat", error));
-    if (error != 0)
-        return;
-    Usage &usage = process.usage;
-    usage.ksm_zero = stat.zero_pages * page_size_;
-    if (usage.ksm == 0)
-        usage.ksm = std::min(stat.merging_pages * page_size_, usage.anon);
-    const bool counted = options_.exact && frames_.valid();
-    const double ratio = shared + sharing > 0 ? sharing / (shared + sharing) : 0;
-    const auto part = [&](std::uint64_t bytes) {
-        return static_cast<std::uint64_t>(static_cast<double>(bytes) * ratio);
-    };
-    if (!counted) {
-        usage.ksm_saved = part(usage.ksm);
-        if (process.kinds)
-            for (KindUsage &kind : *process.kinds)
-                kind.usage.ksm_saved = part(kind.usage.ksm);
-    }
-    usage.ksm_saved += usage.ksm_zero;
 }
 
 } // namespace upm::tool::pss

@@ -19,8 +19,9 @@ std::size_t read_words(int fd, std::uint64_t index, std::span<std::uint64_t> wor
 
 } // namespace
 
-Pagemap::Pagemap(const Proc &proc, int pid, std::uint64_t page_size)
-    : file_(proc.open_process(pid, "pagemap")), page_size_(page_size) {}
+Pagemap::Pagemap(const Proc &proc, const Process &process, std::uint64_t page_size)
+    : file_(proc.open_process(process.pid, file_of(process, "pagemap").c_str())),
+      page_size_(page_size) {}
 
 std::size_t Pagemap::read(std::uint64_t start, std::span<std::uint64_t> entries) const {
     return read_words(file_.get(), start / page_size_, entries);

@@ -39,7 +39,8 @@ constexpr bool is_upm_frame(std::uint64_t flags) {
 // Entries of the pagemap of one process.
 class Pagemap {
   public:
-    Pagemap(const Proc &proc, int pid, std::uint64_t page_size);
+    // `process`: its pid, and the thread that shows its memory.
+    Pagemap(const Proc &proc, const Process &process, std::uint64_t page_size);
     [[nodiscard]] bool valid() const { return static_cast<bool>(file_); }
     // The entries of the pages from `start` on; fewer at the end of the process.
     [[nodiscard]] std::size_t read(std::uint64_t start, std::span<std::uint64_t> entries) const;

@@ -191,34 +191,6 @@ Status parse_status(std::string_view text) {
     return status;
 }
 
-std::string parse_cgroup(std::string_view text) {
-    std::string unified, memory, other;
-    for_each_line(text, [&](std::string_view line) {
-        // "4:memory:/path"; the path may hold colons.
-        const std::size_t first = line.find(':');
-        if (first == std::string_view::npos)
-            return;
-        const std::size_t second = line.find(':', first + 1);
-        if (second == std::string_view::npos)
-            return;
-        const std::string_view controllers = line.substr(first + 1, second - first - 1);
-        const std::string_view path = line.substr(second + 1);
-        if (path.empty() || path == "/")
-            return;
-        if (controllers.empty())
-            unified = path;
-        else if (("," + std::string(controllers) + ",").find(",memory,") != std::string::npos)
-            memory = path;
-        else if (other.empty())
-            other = path;
-    });
-    if (!unified.empty())
-        return unified;
-    if (!memory.empty())
-        return memory;
-    return other.empty() && text.find(':') != std::string_view::npos ? "/" : other;
-}
-
 KsmStat parse_ksm_stat(std::string_view text) {
     KsmStat stat;
     for_each_line(text, [&](std::string_view line) {

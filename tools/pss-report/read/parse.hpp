@@ -81,14 +81,6 @@ struct Status {
 };
 Status parse_status(std::string_view text);
 
-// The path that says most: that of version 2 unless it is the root, else of the memory
-// controller, else the first that is not the root.
-std::string parse_cgroup(std::string_view text);
-
-// `names`: containers of runc and crun, whose cgroups are called as the user likes.
-Container container_of(std::string_view cgroup,
-                       const std::map<std::string, std::string> &names = {});
-
 struct KsmStat {
     std::uint64_t merging_pages = 0;
     std::uint64_t zero_pages = 0;

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <memory>
 #include <unistd.h>
 
@@ -55,7 +56,7 @@ std::string_view Proc::read(std::string_view absolute, int &error) {
 }
 
 Descriptor Proc::open_process(int pid, const char *name) const {
-    char relative[64];
+    char relative[96];
     (void)std::snprintf(relative, sizeof(relative), "%d/%s", pid, name);
     return Descriptor(::openat(proc_.get(), relative, O_RDONLY | O_CLOEXEC | O_NOCTTY));
 }
@@ -79,6 +80,14 @@ std::vector<int> Proc::pids() const {
             pids.push_back(*pid);
     std::sort(pids.begin(), pids.end());
     return pids;
+}
+
+std::string of_thread(int thread, const char *name) {
+    return fmt::format("task/{}/{}", thread, name);
+}
+
+std::string file_of(const Process &process, const char *name) {
+    return process.thread == 0 ? name : of_thread(process.thread, name);
 }
 
 } // namespace upm::tool::pss

@@ -6,6 +6,7 @@
 #define UPM_TOOLS_PSS_REPORT_READ_PROC_HPP
 
 #include "tools/common/root.hpp"
+#include "tools/pss-report/model/snapshot.hpp"
 
 #include <string>
 #include <string_view>
@@ -34,6 +35,11 @@ class Proc {
     Descriptor proc_;
     std::vector<char> buffer_;
 };
+
+// Names of files below /proc/PID: of a thread, and the one that shows the memory of a
+// process.
+std::string of_thread(int thread, const char *name);
+std::string file_of(const Process &process, const char *name);
 
 } // namespace upm::tool::pss
 

@@ -39,8 +39,11 @@ Process process_from(const Json &json) {
     process.command = json.value("command", std::string());
     process.cgroup = json.value("cgroup", std::string());
     if (const auto container = json.find("container"); container != json.end())
-        process.container = {container->value("runtime", std::string()),
-                             container->value("id", std::string())};
+        process.container = {.runtime = container->value("runtime", std::string()),
+                             .id = container->value("id", std::string()),
+                             .name = container->value("name", std::string()),
+                             .pod = container->value("pod", std::string()),
+                             .pod_name = container->value("pod_name", std::string())};
     process.usage = usage_from(json.at("usage"));
     if (const auto kinds = json.find("kinds"); kinds != json.end())
         process.kinds = kinds_from(*kinds);

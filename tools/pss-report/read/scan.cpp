@@ -64,8 +64,8 @@ class Scanner {
     void scan(const Process &process) {
         int error = 0;
         const std::vector<MeasuredMapping> mappings =
-            parse_smaps(proc_.read_process(process.pid, "smaps", error));
-        const Pagemap pagemap(proc_, process.pid, page_);
+            parse_smaps(proc_.read_process(process.pid, file_of(process, "smaps").c_str(), error));
+        const Pagemap pagemap(proc_, process, page_);
         if (error != 0 || !pagemap.valid()) {
             ++result_.vanished;
             return;
@@ -78,7 +78,7 @@ class Scanner {
                 kind_ == Kind::kSpecial || kind_ == Kind::kHugetlb)
                 continue;
             for (std::uint64_t at = mapping_->start; at < mapping_->end; at += kWindow * page_)
-                if (!window(process.pid, pagemap, at))
+                if (!window(process.thread == 0 ? process.pid : process.thread, pagemap, at))
                     break;
         }
     }

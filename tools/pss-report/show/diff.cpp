@@ -98,10 +98,15 @@ Table table_of(const Snapshot &before, const Snapshot &after, GroupBy by, const 
 
 std::string gains_text(const Snapshot &before, const Snapshot &after, const Style &style) {
     const Gains parts = gains(before, after);
-    const auto text = [&](std::int64_t bytes) { return format_change(bytes, style.unit); };
-    return fmt::format("PSS gained {}: merged {}, zero pages {}, trimmed {}, other sharing {}\n",
-                       text(parts.pss), text(parts.merge), text(parts.zero), text(parts.trim),
-                       text(parts.rest));
+    // Memory that became less has no plus before it; a part that became more has a minus.
+    const bool less = parts.pss >= 0;
+    const auto text = [&](std::int64_t bytes) {
+        const std::string change = format_change(less ? bytes : -bytes, style.unit);
+        return change.starts_with('+') ? change.substr(1) : change;
+    };
+    return fmt::format("PSS {} by {}: {}merged {}, zero pages {}, trimmed {}, other sharing {}\n",
+                       less ? "fell" : "grew", text(parts.pss), less ? "" : "in parts, ",
+                       text(parts.merge), text(parts.zero), text(parts.trim), text(parts.rest));
 }
 
 std::string diff_table(const Snapshot &before, const Snapshot &after, GroupBy by,

@@ -79,13 +79,13 @@ void add_change(Page &page, const std::vector<Series> &series, const SeriesOptio
     const Series &before = series.front(), &after = series.back();
     page.heading(fmt::format("From “{}” to “{}”", printable(before.label), printable(after.label)));
     const Gains parts = gains(before.last, after.last);
-    const auto text = [&](std::int64_t bytes) { return format_change(bytes, options.unit); };
-    Table table({{"PART OF THE GAIN", Table::Align::kLeft}, {"PSS"}});
+    const auto text = [&](std::int64_t bytes) { return format_change(-bytes, options.unit); };
+    Table table({{"PART OF THE CHANGE", Table::Align::kLeft}, {"PSS"}});
     table.add({"merged pages", text(parts.merge)});
     table.add({"pages of zeros, dropped", text(parts.zero)});
     table.add({"trimmed: no longer there", text(parts.trim)});
     table.add({"other sharing", text(parts.rest)});
-    table.add({"PSS gained", text(parts.pss)}, "1");
+    table.add({"change of PSS", text(parts.pss)}, "1");
     page.table(table);
 }
 

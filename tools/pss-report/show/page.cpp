@@ -31,7 +31,7 @@ div.numbers div { background: var(--soft); border-radius: 8px; padding: .7rem 1.
 div.numbers b { display: block; font-size: 1.5rem; }
 div.numbers span { color: var(--dim); }
 figure { margin: 1.4rem 0; }
-figure svg { width: 100%; max-width: 760px; height: auto; }
+figure svg { width: 100%; height: auto; }
 figcaption { font-weight: 600; margin-bottom: .2rem; }
 div.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }

@@ -6,7 +6,9 @@
 #include "tools/common/text.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <fmt/format.h>
+#include <system_error>
 
 namespace upm::tool::pss {
 
@@ -114,9 +116,14 @@ std::string notes(const Snapshot &snapshot, const Style &style) {
         std::uint64_t rss = 0;
         for (const Unreadable &process : skipped.unreadable)
             rss += process.rss;
-        out += fmt::format("not in these figures: {} that may not be read (RSS {}; try as root):\n",
+        const std::string denied = std::generic_category().message(EACCES);
+        const bool any_denied =
+            std::any_of(skipped.unreadable.begin(), skipped.unreadable.end(),
+                        [&](const Unreadable &p) { return p.reason == denied; });
+        out += fmt::format("not in these figures: {} that {} be read (RSS {}{}):\n",
                            counted(skipped.unreadable.size(), "process", "processes"),
-                           format_bytes(rss, style.unit));
+                           any_denied ? "may not" : "cannot", format_bytes(rss, style.unit),
+                           any_denied ? "; try as root" : "");
         constexpr std::size_t kNamed = 20;
         for (std::size_t i = 0; i < std::min(skipped.unreadable.size(), kNamed); ++i) {
             const Unreadable &process = skipped.unreadable[i];

@@ -26,7 +26,7 @@ constexpr KeyHelp kHelp[] = {
     {"q", "quit", "leave"},
     {"<  >", "sort", "sort by the column to the left or right (also the arrow keys)"},
     {"r", "reverse", "the other way round"},
-    {"g", "group", "by process, cgroup, container, user, command (G: back)"},
+    {"g", "group", "by process, cgroup, container, user, command, pod (G: back)"},
     {"/", "filter", "only what has a text in its name, cgroup, container or user; Esc: all"},
     {"m", "mappings", "split rows by what mappings are used for"},
     {"u", "units", "auto, MiB, KiB, pages"},

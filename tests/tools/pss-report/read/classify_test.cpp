@@ -7,59 +7,6 @@ namespace upm::tool::pss {
 
 namespace {
 
-const std::string kId = std::string(60, 'a') + "0123";
-
-struct ContainerCase {
-    const char *label;
-    std::string cgroup;
-    const char *runtime;
-    std::string id;
-};
-
-class ContainerOf : public testing::TestWithParam<ContainerCase> {};
-
-TEST_P(ContainerOf, IsFound) {
-    const Container container =
-        container_of(GetParam().cgroup, {{"my-function", "runc"}, {"other", "crun"}});
-    EXPECT_EQ(container.runtime, GetParam().runtime);
-    EXPECT_EQ(container.id, GetParam().id);
-}
-
-INSTANTIATE_TEST_SUITE_P(
-    Runtimes, ContainerOf,
-    testing::Values(
-        ContainerCase{"DockerSystemd", "/system.slice/docker-" + kId + ".scope", "docker", kId},
-        ContainerCase{"DockerCgroupfs", "/docker/" + kId, "docker", kId},
-        ContainerCase{"DockerChild", "/docker/" + kId + "/inner", "docker", kId},
-        ContainerCase{"KubernetesSystemd",
-                      "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/"
-                      "cri-containerd-" +
-                          kId + ".scope",
-                      "containerd", kId},
-        ContainerCase{"KubernetesCgroupfs", "/kubepods/burstable/pod12/" + kId, "container", kId},
-        ContainerCase{"ContainerdColons", "/system.slice/kubepods-pod1.slice:cri-containerd:" + kId,
-                      "containerd", kId},
-        ContainerCase{"CriO", "/kubepods.slice/crio-" + kId + ".scope", "cri-o", kId},
-        ContainerCase{"Podman", "/machine.slice/libpod-" + kId + ".scope/container", "podman", kId},
-        ContainerCase{"PodmanCgroupfs", "/libpod_parent/libpod-" + kId, "podman", kId},
-        ContainerCase{"PodmanMonitor", "/machine.slice/libpod-conmon-" + kId + ".scope", "systemd",
-                      "libpod-conmon-" + kId + ".scope"},
-        ContainerCase{"RuncScope", "/user.slice/runc-my\\x2dfn.scope", "runc", "my-fn"},
-        ContainerCase{"CrunScope", "/user.slice/crun-fn.scope", "crun", "fn"},
-        ContainerCase{"RuncCgroupfs", "/my-function", "runc", "my-function"},
-        ContainerCase{"CrunCgroupfs", "/a/other/b", "crun", "other"},
-        ContainerCase{"Lxc", "/lxc.payload.web/init.scope", "lxc", "web"},
-        ContainerCase{"Ecs", "/ecs/task/" + kId, "container", kId},
-        ContainerCase{"Nested", "/docker/" + kId + "/system.slice/runc-in.scope", "runc", "in"},
-        ContainerCase{"Service", "/system.slice/ssh.service", "systemd", "ssh.service"},
-        ContainerCase{"Scope", "/user.slice/user-0.slice/session-1.scope", "systemd",
-                      "session-1.scope"},
-        ContainerCase{"Root", "/", "", ""}, ContainerCase{"None", "", "", ""},
-        ContainerCase{"Plain", "/user/alice", "", ""},
-        ContainerCase{"EmptyId", "/docker-.scope", "systemd", "docker-.scope"},
-        ContainerCase{"BadEscape", "/runc-a\\xzz.scope", "runc", "a\\xzz"}),
-    [](const auto &test) { return test.param.label; });
-
 std::vector<Kind> kinds_of(const char *text) {
     return classify(parse_smaps(text));
 }

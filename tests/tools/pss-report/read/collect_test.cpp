@@ -6,12 +6,20 @@
 #include "tools/pss-report/model/report.hpp"
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
+#include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <string>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
+#include <vector>
 
 namespace upm::tool::pss {
 
@@ -166,6 +174,113 @@ TEST(Collect, Filters) {
     EXPECT_EQ(pids({.cgroups = {"*docker-bb*"}}), (Pids{101}));
     EXPECT_EQ(pids({.names = {"py*"}, .users = {"root"}}), (Pids{}));
     EXPECT_EQ(pids({.pids = {7, 100}}), (Pids{7, 100}));
+}
+
+TEST(Collect, FiltersByEveryHierarchy) {
+    const FakeRoot root;
+    FakeProcess process;
+    process.pid = 5;
+    process.cgroup = "4:memory:/docker/x\n0::/system.slice/containerd.service\n";
+    process.mappings = {{"1000-2000 rw-p 00000000 00:00 0 ", 4, 4, 4, 4}};
+    root.add(process);
+    for (const char *cgroup : {"/docker/x", "/docker", "system.slice"}) {
+        const Snapshot snapshot = root.collect({.filter = {.cgroups = {cgroup}}});
+        EXPECT_EQ(snapshot.processes.size(), 1U) << cgroup;
+    }
+}
+
+// The first thread of a process may end before the others: /proc/PID is a zombie's then.
+TEST(Collect, AProcessOutlivesItsFirstThread) {
+    const FakeRoot root;
+    FakeProcess process;
+    process.pid = 7;
+    process.name = "server";
+    process.mappings = {{"1000-2000 rw-p 00000000 00:00 0 ", 34, 34, 34, 34}};
+    root.add(process);
+    const std::string dead = "Name:\tserver\nState:\tZ (zombie)\nPid:\t7\nUid:\t0\t0\t0\t0\n";
+    const std::string old = root.path() + "/proc/7/";
+    root.mkdir("proc/7/task/7");
+    root.mkdir("proc/7/task/9");
+    for (const char *name : {"status", "smaps", "smaps_rollup", "maps"})
+        std::filesystem::rename(old + name, old + "task/9/" + name);
+    for (const char *folder : {"proc/7/", "proc/7/task/7/"}) {
+        root.write(std::string(folder) + "status", dead);
+        root.write(std::string(folder) + "smaps_rollup", "");
+        root.write(std::string(folder) + "smaps", "");
+    }
+    for (const bool mappings : {false, true}) {
+        const Snapshot snapshot = root.collect({.mappings = mappings});
+        ASSERT_EQ(snapshot.processes.size(), 1U);
+        EXPECT_EQ(snapshot.processes[0].usage.pss, 34U << 10U);
+        EXPECT_EQ(snapshot.processes[0].command, "server");
+        EXPECT_EQ(snapshot.skipped.zombies, 0U);
+    }
+}
+
+// The same with a real process.
+TEST(Collect, AProcessOutlivesItsFirstThreadForReal) {
+    int ready[2];
+    ASSERT_EQ(::pipe(ready), 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        std::thread([end = ready[1]] {
+            const std::vector<char> memory(32U << 20U, 'x');
+            (void)!::write(end, memory.data(), 1);
+            for (;;)
+                (void)::pause();
+        }).detach();
+        ::syscall(SYS_exit, 0); // this thread alone
+    }
+    (void)::close(ready[1]);
+    char byte = 0;
+    ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+    while (parse_status(upm::test::read_file("/proc/" + std::to_string(pid) + "/status")).state !=
+           'Z')
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    Collector collector(Root(), {.filter = {.pids = {pid}}});
+    const Snapshot snapshot = collector.collect();
+    (void)::kill(pid, SIGKILL);
+    (void)::waitpid(pid, nullptr, 0);
+    (void)::close(ready[0]);
+    ASSERT_EQ(snapshot.processes.size(), 1U);
+    EXPECT_GE(snapshot.processes[0].usage.pss, 32U << 20U);
+}
+
+// A file that never answers, as those of a process that is stuck in the kernel.
+TEST(Collect, AStuckProcessDoesNotStopTheOthers) {
+    const FakeRoot root;
+    test::populate(root);
+    const std::string stuck = root.path() + "/proc/101/smaps_rollup";
+    std::filesystem::remove(stuck);
+    ASSERT_EQ(::mkfifo(stuck.c_str(), 0600), 0);
+    Collector collector(Root(root.path()), {});
+    for (int look = 0; look < 2; ++look) {
+        const auto started = std::chrono::steady_clock::now();
+        const Snapshot snapshot = collector.collect();
+        const auto took = std::chrono::steady_clock::now() - started;
+        EXPECT_EQ(snapshot.processes.size(), 3U);
+        ASSERT_EQ(snapshot.skipped.unreadable.size(), 1U);
+        const Unreadable &row = snapshot.skipped.unreadable[0];
+        EXPECT_EQ(row.pid, 101);
+        EXPECT_EQ(row.command, "python3");
+        EXPECT_NE(row.reason.find("stuck in the kernel"), std::string::npos);
+        EXPECT_GT(row.rss, 0U);
+        // The second time it is known: no other thread joins the first.
+        EXPECT_LT(took, (look == 0 ? 3 : 1) * BoundedReader::kPatience);
+    }
+    // It comes back.
+    const int fifo = ::open(stuck.c_str(), O_WRONLY | O_NONBLOCK);
+    ASSERT_GE(fifo, 0);
+    (void)::close(fifo);
+    std::filesystem::remove(stuck);
+    root.write("proc/101/smaps_rollup", "Rss: 4 kB\nPss: 4 kB\n");
+    std::size_t read = 0;
+    for (int tries = 0; tries < 100 && read != 4; ++tries) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        read = collector.collect().processes.size();
+    }
+    EXPECT_EQ(read, 4U);
 }
 
 TEST(Collect, AMissingPidIsAnError) {

@@ -37,7 +37,10 @@ class FramesTest : public testing::Test {
         pagemap.insert(pagemap.end(), entries.begin(), entries.end());
         root_.write("proc/7/pagemap", words(pagemap));
         const Proc proc{Root(root_.path())};
-        return count_merged(Pagemap(proc, 7, kPage), Frames(proc.root()), mapping_, kPage, merged);
+        Process process;
+        process.pid = 7;
+        return count_merged(Pagemap(proc, process, kPage), Frames(proc.root()), mapping_, kPage,
+                            merged);
     }
     test::FakeRoot root_;
     MeasuredMapping mapping_;

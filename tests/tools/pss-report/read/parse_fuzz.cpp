@@ -12,6 +12,7 @@
 #include "tools/common/files.hpp"
 #include "tools/common/text.hpp"
 #include "tools/pss-report/model/report.hpp"
+#include "tools/pss-report/read/containers.hpp"
 #include "tools/pss-report/read/parse.hpp"
 #include "tools/pss-report/read/recording.hpp"
 #include "tools/pss-report/show/output.hpp"
@@ -45,7 +46,8 @@ void smaps(std::string_view text) {
 }
 
 void cgroup(std::string_view text) {
-    const std::string path = parse_cgroup(text);
+    const std::vector<std::string> paths = cgroup_paths(text);
+    const std::string path = placement_of(paths, {}).cgroup;
     check(path.find('\n') == std::string::npos);
     const Container container = container_of(path, {{"web", "runc"}});
     check(container.runtime.empty() == container.id.empty());

@@ -87,27 +87,6 @@ TEST(StatusFile, KernelThread) {
     EXPECT_EQ(status.name, "kworker/0:1");
 }
 
-struct CgroupCase {
-    const char *label;
-    const char *text;
-    const char *path;
-};
-class CgroupFile : public testing::TestWithParam<CgroupCase> {};
-TEST_P(CgroupFile, GivesThePath) {
-    EXPECT_EQ(parse_cgroup(GetParam().text), GetParam().path);
-}
-INSTANTIATE_TEST_SUITE_P(
-    Versions, CgroupFile,
-    testing::Values(CgroupCase{"V2", "0::/a/b\n", "/a/b"}, CgroupCase{"V2Root", "0::/\n", "/"},
-                    CgroupCase{"V1", "9:cpu,cpuacct:/c\n4:memory:/m\n1:name=systemd:/s\n", "/m"},
-                    CgroupCase{"MixedUnified", "4:memory:/m\n0::/u\n", "/u"},
-                    CgroupCase{"MixedRoot", "4:memory:/m\n0::/\n", "/m"},
-                    CgroupCase{"NoMemory", "2:pids:/\n3:cpu:/x\n0::/\n", "/x"},
-                    CgroupCase{"Colons", "0::/a:b:c\n", "/a:b:c"},
-                    CgroupCase{"Together", "3:cpu,memory:/both\n", "/both"},
-                    CgroupCase{"Empty", "", ""}, CgroupCase{"Nonsense", "x\n\ny\n", ""}),
-    [](const auto &test) { return test.param.label; });
-
 TEST(KsmStatFile, IsRead) {
     const KsmStat stat = parse_ksm_stat("ksm_rmap_items 5\nksm_zero_pages 3\n"
                                         "ksm_merging_pages 7\nksm_merge_any: no\nx\n");

@@ -77,8 +77,8 @@ TEST(Diff, PartsOfTheGainAddUp) {
     EXPECT_EQ(json["rows"].size(), 3U);
     EXPECT_EQ(json["total"]["pss"]["change"], -(400 << 10));
     EXPECT_THAT(diff_table(before, after, GroupBy::kCommand, {}),
-                testing::HasSubstr("PSS gained +400K: merged +250K, zero pages +40.0K, "
-                                   "trimmed +60.0K, other sharing +50.0K"));
+                testing::HasSubstr("PSS fell by 400K: merged 250K, zero pages 40.0K, "
+                                   "trimmed 60.0K, other sharing 50.0K"));
 }
 
 } // namespace

@@ -9,7 +9,10 @@
 #include "tools/common/files.hpp"
 
 #include <cstdlib>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <string>
+#include <vector>
 
 namespace upm::tool::pss {
 
@@ -82,6 +85,23 @@ TEST(Sort, NumbersFallAndTextsRise) {
     EXPECT_EQ(first("pid", true), 102);
     EXPECT_EQ(first("user", false), 100);
     EXPECT_EQ(first("command", false), 7);
+}
+
+// A row "(none)" or an empty figure would not tell that there is nothing to see.
+TEST(Command, SaysThatThereIsNoContainer) {
+    const test::FakeRoot root;
+    root.add({.pid = 7, .mappings = {{"1000-2000 rw-p 00000000 00:00 0 ", 4, 4, 4, 4}}});
+    const std::vector<std::string> base = {UPM_PSS_REPORT, "--root", root.path(), "--by"};
+    for (const char *by : {"container", "pod"}) {
+        std::vector<std::string> words = base;
+        words.emplace_back(by);
+        const std::string said = fmt::format("no process is in a {}: ", by);
+        EXPECT_NE(upm::test::run(words).out.find(said), std::string::npos);
+        words.insert(words.end(), {"--plot", root.path() + "/x.svg"});
+        const upm::test::Finished done = upm::test::run(words);
+        EXPECT_EQ(done.status, 1);
+        EXPECT_NE(done.err.find(said), std::string::npos) << done.err;
+    }
 }
 
 } // namespace

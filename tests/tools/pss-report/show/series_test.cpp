@@ -163,7 +163,7 @@ TEST_F(Recorded, FigureAndPage) {
 TEST_F(Recorded, DiffTakesTwoFiles) {
     const Finished done = command({"--diff", a_, b_});
     ASSERT_EQ(done.status, 0) << done.err;
-    EXPECT_THAT(done.out, HasSubstr("PSS gained +45.0M"));
+    EXPECT_THAT(done.out, HasSubstr("PSS fell by 45.0M"));
     EXPECT_EQ(command({"--diff", a_, "--diff", b_}).out, done.out);
     EXPECT_THAT(command({"--diff", a_}).err, HasSubstr("two recordings"));
     EXPECT_THAT(command({"--diff", a_, b_, b_}).err, HasSubstr("two recordings"));

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+//
+// What people call containers and pods: runtimes keep that in files of their own, where
+// this program may read them.
+#ifndef UPM_TOOLS_PSS_REPORT_READ_CONTAINER_NAMES_HPP
+#define UPM_TOOLS_PSS_REPORT_READ_CONTAINER_NAMES_HPP
+
+#include "tools/common/root.hpp"
+#include "tools/pss-report/model/snapshot.hpp"
+
+#include <map>
+#include <string>
+#include <utility>
+
+namespace upm::tool::pss {
+
+class ContainerNames {
+  public:
+    explicit ContainerNames(Root root);
+
+    // Fills in `name` and `pod_name`; empty where nothing is known. Asks once for each
+    // container.
+    void add(Container &container);
+
+  private:
+    [[nodiscard]] std::string docker_name(const std::string &id) const;
+    // Name and pod of a container that a kubelet started, by its OCI bundle.
+    [[nodiscard]] std::pair<std::string, std::string> bundle_names(const std::string &id) const;
+
+    Root root_;
+    std::map<std::string, std::string> podman_;  // by id
+    std::map<std::string, std::string> nerdctl_; // by id
+    std::map<std::string, std::string> pods_;    // "namespace/name" by uid
+    std::map<std::string, std::pair<std::string, std::string>> known_;
+};
+
+} // namespace upm::tool::pss
+
+#endif // UPM_TOOLS_PSS_REPORT_READ_CONTAINER_NAMES_HPP
