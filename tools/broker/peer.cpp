@@ -75,11 +75,13 @@ bool has_one_user(int folder, uid_t uid) noexcept {
     if (!fd || ::read(fd.get(), text.data(), text.size() - 1) <= 0)
         return false;
     const char *const line = std::strstr(text.data(), "\nUid:");
-    std::array<unsigned long, 3> users{};
-    if (line == nullptr ||
-        std::sscanf(line, "\nUid: %lu %lu %lu", &users[0], &users[1], &users[2]) != 3)
-        return false;
-    return users[0] == uid && users[1] == uid && users[2] == uid;
+    unsigned long real = 0;
+    unsigned long effective = 0;
+    unsigned long saved = 0;
+    // NOLINTNEXTLINE(cert-err34-c): a line of another form is told by the count
+    return line != nullptr &&
+           std::sscanf(line, "\nUid: %lu %lu %lu", &real, &effective, &saved) == 3 && real == uid &&
+           effective == uid && saved == uid;
 }
 
 bool read_namespaces(int folder, PeerProcess &process) noexcept {

@@ -101,6 +101,8 @@ Ref Catalog::find(const Domain &domain, std::uint64_t hash) {
 bool Catalog::consistent() const {
     std::map<const Domain *, std::uint64_t> listed; // pages that the indexes lead to
     for (const auto &[name, domain] : domains_) {
+        if (domain->members.empty() && domain->segments == 0)
+            return false;
         for (const auto &[hash, first] : domain->index) {
             Ref before;
             for (Ref at = first; at.segment != 0;) {

@@ -8,15 +8,11 @@
 
 namespace upm::upmd {
 
-// The number by which all users go that this namespace does not know is no user: two
-// processes that have it may be strangers to each other.
-bool Processes::is_overflow(uid_t uid) const {
-    return user_map::is_ambiguous(uid);
-}
-
 Peer Processes::enter(int socket, const ucred &peer) {
     broker::PeerProcess process = broker::look_at_peer(socket, peer);
-    if (process.known && !is_overflow(peer.uid))
+    // The number by which all users go that this namespace does not know is no user: two
+    // processes that have it may be strangers to each other.
+    if (process.known && !user_map::is_ambiguous(peer.uid))
         return known(std::move(process), peer.uid);
     Peer alone;
     alone.uid = peer.uid;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The processes behind the connections: a number for each, and from it the domain that
-// it is in unless it names one. Who cannot be looked at shares with nobody.
+// it is in unless it names one. A process that cannot be looked at shares with nobody.
 #ifndef UPM_UPMD_PROCESSES_HPP
 #define UPM_UPMD_PROCESSES_HPP
 
@@ -41,7 +41,6 @@ class Processes {
     };
 
     Peer known(broker::PeerProcess process, uid_t uid);
-    [[nodiscard]] bool is_overflow(uid_t uid) const;
 
     broker::Namespaces own_;
     std::map<std::uint64_t, Entry> entries_;

@@ -43,8 +43,9 @@ class Usage {
 
     // Processes whose mappings are to be looked at now. For each of them seen() follows.
     std::vector<std::uint64_t> take_due(std::uint64_t now);
-    // `started`: when the look began; what came later is not judged.
-    void seen(std::uint64_t process, const Look &look, std::uint64_t started, std::uint64_t now);
+    // Of a process, by its number. `started`: when the look began; what came later is not
+    // judged.
+    void seen(std::uint64_t number, const Look &look, std::uint64_t started, std::uint64_t now);
 
     // Ends what was kept for long enough. The time of the next call of this or of
     // take_due(); 0: there is none.
@@ -69,7 +70,7 @@ class Usage {
         bool looking = false;
     };
 
-    void begin(Client &client, Segment &segment, std::uint64_t pages, std::uint64_t now);
+    static void begin(Client &client, Segment &segment, std::uint64_t pages, std::uint64_t now);
     void release(Client &client, SegmentId id, std::uint64_t now);
     static void set(Segment &segment, Use &use, std::uint64_t pages);
     void want_look(Process &process, std::uint64_t at);

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <gmock/gmock.h>
+#include <sys/mman.h>
 
 namespace upm::test {
 
@@ -162,6 +163,30 @@ TEST_F(UpmdProtocol, MetricsAreOfOneDomain) {
     operator_of_host.sees_all = true;
     const Id all = broker().connect(std::move(operator_of_host));
     EXPECT_THAT(broker().metrics(all), testing::HasSubstr("domain_pages{domain=\"other\"} 1"));
+}
+
+// Whoever reads the metrics must not become a member.
+TEST_F(UpmdProtocol, MetricsTellNoKeys) {
+    const Id named = connect(0, 1);
+    store::HelloRequest hello{};
+    hello.page_size = static_cast<std::uint32_t>(page_size());
+    hello.named = 1;
+    std::memcpy(hello.key, "secretsecretsecr", sizeof(hello.key));
+    ASSERT_EQ(say(named, Op::kHello, hello), 0);
+    EXPECT_THAT(broker().metrics(), testing::HasSubstr("domain=\"key:"));
+    EXPECT_THAT(broker().metrics(), testing::Not(testing::HasSubstr("secret")));
+}
+
+// What a client may say only once, or only with something.
+TEST_F(UpmdProtocol, RequestsOutOfPlace) {
+    EXPECT_EQ(greet(join(0), 3, 3), -1) << "a second hello";
+    EXPECT_EQ(lookup(connect(0, 9), {1}), -1) << "none at all";
+    upmd::Brought brought;
+    brought.fd = upmd::Descriptor(::memfd_create("x", MFD_CLOEXEC));
+    EXPECT_EQ(say(join(0), Op::kStats, store::Header{}, {}, std::move(brought)), -1);
+    upmd::Brought lost;
+    lost.error = EMFILE;
+    EXPECT_EQ(say(join(0), Op::kStats, store::Header{}, {}, std::move(lost)), -1);
 }
 
 // upm status shows both: it is one number.

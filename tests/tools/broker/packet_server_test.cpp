@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+//
+// The loop of the brokers: shares of connections, turns, descriptors, oversized packets.
+#include "libupm/base/packet.hpp"
+#include "tests/support/support.hpp"
+#include "tools/broker/listener.hpp"
+#include "tools/broker/packet_server.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <memory>
+#include <optional>
+#include <string>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+namespace upm::test {
+
+namespace {
+
+using broker::Attachments;
+using broker::ClientId;
+
+// Answers "N", the number of descriptors that came, or "?" for a packet that says 's':
+// such ones are slow.
+class Counting final : public broker::Service {
+  public:
+    Counting(broker::Descriptor listener, const broker::PacketLimits &limits)
+        : server_(std::move(listener), limits, *this) {}
+    void run() { server_.run(); }
+    void stop() { over_ = true; }
+
+    ClientId connect(int /*socket*/, const ucred & /*peer*/) override { return ++last_; }
+    void disconnect(ClientId /*id*/) override {}
+    bool handle(ClientId id, std::span<const std::byte> packet, Attachments attachments) override {
+        std::string answer = std::to_string(attachments.fds.size());
+        answer += attachments.lost ? "l" : "";
+        answer += attachments.unwelcome ? "u" : "";
+        if (!packet.empty() && packet[0] == std::byte{'s'}) {
+            (void)::usleep(5'000);
+            answer = "?";
+        }
+        server_.send(id, std::as_bytes(std::span(answer)));
+        return packet.empty() || packet[0] != std::byte{'x'};
+    }
+    std::optional<int> tick() override { return over_ ? std::nullopt : std::optional(20); }
+
+  private:
+    std::atomic<bool> over_{false};
+    ClientId last_ = 0;
+    broker::PacketServer server_;
+};
+
+class BrokerLoop : public testing::Test {
+  protected:
+    void start(const broker::PacketLimits &limits) {
+        ASSERT_EQ(::chmod(folder_.path().c_str(), 0755), 0);
+        ASSERT_TRUE(listener_.make(name(), 0666));
+        service_ = std::make_unique<Counting>(listener_.take(), limits);
+        thread_ = std::thread([this] { service_->run(); });
+    }
+    void TearDown() override {
+        if (service_ == nullptr)
+            return;
+        service_->stop();
+        thread_.join();
+    }
+    [[nodiscard]] std::string name() const { return folder_.path() + "/s"; }
+
+    [[nodiscard]] tool::Descriptor connect() const {
+        tool::Descriptor fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+        sockaddr_un address{};
+        if (packet::fill_address(name(), address) != 0 ||
+            ::connect(fd.get(), reinterpret_cast<sockaddr *>(&address), sizeof(address)) != 0)
+            return {};
+        return fd;
+    }
+    static bool send(int socket, const std::string &text, std::span<const int> fds = {}) {
+        const iovec part{.iov_base = const_cast<char *>(text.data()), .iov_len = text.size()};
+        return packet::send(socket, {&part, 1}, fds) == 0;
+    }
+    // "gone" if the broker has hung up.
+    static std::string receive(int socket) {
+        char text[64] = {};
+        const ssize_t got = ::recv(socket, text, sizeof(text), 0);
+        return got > 0 ? std::string(text, static_cast<std::size_t>(got)) : "gone";
+    }
+    static std::string ask(int socket, const std::string &text, std::span<const int> fds = {}) {
+        return send(socket, text, fds) ? receive(socket) : "gone";
+    }
+
+    TempDir folder_;
+    broker::Listener listener_;
+    std::unique_ptr<Counting> service_;
+    std::thread thread_;
+};
+
+TEST_F(BrokerLoop, ConnectionsOfAllAndOfOneUser) {
+    start({.clients = 3, .user_clients = 2, .bytes = 64});
+    auto first = connect();
+    auto second = connect();
+    ASSERT_EQ(ask(first.get(), "a"), "0");
+    ASSERT_EQ(ask(second.get(), "a"), "0");
+    EXPECT_EQ(ask(connect().get(), "a"), "gone") << "a third one of this user";
+    first = {};
+    std::string answer = "gone";
+    for (int tries = 0; tries < 1'000 && answer == "gone"; ++tries) { // it has to notice
+        first = connect();
+        answer = ask(first.get(), "a");
+    }
+    EXPECT_EQ(answer, "0") << "one that has gone does not count";
+    if (::geteuid() != 0)
+        return;
+    EXPECT_EQ(in_child([&] {
+                  if (::setuid(65534) != 0)
+                      return 1;
+                  const auto other = connect();
+                  if (ask(other.get(), "a") != "0")
+                      return 2;
+                  return ask(connect().get(), "a") == "gone" ? 0 : 3; // of all there are three
+              }),
+              0);
+}
+
+TEST_F(BrokerLoop, Descriptors) {
+    start({.bytes = 64, .fds = 2});
+    const auto client = connect();
+    const tool::Descriptor memory(::memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    const tool::Descriptor file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+    const int fds[] = {memory.get(), memory.get(), memory.get()};
+    const int foreign[] = {memory.get(), file.get()};
+    EXPECT_EQ(ask(client.get(), "a"), "0");
+    EXPECT_EQ(ask(client.get(), "a", std::span(fds).first(1)), "1");
+    EXPECT_EQ(ask(client.get(), "a", std::span(fds).first(2)), "2");
+    EXPECT_EQ(ask(client.get(), "a", foreign), "1u") << "a file is no memfd";
+    EXPECT_EQ(ask(client.get(), "a"), "0");
+    EXPECT_EQ(ask(client.get(), "a", fds), "gone") << "one more than there may be";
+}
+
+// Packets come in the order in which they were sent, whatever they bring.
+TEST_F(BrokerLoop, OrderIsKept) {
+    start({.bytes = 64});
+    const auto client = connect();
+    const int memory = ::memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    std::string expected;
+    for (int i = 0; i < 20; ++i) {
+        const bool brings = i % 3 == 0;
+        ASSERT_TRUE(send(client.get(), "a", std::span(&memory, brings ? 1U : 0U)));
+        expected += brings ? "1" : "0";
+    }
+    (void)::close(memory);
+    std::string answers;
+    for (int i = 0; i < 20; ++i)
+        answers += receive(client.get());
+    EXPECT_EQ(answers, expected);
+}
+
+TEST_F(BrokerLoop, TooLongOrNotOfTheProtocol) {
+    start({.bytes = 64});
+    const auto fitting = connect();
+    EXPECT_EQ(ask(fitting.get(), std::string(64, 'a')), "0");
+    EXPECT_EQ(ask(fitting.get(), std::string(65, 'a')), "gone");
+    const auto wrong = connect();
+    EXPECT_EQ(ask(wrong.get(), "x"), "0");
+    EXPECT_EQ(receive(wrong.get()), "gone");
+}
+
+// A user with a hundred clients, each with a slow request at any time, gets a few of them
+// served in a round: the other user's only request does not wait for all hundred.
+TEST_F(BrokerLoop, UsersTakeTurns) {
+    if (::geteuid() != 0)
+        GTEST_SKIP() << "needs root, to be two users";
+    start({.bytes = 64});
+    int ready[2];
+    ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+    const pid_t flood = ::fork();
+    if (flood == 0) {
+        ::alarm(60);
+        std::vector<tool::Descriptor> clients;
+        if (::setuid(65534) != 0)
+            ::_exit(1);
+        for (int i = 0; i < 100; ++i)
+            clients.push_back(connect());
+        for (int round = 0;; ++round) {
+            for (const tool::Descriptor &client : clients)
+                (void)send(client.get(), "s");
+            if (round == 0)
+                (void)!::write(ready[1], "r", 1);
+            for (const tool::Descriptor &client : clients)
+                (void)receive(client.get());
+        }
+    }
+    char word = 0;
+    ASSERT_EQ(::read(ready[0], &word, 1), 1);
+    const auto mine = connect();
+    int fastest = 1'000;
+    for (int i = 0; i < 10; ++i) {
+        const auto before = std::chrono::steady_clock::now();
+        ASSERT_EQ(ask(mine.get(), "a"), "0");
+        const auto took = std::chrono::steady_clock::now() - before;
+        fastest = std::min(
+            fastest,
+            static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(took).count()));
+    }
+    // A hundred slow requests take half a second, and eight of them 40 ms.
+    EXPECT_LT(fastest, 250);
+    (void)::kill(flood, SIGKILL);
+    (void)::waitpid(flood, nullptr, 0);
+    (void)::close(ready[0]);
+    (void)::close(ready[1]);
+}
+
+} // namespace
+
+} // namespace upm::test
