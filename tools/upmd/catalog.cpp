@@ -101,7 +101,7 @@ Ref Catalog::find(const Domain &domain, std::uint64_t hash) {
 bool Catalog::consistent() const {
     std::map<const Domain *, std::uint64_t> listed; // pages that the indexes lead to
     for (const auto &[name, domain] : domains_) {
-        if (domain->members.empty() && domain->segments == 0)
+        if (domain->members.empty() && domain->segments == 0 && domain->jobs == 0)
             return false;
         for (const auto &[hash, first] : domain->index) {
             Ref before;
