@@ -14,7 +14,7 @@ namespace {
 int submit(const upm::Request &request, upm_counts *counts) noexcept {
     const upm::EntryGuard guard;
     upm_counts unwanted;
-    return upm::engine().submit(request, counts != nullptr ? *counts : unwanted);
+    return upm::engine_for_work().submit(request, counts != nullptr ? *counts : unwanted);
 }
 
 } // namespace
@@ -42,7 +42,7 @@ UPM_EXPORT int64_t upm_load(int fd, int64_t offset, void *into, size_t len, unsi
                             upm_load_counts *counts) {
     const upm::EntryGuard guard;
     upm_load_counts unwanted;
-    return upm::engine().load(
+    return upm::engine_for_work().load(
         {.fd = fd, .offset = offset, .into = into, .len = len, .flags = flags},
         counts != nullptr ? *counts : unwanted);
 }
@@ -53,7 +53,7 @@ UPM_EXPORT int upm_advise_async(void *addr, size_t len, unsigned flags) {
         .addr = reinterpret_cast<std::uintptr_t>(addr), .len = len, .flags = flags};
     upm::Job *job = nullptr;
     int fd = -1;
-    const int ret = upm::async_start(upm::engine(), request, true, job, fd);
+    const int ret = upm::async_start(upm::engine_for_work(), request, true, job, fd);
     return ret != 0 ? ret : fd;
 }
 

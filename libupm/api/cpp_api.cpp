@@ -34,7 +34,7 @@ Request make_request(void *addr, std::size_t len, const Options &options, bool u
 Result<Counts> submit(const Request &request) noexcept {
     const EntryGuard guard;
     Counts counts;
-    const int ret = engine().submit(request, counts);
+    const int ret = engine_for_work().submit(request, counts);
     return {counts, -ret};
 }
 
@@ -61,7 +61,7 @@ Result<Loaded> load(int fd, std::uint64_t offset, std::span<std::byte> into,
                         .flags = options.ordinary ? UPM_LOAD_ORDINARY : 0U};
     if (options.domain != nullptr)
         request.domain_fd = *options.domain ? options.domain->fd() : kNoDomain;
-    const std::int64_t got = engine().load(request, counts);
+    const std::int64_t got = engine_for_work().load(request, counts);
     return {counts, got < 0 ? static_cast<int>(-got) : 0};
 }
 
@@ -70,7 +70,8 @@ Result<Async> advise_async(void *addr, std::size_t len, const Options &options) 
     Async handle;
     Job *job = nullptr;
     int fd = -1;
-    const int ret = async_start(engine(), make_request(addr, len, options, false), false, job, fd);
+    const int ret =
+        async_start(engine_for_work(), make_request(addr, len, options, false), false, job, fd);
     if (ret == 0) {
         handle.job_ = job;
         handle.fd_ = fd;

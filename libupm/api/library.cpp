@@ -4,6 +4,7 @@
 #include "libupm/api/async.hpp"
 #include "libupm/api/catalog.hpp"
 #include "libupm/base/env.hpp"
+#include "libupm/base/system.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -119,6 +120,26 @@ bool look_again() noexcept {
     }
     looking = 0;
     return found;
+}
+
+bool look_again_by_now() noexcept {
+    constexpr std::uint64_t kFirstNs = 1'000'000'000;
+    constexpr std::uint64_t kLongestNs = 64'000'000'000;
+    static constinit std::atomic<std::uint64_t> next{0};
+    static constinit std::atomic<std::uint64_t> pause{kFirstNs};
+    if (!is_last_resort())
+        return false;
+    std::uint64_t due = next.load();
+    const std::uint64_t now = now_ns();
+    if (now < due || !next.compare_exchange_strong(due, now + pause.load()))
+        return false;
+    pause = std::min(2 * pause.load(), kLongestNs);
+    return due != 0 && look_again(); // not at once after the first look
+}
+
+Engine &engine_for_work() noexcept {
+    (void)look_again_by_now();
+    return engine();
 }
 
 } // namespace upm

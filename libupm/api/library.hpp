@@ -21,6 +21,10 @@ bool is_last_resort() noexcept;
 // Looks once more for a backend if this is so. Returns true if there is one now. May take
 // seconds, as the first look may.
 bool look_again() noexcept;
+// The same if it is time: after a second, then after pauses that double up to a minute.
+bool look_again_by_now() noexcept;
+// The engine for a call that is to merge, after such a look.
+Engine &engine_for_work() noexcept;
 
 // At the entry of every public function. A hook must not change errno under the
 // program's feet, and a thread that is cancelled inside would have to unwind

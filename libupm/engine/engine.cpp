@@ -113,17 +113,20 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
         __builtin_add_overflow(address, request.len, &end) ||
         __builtin_add_overflow(request.offset, request.len, &file_end))
         return -EINVAL;
-    if (request.domain_fd >= 0 && !choice_.backend->capabilities().domains)
+    const bool apart = choice_.loader != choice_.backend; // it knows the domains of its own only
+    if (request.domain_fd >= 0 && (apart || !choice_.backend->capabilities().domains))
         return -EOPNOTSUPP;
     const std::uint64_t start = now_ns();
     LoadCall call{.fd = request.fd,
                   .offset = static_cast<std::uint64_t>(request.offset),
                   .into = static_cast<std::byte *>(request.into),
                   .len = request.len,
-                  .domain_fd = request.domain_fd >= 0 ? request.domain_fd : default_domain(),
+                  .domain_fd = request.domain_fd >= 0 ? request.domain_fd
+                               : apart                ? -1
+                                                      : default_domain(),
                   .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0};
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
-    const std::int64_t got = request.len != 0 ? choice_.backend->load(call, counts)
+    const std::int64_t got = request.len != 0 ? choice_.loader->load(call, counts)
                                               : plain_read(call.fd, call.offset, call.into, 0);
     counts.bytes = counts.shared + counts.made + counts.copied;
     counts.nanoseconds = now_ns() - start;
@@ -177,7 +180,7 @@ void Engine::info(struct upm_info &info) const noexcept {
     info.domains = can.domains;
     info.restores = can.restores;
     info.quiescent = can.quiescent;
-    info.load = can.load;
+    info.load = choice_.loader->capabilities().load;
 }
 
 } // namespace upm

@@ -39,22 +39,48 @@ void take_last(const Catalog &catalog, Choice &choice) noexcept {
     (void)choice.backend->open(unused);
 }
 
+// The row that serves only callers who vouch for their memory, as long as nothing better
+// is found.
+struct Restricted {
+    Backend *backend = nullptr;
+    int domain_fd = -1;
+};
+
+void take_restricted(const Restricted &found, Choice &choice) noexcept {
+    choice.backend = found.backend;
+    choice.domain_fd = found.domain_fd;
+}
+
 void choose_best(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
     choice.reason.set("auto: ");
     const char *separator = "";
+    Restricted restricted;
     for (const CatalogRow &row : catalog.first(catalog.size() - 1)) {
         if (row.backend == nullptr)
             continue; // no news to a user who did not ask for it
         Reason reason;
         const int ret = try_row(row, wish, choice, reason);
         choice.reason.append("%s%s: %s", separator, row.name, reason.c_str());
-        if (ret == 0) {
+        separator = "; ";
+        if (ret != 0)
+            continue;
+        const Capabilities can = row.backend->capabilities();
+        if (!can.quiescent) {
             choice.backend = row.backend;
+            if (restricted.backend != nullptr && !can.load)
+                choice.loader = restricted.backend;
+            if (restricted.domain_fd >= 0)
+                ::close(restricted.domain_fd);
             return;
         }
-        separator = "; ";
+        if (restricted.backend == nullptr)
+            restricted = {.backend = row.backend, .domain_fd = choice.domain_fd};
+        choice.domain_fd = -1;
     }
-    take_last(catalog, choice);
+    if (restricted.backend != nullptr)
+        take_restricted(restricted, choice);
+    else
+        take_last(catalog, choice);
 }
 
 void choose_named(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
@@ -83,6 +109,7 @@ void choose_named(const Wish &wish, const Catalog &catalog, Choice &choice) noex
 
 void choose(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
     choice.domain_fd = -1;
+    choice.loader = nullptr;
     if (!wish.domain.empty() && !env::parse_key(wish.domain, choice.domain_key)) {
         choice.reason.set("UPM_DOMAIN is not a key of 32 hex digits");
         take_last(catalog, choice);
@@ -91,6 +118,8 @@ void choose(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
     } else {
         choose_named(wish, catalog, choice);
     }
+    if (choice.loader == nullptr)
+        choice.loader = choice.backend;
 }
 
 } // namespace upm

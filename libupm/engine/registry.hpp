@@ -28,11 +28,16 @@ struct Wish {
 
 struct Choice {
     Backend *backend = nullptr; // open; never null once chosen
+    Backend *loader = nullptr;  // the same, for load()
     int domain_fd = -1;         // of Wish::domain
     std::uint8_t domain_key[16] = {};
     Reason reason; // why this one, and for each better one why not
 };
 
+// `auto` takes the first row that serves any caller. One that takes only memory vouched for
+// (Capabilities::quiescent) comes behind all of these: most callers would get nothing of it.
+// It serves loads all the same if the one that is taken does not.
+//
 // A wish that cannot be met gives the last row of the catalog and a reason. So
 // does a domain: to merge in another domain than the one that was asked for would
 // share memory with strangers.

@@ -164,7 +164,8 @@ int StoreBackend::open(Reason &reason) noexcept {
                path_.text, store::freeze_mode_name(mode_),
                mode_ == store::FreezeMode::kKernel
                    ? ""
-                   : ": only memory vouched for as quiescent (UPM_QUIESCENT)");
+                   : ": only memory vouched for as quiescent (UPM_QUIESCENT), until userfaultfd "
+                     "is allowed (sysctl vm.unprivileged_userfaultfd=1, or /dev/userfaultfd)");
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #define UPM_TESTS_LIBUPM_CONTRACT_SUBJECT_HPP
 
 #include "libupm/engine/engine.hpp"
+#include "tests/support/leaks.hpp"
 
 #include <string>
 #include <vector>

@@ -5,6 +5,7 @@
 #define UPM_TESTS_LIBUPM_ENGINE_FAKE_BACKEND_HPP
 
 #include "libupm/engine/engine.hpp"
+#include "tests/support/leaks.hpp"
 #include "tests/support/support.hpp"
 
 #include <atomic>

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 namespace upm::test {
 
@@ -49,6 +50,47 @@ TEST(Choose, AutoEndsAtTheLast) {
     shelf.fair.open_result = -ENOENT;
     EXPECT_EQ(shelf.pick({}).backend, &shelf.last);
     EXPECT_THAT(shelf.choice.reason.c_str(), StrEq("auto: good: is broken; fair: is broken"));
+}
+
+// Most callers would get nothing of a backend that takes only memory vouched for.
+TEST(Choose, AutoPassesOverWhatCannotServeItsCaller) {
+    Shelf shelf;
+    shelf.good.can.quiescent = true;
+    shelf.good.can.load = true;
+    EXPECT_EQ(shelf.pick({}).backend, &shelf.fair);
+    EXPECT_EQ(shelf.choice.loader, &shelf.good) << "loads need nobody's word";
+    EXPECT_THAT(shelf.choice.reason.c_str(), StrEq("auto: good: works; fair: works"));
+    shelf.fair.can.load = true;
+    EXPECT_EQ(shelf.pick({}).loader, &shelf.fair);
+}
+
+TEST(Choose, AutoTakesItWhereNothingElseWorks) {
+    Shelf shelf;
+    shelf.good.can.quiescent = true;
+    shelf.fair.open_result = -ENOENT;
+    EXPECT_EQ(shelf.pick({.backend = "auto", .domain = kKey}).backend, &shelf.good);
+    EXPECT_EQ(shelf.choice.loader, &shelf.good);
+    EXPECT_EQ(shelf.choice.domain_fd, 1000);
+}
+
+TEST(Choose, NamedIsTakenWhateverItServes) {
+    Shelf shelf;
+    shelf.good.can.quiescent = true;
+    EXPECT_EQ(shelf.pick({.backend = "good", .domain = ""}).backend, &shelf.good);
+}
+
+// Its descriptor for the domain is closed when it is passed over.
+TEST(Choose, DomainOfWhatIsPassedOver) {
+    int ends[2] = {};
+    ASSERT_EQ(::pipe(ends), 0);
+    Shelf shelf;
+    shelf.good.can.quiescent = true;
+    shelf.good.domain_result = ends[1];
+    EXPECT_EQ(shelf.pick({.backend = "auto", .domain = kKey}).backend, &shelf.fair);
+    EXPECT_EQ(shelf.choice.domain_fd, 1000) << "that of the one that is taken";
+    char byte = 0;
+    EXPECT_EQ(::read(ends[0], &byte, 1), 0) << "the other end is closed";
+    (void)::close(ends[0]);
 }
 
 TEST(Choose, EmptyIsAuto) {
