@@ -106,6 +106,30 @@ std::string header(const Figure &figure, Ground ground, const Scale &scale) {
     return out;
 }
 
+// What stands above a bar.
+std::string label_of(const Figure &figure, std::size_t curve, double x, double bytes,
+                     const Scale &scale) {
+    std::string label = number(bytes / scale.divisor);
+    const auto &first = figure.curves[0].points;
+    const auto same =
+        std::find_if(first.begin(), first.end(), [&](const auto &p) { return p.first == x; });
+    if (figure.changes && curve != 0 && same != first.end() && same->second > 0)
+        label += change(same->second, bytes);
+    return label;
+}
+
+// Returns true if labels beside each other would touch.
+bool labels_touch(const Figure &figure, const Scale &scale) {
+    constexpr double kWidth = 660; // of the plot, of 760 pixels
+    constexpr double kLetter = 7;  // of a label's font
+    std::size_t longest = 0;
+    for (std::size_t i = 0; i < figure.curves.size(); ++i)
+        for (const auto &[x, bytes] : figure.curves[i].points)
+            longest = std::max(longest, label_of(figure, i, x, bytes, scale).size());
+    const auto bars = static_cast<double>(figure.categories.size() * figure.curves.size());
+    return static_cast<double>(longest + 1) * kLetter > 0.8 * kWidth / std::max(bars, 1.0);
+}
+
 // Every series as a block: its title, then lines of x, height, category and label.
 std::string blocks(const Figure &figure, const Scale &scale) {
     std::string out;
@@ -121,13 +145,8 @@ std::string blocks(const Figure &figure, const Scale &scale) {
             }
             const double centre = x + width * (static_cast<double>(i) -
                                                static_cast<double>(figure.curves.size() - 1) / 2);
-            std::string label = number(value);
-            const auto &first = figure.curves[0].points;
-            const auto same = std::find_if(first.begin(), first.end(),
-                                           [&, at = x](const auto &p) { return p.first == at; });
-            if (figure.changes && i != 0 && same != first.end() && same->second > 0)
-                label += change(same->second, bytes);
-            out += fmt::format("{} {} {}\n", centre, value, quoted(label));
+            out += fmt::format("{} {} {}\n", centre, value,
+                               quoted(label_of(figure, i, x, bytes, scale)));
         }
         out += "END_OF_BLOCK\n";
     }
@@ -140,7 +159,7 @@ std::string blocks(const Figure &figure, const Scale &scale) {
     return out;
 }
 
-std::string bars(const Figure &figure) {
+std::string bars(const Figure &figure, const Scale &scale) {
     const std::size_t bars = figure.categories.size() * figure.curves.size();
     std::vector<std::string> plots;
     for (std::size_t i = 0; i < figure.curves.size(); ++i)
@@ -148,18 +167,21 @@ std::string bars(const Figure &figure) {
             fmt::format("$curve{} using 1:2:({}) with boxes linecolor \"{}\" title columnheader(1)",
                         i, 0.74 / static_cast<double>(figure.curves.size()),
                         kPalette[figure.curves[i].color % kPalette.size()]));
-    // Above few bars there is room for their values.
+    // Above few bars there is room for their values; upright ones need it above them.
+    const bool upright = labels_touch(figure, scale);
     for (std::size_t i = 0; bars <= 12 && i < figure.curves.size(); ++i)
-        plots.push_back(fmt::format("$curve{} using 1:2:3 every ::1 with labels offset 0,0.7 "
+        plots.push_back(fmt::format("$curve{} using 1:2:3 every ::1 with labels {} "
                                     "noenhanced font \",12\" notitle",
-                                    i));
+                                    i,
+                                    upright ? "rotate by 90 left offset 0,0.5" : "offset 0,0.7"));
     // Nothing but the names below the clusters.
     plots.emplace_back("$category using 1:(0):xticlabels(2) with points pointtype 0 notitle");
     std::size_t longest = 0;
     for (const std::string &category : figure.categories)
         longest = std::max(longest, display_width(category));
     const bool turned = longest * figure.categories.size() > 80;
-    return fmt::format("set xrange [-0.6:{}]\nset xtics scale 0 noenhanced{}\nplot {}\n",
+    return fmt::format("{}set xrange [-0.6:{}]\nset xtics scale 0 noenhanced{}\nplot {}\n",
+                       upright ? "set offsets 0, 0, graph 0.3, 0\n" : "",
                        static_cast<double>(figure.categories.size()) - 0.4,
                        turned ? " rotate by -30" : "", fmt::join(plots, ", \\\n  "));
 }
@@ -232,7 +254,7 @@ std::string run_gnuplot(const std::string &script) {
 std::string gnuplot_script(const Figure &figure, Ground ground) {
     const Scale scale = scale_of(figure);
     return header(figure, ground, scale) + blocks(figure, scale) +
-           (figure.kind == FigureKind::kBars ? bars(figure) : lines(figure));
+           (figure.kind == FigureKind::kBars ? bars(figure, scale) : lines(figure));
 }
 
 std::string draw(const Figure &figure, Ground ground) {

@@ -157,6 +157,22 @@ TEST(Html, NeedsNothingButItself) {
                             Not(HasSubstr("@import")), Not(HasSubstr("url(http"))));
 }
 
+// Twelve bars with "1234 (-25 %)" above them: side by side these would be one line.
+TEST(Plot, LabelsDoNotTouchTheirNeighbours) {
+    Figure figure;
+    figure.categories = {"RSS", "PSS"};
+    figure.changes = true;
+    for (std::size_t i = 0; i < 2; ++i)
+        figure.curves.push_back({"c", i, 1, {{0, 1e9 - 2e8 * static_cast<double>(i)}, {1, 2e9}}});
+    EXPECT_EQ(gnuplot_script(figure, Ground::kPage).find("rotate by 90"), std::string::npos);
+    figure.categories = {"a", "b", "c", "d", "e", "f"};
+    for (Curve &curve : figure.curves)
+        for (double x = 2; x < 6; ++x)
+            curve.points.emplace_back(
+                x, 1e9 - 1e8 * static_cast<double>(&curve - figure.curves.data()));
+    EXPECT_NE(gnuplot_script(figure, Ground::kPage).find("rotate by 90"), std::string::npos);
+}
+
 } // namespace
 
 } // namespace upm::tool::pss
