@@ -145,6 +145,28 @@ TEST_F(UpmdProtocol, VersionsAreNegotiated) {
     EXPECT_EQ(greet(bent, 4, 3), -1);
 }
 
+// Whoever reads the metrics must not be able to join a domain by them.
+TEST_F(UpmdProtocol, MetricsTellNoKey) {
+    store::HelloRequest hello{};
+    hello.page_size = static_cast<std::uint32_t>(page_size());
+    hello.named = 1;
+    std::memcpy(hello.key, "0123456789abcdef", sizeof(hello.key));
+    ASSERT_EQ(say(connect(0, 7), Op::kHello, hello), 0);
+    const std::string text = broker().metrics();
+    EXPECT_THAT(text, testing::HasSubstr("domain=\"key:"));
+    EXPECT_THAT(text, testing::Not(testing::HasSubstr("0123456789abcdef")));
+}
+
+// A report is only a claim: it makes no number negative, which would be a huge one.
+TEST_F(UpmdProtocol, ReportsStayAboveZero) {
+    const Id client = join(0, "d");
+    ASSERT_EQ(publish(client, {1, 2}), 0);
+    report(client, published(client), -5);
+    EXPECT_THAT(broker().metrics(),
+                testing::Not(testing::ContainsRegex("mapped_pages[^ ]* [1-9]")));
+    EXPECT_TRUE(broker().consistent());
+}
+
 // A member sees its own domain, and only whoever may see all sees the others.
 TEST_F(UpmdProtocol, MetricsAreOfOneDomain) {
     const Id mine = join(1, "mine");
