@@ -167,6 +167,14 @@ TEST_F(UpmdProtocol, ReportsStayAboveZero) {
     EXPECT_TRUE(broker().consistent());
 }
 
+// Or a machine that starts containers for years would have a domain for each of them.
+TEST_F(UpmdProtocol, DomainsEndWithTheirLastMember) {
+    const Id client = join(0, "brief");
+    EXPECT_THAT(broker().metrics(), testing::HasSubstr("brief"));
+    leave(client);
+    EXPECT_THAT(broker().metrics(), testing::Not(testing::HasSubstr("brief")));
+}
+
 // A member sees its own domain, and only whoever may see all sees the others.
 TEST_F(UpmdProtocol, MetricsAreOfOneDomain) {
     const Id mine = join(1, "mine");
