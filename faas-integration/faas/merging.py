@@ -113,13 +113,13 @@ def open_way(backend: str, stack: contextlib.ExitStack, group: str = "") -> Way:
     way.environment = {"LD_PRELOAD": str(HOOK), "UPM_BACKEND": backend, "UPM_VERBOSE": "1"}
     if backend == "store":
         _start_broker(way, stack, group)
-    if backend == "kmod":
+    if backend in {"kmod", "store"}:
         way.environment |= _common_domain()
     return way
 
 
 def _common_domain() -> dict[str, str]:
-    """The key of a domain for these containers: by default the module keeps them apart."""
+    """The key of a domain for these containers: by default module and broker keep them apart."""
     return {"UPM_DOMAIN": secrets.token_hex(16)}
 
 

@@ -228,6 +228,8 @@ class RunTest(support.TemporaryDirectory):
         self.assertLess(after, before)
         merged = found["phases"][1]
         self.assertEqual(len(merged["advises"]), 2)  # the killed one says nothing
+        parts = found["table"]["merged + returned, MiB"]["with UPM"]
+        self.assertGreater(parts["merged"], 1)
         self._check_table(done.stdout, found)
         self.assertIn("<svg", (self.directory / "report.svg").read_text())
 
