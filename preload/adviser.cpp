@@ -4,6 +4,7 @@
 #include "libupm/api/library.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
@@ -22,6 +23,7 @@
 #include <string_view>
 #include <sys/prctl.h>
 #include <unistd.h>
+#include <upm/upm.hpp>
 
 namespace upm::hook {
 
@@ -47,6 +49,9 @@ constinit std::atomic<std::uint32_t> bell{0};
 // Changes whenever there is something new to advise.
 constinit std::atomic<std::uint32_t> news{0};
 constinit std::atomic<bool> no_backend{false};
+// Reads into blocks come to share, whether or not the backend can advise them.
+constinit std::atomic<bool> loads{false};
+constexpr std::uint32_t kLoadsWhileReading = 2; // upm_info.load
 
 // A thread that is awake sees the new value before it sleeps.
 void ring() noexcept {
@@ -173,12 +178,22 @@ bool wait_for_backend() noexcept {
     return false;
 }
 
+// Has reads share from now on, if that is wished and the backend does it.
+void look_for_loads() noexcept {
+    if (!settings.loads || loads.load() || upm::info().load != kLoadsWhileReading)
+        return;
+    loads = true;
+    set_backend_restores();
+    set_load_threshold(settings.min_bytes);
+}
+
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
     if (!system_calls_allowed()) {
         no_backend = true;
         return nullptr;
     }
+    look_for_loads();
     show_state(false);
     std::uint32_t seen = news.load();
     if (settings.trigger == Trigger::kSignal)
@@ -195,6 +210,7 @@ void *run(void * /*unused*/) noexcept {
             no_backend = !all_pieces_ended();
             break;
         }
+        look_for_loads();
         if (error != EINTR && error != EOPNOTSUPP)
             wait_for_work(seen);
     }
@@ -264,7 +280,7 @@ void start_adviser(const Settings &chosen) noexcept {
 
 bool notice_block(bool may_start) noexcept {
     if (no_backend.load(std::memory_order_relaxed))
-        return false;
+        return loads.load(std::memory_order_relaxed);
     if (settings.trigger == Trigger::kManual)
         return true;
     std::atomic<bool> &thread_runs = local().thread_runs;
@@ -335,6 +351,7 @@ void fill_report(upm_hook_stats &report) noexcept {
     report.live_blocks = blocks.live_blocks;
     report.live_bytes = blocks.live_bytes;
     fill_pass_report(report);
+    fill_load_report(report);
 }
 
 bool gave_up() noexcept {

@@ -4,6 +4,7 @@
 #include "preload/adviser.hpp"
 #include "preload/changes.hpp"
 #include "preload/enable.hpp"
+#include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/real.hpp"
 
@@ -107,6 +108,7 @@ void begin() noexcept {
     if (!begun.exchange(true)) {
         const Guard guard;
         set_threshold(SIZE_MAX);
+        set_load_threshold(SIZE_MAX);
         end_all_pieces();
         wake_adviser();
         if (local().thread_runs.load())

@@ -15,6 +15,7 @@ Settings read_settings() noexcept {
     settings.trigger = env::get(env::trigger);
     settings.idle_ns = env::get(env::idle_ms) * 1'000'000U;
     settings.everything = env::get(env::scope) == env::Scope::kAll;
+    settings.loads = env::get(env::scope) == env::Scope::kLoads;
     settings.verbose = env::get(env::verbose);
     settings.profile = env::get(env::profile);
     return settings;

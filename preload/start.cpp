@@ -86,14 +86,16 @@ void print_summary() noexcept {
         line, sizeof(line),
         "upm[%d]: backend %s; %llu blocks, %.1f MiB (now %llu, %.1f MiB); %llu passes in %.3f s: "
         "%.1f MiB merged, %.1f new, %.1f zero, %.1f queued, %.1f skipped; "
-        "%llu blocks kept breaking; trimmed %.1f MiB\n",
+        "%llu blocks kept breaking; trimmed %.1f MiB; "
+        "loaded %.1f MiB shared, %.1f made\n",
         ::getpid(), backend, static_cast<unsigned long long>(report.blocks), mib(report.bytes),
         static_cast<unsigned long long>(report.live_blocks), mib(report.live_bytes),
         static_cast<unsigned long long>(report.passes),
         static_cast<double>(counts.nanoseconds) / 1e9, mib(counts.merged * kPageSize),
         mib(counts.inserted * kPageSize), mib(counts.zero * kPageSize),
         mib(counts.queued * kPageSize), mib(sum.skipped_pages() * kPageSize),
-        static_cast<unsigned long long>(report.retired), mib(report.trimmed_bytes));
+        static_cast<unsigned long long>(report.retired), mib(report.trimmed_bytes),
+        mib(report.loaded_shared), mib(report.loaded_made));
     if (length > 0)
         (void)!::write(STDERR_FILENO, line,
                        std::min(static_cast<std::size_t>(length), sizeof(line) - 1));

@@ -119,7 +119,7 @@ int KmodBackend::handshake(int fd, Reason &reason, Capabilities &found) noexcept
 
     found.advise = true;
     found.immediate = true;
-    found.load = true;
+    found.load = 1;
     found.remote = (info.features & UPM_FEATURE_REMOTE) != 0;
     found.file_pages = (info.features & UPM_FEATURE_FILE_PAGES) != 0;
     found.domains = (info.features & UPM_FEATURE_DOMAINS) != 0;

@@ -70,7 +70,7 @@ struct Capabilities {
     // give zeros or the file's bytes.
     bool restores = false;
     bool quiescent = false; // takes only calls with Call::quiescent
-    bool load = false;      // load() shares
+    unsigned load = 0;      // as upm_info.load
 };
 
 // One validated piece of work.
@@ -97,6 +97,7 @@ struct LoadCall {
     std::byte *into = nullptr;
     std::size_t len = 0;   // bytes, > 0
     int domain_fd = -1;    // -1: the default domain
+    Gate *gate = nullptr;  // entered while something is mapped over the destination
     bool ordinary = false; // the caller vouches for the destination: UPM_LOAD_ORDINARY
 };
 

@@ -124,6 +124,7 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
                   .domain_fd = request.domain_fd >= 0 ? request.domain_fd
                                : apart                ? -1
                                                       : default_domain(),
+                  .gate = request.gate,
                   .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0};
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
     const std::int64_t got = request.len != 0 ? choice_.loader->load(call, counts)

@@ -31,8 +31,9 @@ struct LoadRequest {
     std::int64_t offset = 0;
     void *into = nullptr;
     std::size_t len = 0;
-    unsigned flags = 0; // UPM_LOAD_ORDINARY
-    int domain_fd = -1; // -1: the engine's default
+    unsigned flags = 0;   // UPM_LOAD_ORDINARY
+    int domain_fd = -1;   // -1: the engine's default
+    Gate *gate = nullptr; // see LoadCall
 };
 
 class Engine {

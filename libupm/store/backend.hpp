@@ -34,7 +34,7 @@ class StoreBackend final : public Backend {
                 .domains = true,
                 .restores = true,
                 .quiescent = mode_ != store::FreezeMode::kKernel,
-                .load = true};
+                .load = 2};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
     bool unmapped() noexcept override { return pool_.report_unmapped(); }

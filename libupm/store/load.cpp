@@ -439,14 +439,19 @@ std::int64_t Load::compare_and_map(Window &window, std::size_t size) noexcept {
 bool Load::map_run(const Window &window, std::size_t start, std::size_t end) noexcept {
     const std::size_t size = end - start;
     std::byte *const view = view_.data() + reinterpret_cast<std::uintptr_t>(window.at) % kHugePage;
-    if (!absent(window.at + start, size) ||
-        !tools_.budget.afford(static_cast<std::uint32_t>(size / page_size())) ||
-        !map_over({.at = reinterpret_cast<std::uint64_t>(window.at + start),
-                   .size = size,
-                   .fd = window.segment.fd,
-                   .offset = window.place.page * page_size() + start,
-                   .protection = PROT_READ | PROT_WRITE,
-                   .view = view + start}))
+    if (call_.gate != nullptr && !call_.gate->enter())
+        return false;
+    const bool mapped = absent(window.at + start, size) &&
+                        tools_.budget.afford(static_cast<std::uint32_t>(size / page_size())) &&
+                        map_over({.at = reinterpret_cast<std::uint64_t>(window.at + start),
+                                  .size = size,
+                                  .fd = window.segment.fd,
+                                  .offset = window.place.page * page_size() + start,
+                                  .protection = PROT_READ | PROT_WRITE,
+                                  .view = view + start});
+    if (call_.gate != nullptr)
+        (void)call_.gate->leave();
+    if (!mapped)
         return false;
     (window.made ? counts_.made : counts_.shared) += size;
     (void)tools_.pool.at(slots_[window.slot])

@@ -81,7 +81,7 @@ void check_choice(const char *name, const std::string &value,
 
 void pass_on(const cxxopts::ParseResult &options) {
     if (options.count("scope") != 0) {
-        check_choice("scope", options["scope"].as<std::string>(), {"blocks", "all"});
+        check_choice("scope", options["scope"].as<std::string>(), {"blocks", "all", "loads"});
         set("UPM_SCOPE", options["scope"].as<std::string>());
     }
     if (options.count("trigger") != 0) {
@@ -137,7 +137,7 @@ cxxopts::Options make_options() {
         "trigger", "when to merge: idle, manual or signal", cxxopts::value<std::string>(), "WHEN")(
         "min-bytes", "leave smaller blocks alone (4096, 64K, 2M)", cxxopts::value<std::string>(),
         "N")("idle-ms", "idle is that long without work", cxxopts::value<std::string>(),
-             "N")("scope", "what to merge: blocks, or all private memory",
+             "N")("scope", "what to merge: blocks, all private memory, or loads as well",
                   cxxopts::value<std::string>(), "WHAT")("h,help", "this text");
     return options;
 }

@@ -48,7 +48,9 @@ struct upm_hook_stats {
 	uint64_t retired;	/* blocks given up, because their pages kept breaking */
 	uint64_t trimmed_bytes; /* freed by trimming the heap; not by merging */
 	struct upm_counts counts; /* sums over all calls */
-	uint64_t reserved[4];
+	uint64_t loaded_shared; /* bytes of files read into pages that were known */
+	uint64_t loaded_made;	/* the same, in pages that were made for others to share */
+	uint64_t reserved[2];
 };
 int upm_hook_report(struct upm_hook_stats *report);
 

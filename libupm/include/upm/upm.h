@@ -161,7 +161,8 @@ struct upm_info {
 	uint32_t domains;    /* 1: named domains work */
 	uint32_t restores;   /* 1: MADV_DONTNEED on merged pages brings their bytes back */
 	uint32_t quiescent;  /* 1: advise takes only calls with UPM_QUIESCENT */
-	uint32_t load;	     /* 1: upm_load shares, 0: it is a plain read */
+	uint32_t load;	     /* upm_load: 0 reads plainly, 1 reads and then merges, 2 shares
+				while it reads */
 	uint64_t reserved[3];
 };
 int upm_info(struct upm_info *info);
