@@ -213,13 +213,13 @@ json batch_costs(const RuntimeImpl &gpu, std::size_t count, unsigned rounds) {
 
 void calls(const Runtime &runtime, const Job &job, Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
-    for (const std::size_t units : {1, 8, 32})
+    for (const std::size_t units : {1UL, 8UL, 32UL})
         report.put(std::to_string(units * gpu.granularity),
                    call_costs(gpu, units * gpu.granularity, job.rounds));
 }
 
 void batches(const Runtime &runtime, const Job &job, Report &report) {
-    for (const std::size_t count : {1, 8, 64})
+    for (const std::size_t count : {1UL, 8UL, 64UL})
         report.put(std::to_string(count), batch_costs(*runtime.shared(), count, job.rounds));
 }
 
@@ -229,7 +229,7 @@ void spare(const Runtime &runtime, const Job &job, Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
     const CurrentContext current(gpu);
     const DriverApi &api = gpu.api;
-    for (const std::size_t units : {1, 8, 32}) {
+    for (const std::size_t units : {1UL, 8UL, 32UL}) {
         const std::size_t bytes = units * gpu.granularity;
         abi::Handle shared = 0;
         std::vector<abi::Handle> pool(std::min(job.rounds, 16U));

@@ -108,7 +108,7 @@ void sharing(const Runtime &runtime, const Job &job, Report &report) {
 
 void first_write(const Runtime &runtime, const Job &job, Report &report) {
     json rows = json::array();
-    for (const std::size_t units : {1, 8, 32}) {
+    for (const std::size_t units : {1UL, 8UL, 32UL}) {
         const std::size_t extent = units * runtime.granularity();
         Buffer buffer =
             must(Buffer::allocate(runtime, extent, {.extent_bytes = extent}), "allocate");

@@ -321,11 +321,12 @@ bool Load::find(Window &window, std::uint64_t &likeness) noexcept {
     for (std::uint32_t i = 0; i < count; ++i) {
         if (!is_segment(places[i].segment))
             continue;
-        // The descriptor that came along is of the first one.
+        // The descriptor that came along is of the first one. What lies in front of its
+        // first page is not in it: then the window is made anew.
+        if (attached.fd < 0 || places[i].page < pages[i] || places[i].page >= attached.pages)
+            break;
         window.place = {.segment = places[i].segment, .page = places[i].page - pages[i]};
-        if (attached.fd >= 0 && places[i].page >= pages[i] && places[i].page < attached.pages)
-            return true;
-        break;
+        return true;
     }
     forget(window);
     return false;
@@ -352,6 +353,7 @@ void Load::await(Window &window) noexcept {
         return;
     const std::uint64_t pieces = window.size / kPiece + 1;
     const std::uint64_t ms = kMakeMs + kMakeFactor * piece_ns_ * pieces / 1'000'000U;
+    window.place = {};
     const int ret = tools_.pool.at(slots_[window.slot])
                         .end_make(window.place.segment, window.segment, patience_ms(ms));
     window.made = ret == 0;

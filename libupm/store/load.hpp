@@ -89,7 +89,7 @@ class Load {
     std::int64_t compare_and_map(Window &window, std::size_t size) noexcept;
     bool map_run(const Window &window, std::size_t start, std::size_t end) noexcept;
     [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
-    void forget(Window &window) noexcept;
+    static void forget(Window &window) noexcept;
     void give_up() noexcept;
 
     Tools tools_;

@@ -78,10 +78,11 @@ bool has_one_user(int folder, uid_t uid) noexcept {
     unsigned long real = 0;
     unsigned long effective = 0;
     unsigned long saved = 0;
+    if (line == nullptr)
+        return false;
     // NOLINTNEXTLINE(cert-err34-c): a line of another form is told by the count
-    return line != nullptr &&
-           std::sscanf(line, "\nUid: %lu %lu %lu", &real, &effective, &saved) == 3 && real == uid &&
-           effective == uid && saved == uid;
+    const int found = std::sscanf(line, "\nUid: %lu %lu %lu", &real, &effective, &saved);
+    return found == 3 && real == uid && effective == uid && saved == uid;
 }
 
 bool read_namespaces(int folder, PeerProcess &process) noexcept {

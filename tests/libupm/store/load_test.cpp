@@ -149,27 +149,59 @@ TEST_F(StoreLoad, StoppedBrokerIsLeftAlone) {
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
 }
 
+// Another connection of this process publishes `count` pages under the hashes that pages
+// of the file have from `page` on.
+class Publisher {
+  public:
+    explicit Publisher(const std::string &socket) {
+        store::SocketPath path;
+        (void)socket.copy(path.text, sizeof(path.text) - 1);
+        EXPECT_EQ(connection_.open(path, {}), 0);
+    }
+    void publish(const Pages &content, std::size_t page, const Pages &bytes) {
+        std::vector<std::uint64_t> hashes(bytes.size() / page_size());
+        for (std::size_t i = 0; i < hashes.size(); ++i)
+            hashes[i] = store::hash_bytes(content.page(page + i), page_size(), connection_.seed());
+        std::vector<std::byte> buffer(store::kMaxPacket);
+        std::uint32_t segment = 0;
+        const int fd = make_segment(bytes.data(), bytes.size());
+        EXPECT_EQ(connection_.publish(fd, hashes, segment, buffer), 0);
+        ::close(fd);
+    }
+    Publisher(const Publisher &) = delete;
+    Publisher &operator=(const Publisher &) = delete;
+    ~Publisher() { connection_.close(); }
+
+  private:
+    store::Connection connection_;
+};
+
 // Somebody publishes other bytes for the same hashes.
 TEST_F(StoreLoad, LyingSegmentsAreNeverMapped) {
     ASSERT_EQ(open(), 0) << text;
-    store::SocketPath path;
-    (void)broker.socket().copy(path.text, sizeof(path.text) - 1);
-    store::Connection liar;
-    ASSERT_EQ(liar.open(path, {}), 0);
     const Pages content(kPagesOfFile);
     fill_pattern(content, 7);
     const Pages other(512);
     fill_pattern(other, 8);
-    std::vector<std::uint64_t> hashes(512);
-    for (std::size_t i = 0; i < hashes.size(); ++i)
-        hashes[i] = store::hash_bytes(content.page(i), page_size(), liar.seed());
-    std::vector<std::byte> buffer(store::kMaxPacket);
-    std::uint32_t segment = 0;
-    const int fd = make_segment(other.data(), other.size());
-    ASSERT_EQ(liar.publish(fd, hashes, segment, buffer), 0);
-    ::close(fd);
+    Publisher liar(broker.socket());
+    liar.publish(content, 0, other);
     expect_whole_file();
     EXPECT_GE(loaded.copied, 4U * 64 * page_size()) << "what was compared, and is not equal";
+}
+
+// What is found first lies nearer to its segment's beginning than to that of the window.
+TEST_F(StoreLoad, SegmentThatBeginsWithinTheSample) {
+    ASSERT_EQ(open(), 0) << text;
+    const Pages content(kPagesOfFile);
+    fill_pattern(content, 7);
+    for (const std::size_t page : {1U, 5U, 15U}) {
+        Publisher publisher(broker.socket());
+        const Pages part(300);
+        std::memcpy(part.data(), content.page(page), part.size());
+        publisher.publish(content, page, part);
+        expect_whole_file();
+        expect_whole_file();
+    }
 }
 
 TEST_F(StoreLoad, FileThatEndsMeanwhile) {

@@ -48,7 +48,7 @@ class StoreWaiting : public StoreTest {
         return segment;
     }
     static bool answered(std::future<std::uint32_t> &answer) {
-        return answer.wait_for(std::chrono::milliseconds(200)) == std::future_status::ready;
+        return answer.wait_for(std::chrono::milliseconds(50)) == std::future_status::ready;
     }
 };
 

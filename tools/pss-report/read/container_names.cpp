@@ -5,6 +5,7 @@
 #include "tools/common/files.hpp"
 #include "tools/common/json.hpp"
 
+#include <fmt/format.h>
 #include <tuple>
 #include <vector>
 
@@ -17,6 +18,7 @@ Json read_json(const Root &root, const std::string &path) {
     try {
         return Json::parse(read_file(root.path(path)), nullptr, false);
     } catch (const Failure &) {
+        // NOLINTNEXTLINE(modernize-return-braced-init-list): that would be a list of one
         return Json(Json::value_t::discarded);
     }
 }
@@ -47,10 +49,10 @@ std::map<std::string, std::string> nerdctl_names(const Root &root) {
     const std::string base = "/var/lib/nerdctl";
     std::map<std::string, std::string> names;
     for (const std::string &hash : root.names(base)) {
-        const std::string folder = base + "/" + hash + "/names";
+        const std::string folder = fmt::format("{}/{}/names", base, hash);
         for (const std::string &space : root.names(folder))
-            for (const std::string &name : root.names(folder + "/" + space))
-                if (const auto id = root.first_line(folder + "/" + space + "/" + name))
+            for (const std::string &name : root.names(fmt::format("{}/{}", folder, space)))
+                if (const auto id = root.first_line(fmt::format("{}/{}/{}", folder, space, name)))
                     names.emplace(*id, name);
     }
     return names;

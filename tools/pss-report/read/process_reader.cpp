@@ -46,9 +46,8 @@ void split_rest(Usage &usage, std::uint64_t shmem) {
 
 } // namespace
 
-ProcessReader::ProcessReader(const Root &root, const CollectOptions &options,
-                             BeforeMemory before_memory)
-    : proc_(root), options_(options), before_memory_(std::move(before_memory)),
+ProcessReader::ProcessReader(const Root &root, CollectOptions options, BeforeMemory before_memory)
+    : proc_(root), options_(std::move(options)), before_memory_(std::move(before_memory)),
       frames_(proc_.root()), container_names_(proc_.root()),
       page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {
     int error = 0;

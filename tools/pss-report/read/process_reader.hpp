@@ -53,7 +53,7 @@ class ProcessReader {
     // of its memory, which wait for a lock that the process may hold for ever.
     using BeforeMemory = std::function<void(const Process &process, std::uint64_t rss)>;
 
-    ProcessReader(const Root &root, const CollectOptions &options, BeforeMemory before_memory);
+    ProcessReader(const Root &root, CollectOptions options, BeforeMemory before_memory);
 
     // A new look at the machine begins.
     void begin(const System &system, bool mappings);
