@@ -265,6 +265,7 @@ void after_fork_child() noexcept {
     change_after_fork_child();
     pass_after_fork_child();
     blocks_after_fork_child();
+    loads_after_fork_child();
     home = ::getpid();
 }
 

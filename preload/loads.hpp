@@ -25,6 +25,9 @@ bool load_at(int fd, off_t offset, void *buffer, std::size_t len, ssize_t &got) 
 // The same from the file's position, which moves on, as with read(2).
 bool load_here(int fd, void *buffer, std::size_t len, ssize_t &got) noexcept;
 
+// The child of a fork has connections of its own.
+void loads_after_fork_child() noexcept;
+
 // The sums of what was read so.
 void fill_load_report(upm_hook_stats &report) noexcept;
 

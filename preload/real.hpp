@@ -6,9 +6,7 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdio>
 #include <sys/types.h>
-#include <sys/uio.h>
 
 // X(return type, name, parameters): all that is hooked, and nothing else is.
 // C++'s operator new and delete come in through malloc and free.
@@ -33,13 +31,7 @@
     X(int, madvise, (void *addr, std::size_t len, int advice))                                     \
     X(ssize_t, read, (int fd, void *buffer, std::size_t len))                                      \
     X(ssize_t, pread, (int fd, void *buffer, std::size_t len, off_t offset))                       \
-    X(ssize_t, pread64, (int fd, void *buffer, std::size_t len, off_t offset))                     \
-    X(ssize_t, readv, (int fd, const iovec *parts, int count))                                     \
-    X(ssize_t, preadv, (int fd, const iovec *parts, int count, off_t offset))                      \
-    X(ssize_t, preadv64, (int fd, const iovec *parts, int count, off_t offset))                    \
-    X(std::size_t, fread, (void *buffer, std::size_t size, std::size_t count, FILE *stream))       \
-    X(std::size_t, fread_unlocked,                                                                 \
-      (void *buffer, std::size_t size, std::size_t count, FILE *stream))
+    X(ssize_t, pread64, (int fd, void *buffer, std::size_t len, off_t offset))
 
 namespace upm::hook {
 

@@ -2,6 +2,7 @@
 #include "libupm/store/load.hpp"
 
 #include "libupm/base/plain_read.hpp"
+#include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/hash.hpp"
@@ -10,12 +11,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
 #include <string_view>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 namespace upm::store {
@@ -74,34 +74,6 @@ void Patience::failed() noexcept {
     const std::uint32_t before = failures_.fetch_add(1, std::memory_order_relaxed);
     not_before_ns_.store(now_ns() + (kFirstPauseNs << std::min(before, kMostDoublings)),
                          std::memory_order_relaxed);
-}
-
-std::uint64_t sharable_size(int fd) noexcept {
-    // From the kernel's include/uapi/linux/magic.h and the file systems' own sources.
-    constexpr std::uint32_t kKinds[] = {
-        0xef53,     // ext2, ext3, ext4
-        0x58465342, // XFS
-        0x9123683e, // btrfs
-        0xf2f52010, // F2FS
-        0x01021994, // tmpfs
-        0x858458f6, // ramfs
-        0x794c7630, // overlayfs
-        0xe0f5e1e2, // EROFS
-        0x73717368, // SquashFS
-        0x2fc12fc1, // ZFS
-        0xca451a4e, // bcachefs
-    };
-    const int flags = ::fcntl(fd, F_GETFL);
-    struct stat status {};
-    struct statfs system {};
-    if (flags < 0 || (flags & (O_DIRECT | O_PATH)) != 0 || (flags & O_ACCMODE) == O_WRONLY ||
-        ::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size <= 0 ||
-        ::fstatfs(fd, &system) != 0)
-        return 0;
-    const bool known = std::any_of(std::begin(kKinds), std::end(kKinds), [&](std::uint32_t kind) {
-        return kind == static_cast<std::uint32_t>(system.f_type);
-    });
-    return known ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
 // A mapping of its own: nothing here may take memory from the program's heap.
@@ -221,7 +193,7 @@ std::int64_t Load::share(std::byte *at, std::uint64_t offset, std::size_t size) 
         const std::size_t wanted = now.size;
         const std::int64_t got = finish(now);
         if (got < 0 || static_cast<std::size_t>(got) < wanted) {
-            forget(ahead);
+            drop(ahead);
             done += static_cast<std::size_t>(std::max<std::int64_t>(got, 0));
             return got < 0 && done == 0 ? got : static_cast<std::int64_t>(done);
         }
@@ -341,7 +313,15 @@ void Load::ask_for(Window &window, std::uint64_t likeness) noexcept {
                               .likeness = likeness,
                               .pages = static_cast<std::uint32_t>(window.size / page_size()),
                               .flags = aligned ? kAligned : 0U};
-    const int ret = tools_.pool.at(slots_[window.slot]).begin_make(request, call_.fd);
+    // Opened anew: with the program's own, its locks and its right to write would go along,
+    // and stay with a broker that is stopped.
+    char path[32];
+    (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", call_.fd);
+    const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+    const int ret =
+        file >= 0 ? tools_.pool.at(slots_[window.slot]).begin_make(request, file) : -errno;
+    if (file >= 0)
+        ::close(file);
     window.asked = ret == 0;
     make_ = make_ && ret == 0;
 }
@@ -459,6 +439,13 @@ bool Load::map_run(const Window &window, std::size_t start, std::size_t end) noe
     (void)tools_.pool.at(slots_[window.slot])
         .report(window.place.segment, static_cast<std::int64_t>(size / page_size()));
     return true;
+}
+
+// The answer to what was asked for it is still to come, and must not be taken for another.
+void Load::drop(Window &window) noexcept {
+    forget(window);
+    if (window.asked)
+        tools_.pool.at(slots_[window.slot]).close();
 }
 
 void Load::forget(Window &window) noexcept {

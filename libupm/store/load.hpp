@@ -34,11 +34,6 @@ class Patience {
     std::atomic<std::uint32_t> failures_{0};
 };
 
-// Returns the size in bytes of a file whose content can be shared: a regular one, open
-// for reading and not for direct I/O, on a file system that keeps what it reads in the
-// page cache and serves it without a program in between. 0 for all others.
-std::uint64_t sharable_size(int fd) noexcept;
-
 class Load {
   public:
     // Bytes: less is not worth a mapping of its own.
@@ -89,6 +84,7 @@ class Load {
     std::int64_t compare_and_map(Window &window, std::size_t size) noexcept;
     bool map_run(const Window &window, std::size_t start, std::size_t end) noexcept;
     [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
+    void drop(Window &window) noexcept;
     static void forget(Window &window) noexcept;
     void give_up() noexcept;
 

@@ -102,6 +102,7 @@ class Broker {
                             const store::MakeRequest &request) const;
     Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
+    void credit(const Owner &owner, std::uint64_t pages);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);
     void stats(const Client &client, const store::Header &header) const;
     void describe(const Client &client, const store::Header &header) const;

@@ -92,6 +92,8 @@ void Broker::made(Made result, std::uint64_t now) {
     --domain.jobs;
     ledger_.take(job->owner, &Account::pages, job->request.pages);
     Segment *segment = nullptr;
+    if (result.error != 0 || job->waiting.empty())
+        credit(job->owner, job->request.pages);
     if (result.error == 0 && !job->waiting.empty()) {
         ledger_.add(job->owner, &Account::pages, result.hashes.size());
         ledger_.add(job->owner, &Account::segments, 1);
@@ -127,9 +129,13 @@ void Broker::hand_out(const Client &client, Segment &segment, bool published, st
     usage_.use(client.id, segment, published, now);
     if (before || !segment.shared || !segment.made)
         return;
-    const auto alone = made_alone_.find(segment.owner.process);
+    credit(segment.owner, segment.pages.size());
+}
+
+void Broker::credit(const Owner &owner, std::uint64_t pages) {
+    const auto alone = made_alone_.find(owner.process);
     if (alone != made_alone_.end())
-        alone->second -= std::min<std::uint64_t>(alone->second, segment.pages.size());
+        alone->second -= std::min(alone->second, pages);
 }
 
 } // namespace upm::upmd

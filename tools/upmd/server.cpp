@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upmd/server.hpp"
 
+#include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
-#include "libupm/store/load.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -24,7 +24,7 @@ constexpr std::size_t kUserMakers = 2;
 
 // A segment to be published, or a file to make one of. Called where it may block.
 bool is_welcome(int fd) {
-    return broker::is_memfd(fd) || store::sharable_size(fd) != 0;
+    return broker::is_memfd(fd) || sharable_size(fd) != 0;
 }
 
 bool is_make(std::span<const std::byte> packet) {
@@ -78,6 +78,11 @@ void Server::disconnect(ClientId id) {
     }
 }
 
+uid_t Server::uid_of(ClientId id) {
+    const auto process = process_of_.find(id);
+    return process != process_of_.end() ? processes_.find(process->second).uid : 0;
+}
+
 bool Server::handle(ClientId id, std::span<const std::byte> packet,
                     broker::Attachments attachments) {
     Brought brought;
@@ -86,7 +91,8 @@ bool Server::handle(ClientId id, std::span<const std::byte> packet,
     else if (attachments.lost || attachments.unwelcome)
         brought.error = attachments.lost ? EMFILE : EINVAL;
     if (brought.fd && !broker::is_memfd(brought.fd.get()) && !is_make(packet)) {
-        maker_.add(0, {.file = std::move(brought.fd)}); // closing it may block
+        // Closing it may block: on the account of whoever sent it.
+        maker_.add(uid_of(id), {.file = std::move(brought.fd)});
         brought.error = EINVAL;
     }
     return broker_.handle(id, packet, std::move(brought), now_ms());

@@ -50,6 +50,7 @@ class Server final : public broker::Service {
     void begin_looks(std::uint64_t now);
     void take_looks();
     void take_made();
+    [[nodiscard]] uid_t uid_of(ClientId id);
     void listen_again();
 
     Settings settings_;

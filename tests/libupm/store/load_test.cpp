@@ -2,6 +2,7 @@
 //
 // Loads with the backend store when things go wrong: what a program reads is what the
 // file holds, and nobody waits for the broker.
+#include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/store/hash.hpp"
@@ -256,19 +257,19 @@ TEST_F(StoreLoad, ManyThreadsOnOneDescriptor) {
 
 // A descriptor that is none of a file that can be shared.
 TEST_F(StoreLoad, KindsOfFiles) {
-    EXPECT_EQ(store::sharable_size(file()), kPagesOfFile * page_size());
+    EXPECT_EQ(sharable_size(file()), kPagesOfFile * page_size());
     for (const char *name :
          {"/proc/self/maps", "/sys/kernel/mm/transparent_hugepage/enabled", "/dev/zero", "/"}) {
         const int fd = ::open(name, O_RDONLY | O_CLOEXEC);
-        EXPECT_EQ(store::sharable_size(fd), 0U) << name;
+        EXPECT_EQ(sharable_size(fd), 0U) << name;
         ::close(fd);
     }
     int ends[2] = {-1, -1};
     ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-    EXPECT_EQ(store::sharable_size(ends[0]), 0U);
+    EXPECT_EQ(sharable_size(ends[0]), 0U);
     ::close(ends[0]);
     ::close(ends[1]);
-    EXPECT_EQ(store::sharable_size(-1), 0U);
+    EXPECT_EQ(sharable_size(-1), 0U);
 }
 
 } // namespace

@@ -113,6 +113,25 @@ TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
     work();
 }
 
+// A file that is shorter than was believed costs its reader nothing of that bound.
+TEST_F(UpmdMaking, WhatFailsIsNotCounted) {
+    upmd::Limits limits = roomy();
+    limits.alone_pages = 3 * kPages;
+    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+        if (task.pages != 0)
+            tasks.push_back(std::move(task));
+    });
+    const Id id = join(1000);
+    for (std::uint64_t likeness = 1; likeness <= 10; ++likeness) {
+        EXPECT_EQ(ask(id, likeness, 2 * kPages), 1);
+        work();
+        ASSERT_EQ(error(id), -ENODATA);
+    }
+    EXPECT_EQ(ask(id, 99), 1);
+    work();
+    EXPECT_EQ(error(id), 0);
+}
+
 TEST_F(UpmdMaking, QuotaIsALimit) {
     upmd::Limits limits = roomy();
     limits.client_pages = kPages;

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#include "libupm/base/sharable_file.hpp"
+
+#include <algorithm>
+#include <fcntl.h>
+#include <iterator>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+namespace upm {
+
+std::uint64_t sharable_size(int fd) noexcept {
+    // From the kernel's include/uapi/linux/magic.h and the file systems' own sources.
+    constexpr std::uint32_t kKinds[] = {
+        0xef53,     // ext2, ext3, ext4
+        0x58465342, // XFS
+        0x9123683e, // btrfs
+        0xf2f52010, // F2FS
+        0x01021994, // tmpfs
+        0x858458f6, // ramfs
+        0x794c7630, // overlayfs
+        0xe0f5e1e2, // EROFS
+        0x73717368, // SquashFS
+        0x2fc12fc1, // ZFS
+        0xca451a4e, // bcachefs
+    };
+    const int flags = ::fcntl(fd, F_GETFL);
+    struct stat status {};
+    struct statfs system {};
+    if (flags < 0 || (flags & (O_DIRECT | O_PATH)) != 0 || (flags & O_ACCMODE) == O_WRONLY ||
+        ::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size <= 0 ||
+        ::fstatfs(fd, &system) != 0)
+        return 0;
+    const bool known = std::any_of(std::begin(kKinds), std::end(kKinds), [&](std::uint32_t kind) {
+        return kind == static_cast<std::uint32_t>(system.f_type);
+    });
+    return known ? static_cast<std::uint64_t>(status.st_size) : 0;
+}
+
+} // namespace upm
