@@ -12,6 +12,7 @@
 #include <malloc.h>
 #include <map>
 #include <poll.h>
+#include <string_view>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -55,7 +56,8 @@ std::map<int, std::string> descriptors() {
         char text[256] = {};
         const std::string path = std::string("/proc/thread-self/fd/") + entry->d_name;
         (void)::readlink(path.c_str(), text, sizeof(text) - 1);
-        found[fd] = text;
+        if (std::string_view(text) != "/dev/upm") // the backend kmod keeps it open
+            found[fd] = text;
     }
     (void)::closedir(folder);
     return found;
