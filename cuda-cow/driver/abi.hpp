@@ -2,7 +2,7 @@
 //
 // The part of the CUDA driver's binary interface that this folder uses, written
 // down here so that it builds where no CUDA toolkit is. Values and layouts are
-// those of cuda.h 13.0; tests/cuda/abi_test.cpp compares them with the real header
+// those of cuda.h 13.0; tests/cuda-cow/abi_test.cpp compares them with the real header
 // wherever one is found.
 #ifndef UPM_CUDA_DRIVER_ABI_HPP
 #define UPM_CUDA_DRIVER_ABI_HPP

@@ -236,7 +236,7 @@ constexpr Meaning kMeanings[] = {
     {"cuStreamWriteValue64", 11070, "cuStreamWriteValue64_v2"},
     {"cuStreamWriteValue64", 0, "cuStreamWriteValue64"},
 };
-constexpr int kNewestKnown = 13000; // tests/cuda/runtime_test.py: by cudaTypedefs.h
+constexpr int kNewestKnown = 13000; // tests/cuda-cow/runtime_test.py: by cudaTypedefs.h
 
 std::string symbol_of(std::string_view name, int version) {
     for (const Meaning &meaning : kMeanings)

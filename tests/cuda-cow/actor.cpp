@@ -17,7 +17,7 @@
 //   memory                      "ok PSS_KIB" of device memory, from smaps
 //   configure WORDS             of the fake
 //   free
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include "cuda-cow/core/runtime.hpp"
 

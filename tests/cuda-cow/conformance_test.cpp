@@ -5,7 +5,7 @@
 // says which: Driver/Conformance.…/real, …/fake. Tests marked "fake only" are about
 // strictness that would be costly or dangerous to provoke on a GPU. All of them can run in
 // one process: what loses the context does it in another one.
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <cstring>
 #include <fcntl.h>

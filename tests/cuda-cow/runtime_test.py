@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-STUB = sys.argv.pop(2) if len(sys.argv) > 2 else str(ROOT / "build/cmake/tests/cuda/stub-cuda")
+STUB = sys.argv.pop(2) if len(sys.argv) > 2 else str(ROOT / "build/cmake/tests/cuda-cow/stub-cuda")
 BUILD = Path(sys.argv.pop(1)) if len(sys.argv) > 1 else ROOT / "build"
 CUDA = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 HOOK = "libupm-cuda-preload.so"

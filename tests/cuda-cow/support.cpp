@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include "cuda-cow/core/runtime.hpp"
 

@@ -3,7 +3,7 @@
 // Buffers in one process: what changes, what stays, and that no failing driver call
 // leaves a hole or loses a byte.
 #include "cuda-cow/core/runtime.hpp"
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <atomic>
 #include <cerrno>

@@ -3,7 +3,7 @@
 // The broker's books, and that it stands what a bad member sends.
 #include "cuda-cow/broker/client.hpp"
 #include "cuda-cow/broker/store.hpp"
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <cerrno>
 #include <cstring>

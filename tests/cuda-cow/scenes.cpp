@@ -37,7 +37,7 @@ abi::Status cuCtxSetCurrent(abi::Context);
 abi::Status cuStreamCreate(abi::Stream *, unsigned);
 abi::Status cuStreamSynchronize(abi::Stream);
 abi::Status cuGetProcAddress_v2(const char *, void **, int, std::uint64_t, int *);
-int cudaMalloc(void **, unsigned long); // tests/cuda/runtime_stub.cpp
+int cudaMalloc(void **, unsigned long); // tests/cuda-cow/runtime_stub.cpp
 }
 
 namespace {

@@ -6,7 +6,7 @@
 #include "cuda-cow/core/runtime.hpp"
 #include "cuda-cow/hook/graphs.hpp"
 #include "cuda-cow/hook/guard.hpp"
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -2,8 +2,8 @@
 //
 // What the tests of cuda-cow share: the fake driver and its controls, a broker of
 // the test's own, and other processes to share with (actor.cpp).
-#ifndef UPM_TESTS_CUDA_SUPPORT_HPP
-#define UPM_TESTS_CUDA_SUPPORT_HPP
+#ifndef UPM_TESTS_CUDA_COW_SUPPORT_HPP
+#define UPM_TESTS_CUDA_COW_SUPPORT_HPP
 
 #include "cuda-cow/driver/driver.hpp"
 #include "cuda-cow/fake/control.hpp"
@@ -88,4 +88,4 @@ std::vector<unsigned char> load(const Runtime &runtime, Address from, std::size_
 
 } // namespace upm::cuda::test
 
-#endif // UPM_TESTS_CUDA_SUPPORT_HPP
+#endif // UPM_TESTS_CUDA_COW_SUPPORT_HPP

@@ -4,7 +4,7 @@
 // ends at an arbitrary moment. Each is an actor (actor.cpp) with a fake GPU of its
 // own whose memory can be shared, as on one device.
 #include "cuda-cow/broker/client.hpp"
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <cerrno>
 #include <chrono>

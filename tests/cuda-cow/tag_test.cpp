@@ -3,7 +3,7 @@
 // The kernels' threads, run one by one on the host, against the plain definition.
 #include "cuda-cow/fake/image.hpp"
 #include "cuda-cow/kernels/reference.hpp"
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <cstring>
 #include <dlfcn.h>

@@ -2,7 +2,7 @@
 //
 // The hook around an unsuspecting program (hooked.cpp), each way of finding the
 // driver's functions.
-#include "tests/cuda/support.hpp"
+#include "tests/cuda-cow/support.hpp"
 
 #include <fstream>
 #include <gmock/gmock.h>
