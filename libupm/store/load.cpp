@@ -33,7 +33,7 @@ constexpr std::uint32_t kSample = 16;
 constexpr std::uint64_t kFindMs = 15;
 // How long making a segment may take: so many times what reading it here would, and as
 // many ms more. The broker reads, hashes and writes.
-constexpr std::uint64_t kMakeFactor = 8;
+constexpr std::uint64_t kMakeFactor = 32;
 constexpr std::uint64_t kMakeMs = 5;
 constexpr std::uint64_t kMostMs = 10'000;
 // Memory that is not known to be ordinary is looked up in smaps only for this much: the
