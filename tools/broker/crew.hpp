@@ -2,7 +2,8 @@
 //
 // Threads for work that may block for as long as a stranger likes. A user's tasks have
 // few of them at one time, and a thread that hangs is left behind: so one user can hold
-// up its own tasks only, and nobody waits for the end of the process.
+// up its own tasks only, and nobody waits for the end of the process. What all tasks cost
+// together can be bounded, too.
 #ifndef UPM_TOOLS_BROKER_CREW_HPP
 #define UPM_TOOLS_BROKER_CREW_HPP
 
@@ -10,8 +11,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
+#include <ctime>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -31,6 +35,8 @@ using tool::Descriptor;
 struct CrewLimits {
     std::size_t threads = 16;
     std::size_t user_threads = 2;
+    // All threads together take one part in `share` of a processor; 0: as much as they like.
+    std::uint64_t share = 0;
 };
 
 template <class Task, class Result>
@@ -55,6 +61,7 @@ class Crew {
         shared_->over = true;
         shared_->tasks.clear();
         shared_->wanted.notify_all();
+        shared_->ended.notify_all();
     }
 
     // Has a task done, soon or after the user's other ones. A result follows, unless the
@@ -93,6 +100,7 @@ class Crew {
         Descriptor event;
         std::mutex mutex; // of all below
         std::condition_variable wanted;
+        std::condition_variable ended; // apart, so that no thread at rest takes a task's wake-up
         std::deque<Entry> tasks;
         std::vector<Result> results;
         std::unordered_map<uid_t, std::size_t> busy;
@@ -108,6 +116,13 @@ class Crew {
             });
         }
     };
+
+    static std::uint64_t thread_time_us() noexcept {
+        timespec time{};
+        (void)::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+        return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000 +
+               static_cast<std::uint64_t>(time.tv_nsec) / 1'000;
+    }
 
     static void run(const std::shared_ptr<Shared> &shared) {
         std::unique_lock lock(shared->mutex);
@@ -125,13 +140,19 @@ class Crew {
             shared->tasks.erase(next);
             ++shared->busy[entry.uid];
             lock.unlock();
+            const std::uint64_t before = thread_time_us();
             Result result = shared->work(entry.task);
+            const std::uint64_t cost = thread_time_us() - before;
             lock.lock();
             if (--shared->busy[entry.uid] == 0)
                 shared->busy.erase(entry.uid);
             shared->results.push_back(std::move(result));
             (void)::eventfd_write(shared->event.get(), 1);
             shared->wanted.notify_one(); // the user's next task may have waited for this
+            // So long that all threads together take the share of a processor that they may.
+            const std::chrono::microseconds rest(cost * shared->limits.share * shared->threads);
+            if (rest.count() > 0)
+                shared->ended.wait_for(lock, rest, [&] { return shared->over; });
         }
     }
 

@@ -2,11 +2,12 @@
 //
 // Looks at what processes map of segments, by /proc/PID/maps. The kernel reads that
 // under the lock of the process's memory, which a process can hold for as long as it
-// likes. So each look has a thread, a user's processes have two at most, and a thread
-// that hangs is left behind. What all looks cost together is bounded, too.
+// likes. So looks are a crew's work (tools/broker/crew.hpp), and what all of them cost
+// together is bounded.
 #ifndef UPM_UPMD_WATCHER_HPP
 #define UPM_UPMD_WATCHER_HPP
 
+#include "tools/broker/crew.hpp"
 #include "tools/upmd/usage.hpp"
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <string_view>
 #include <sys/types.h>
+#include <utility>
 #include <vector>
 
 namespace upm::upmd {
@@ -34,24 +36,25 @@ class Watcher {
 
     // Throws std::system_error.
     Watcher();
-    Watcher(const Watcher &) = delete;
-    Watcher &operator=(const Watcher &) = delete;
-    ~Watcher();
 
     // Looks at a process, given its folder in /proc, soon. A result follows, unless the
     // kernel never gives one.
-    void look(std::uint64_t process, uid_t uid, std::shared_ptr<const broker::Descriptor> folder);
+    void look(std::uint64_t process, uid_t uid, std::shared_ptr<const broker::Descriptor> folder) {
+        crew_.add(uid, {.process = process, .folder = std::move(folder)});
+    }
 
     // Can be read when there are results.
-    [[nodiscard]] int event() const;
-    std::vector<Result> take_results();
+    [[nodiscard]] int event() const { return crew_.event(); }
+    std::vector<Result> take_results() { return crew_.take_results(); }
 
   private:
-    struct Task;
-    struct Shared;
-    static void work(const std::shared_ptr<Shared> &shared);
+    struct Task {
+        std::uint64_t process;
+        std::shared_ptr<const broker::Descriptor> folder;
+    };
+    static Result work(const Task &task);
 
-    std::shared_ptr<Shared> shared_; // with the threads, which may outlive this
+    broker::Crew<Task, Result> crew_;
 };
 
 } // namespace upm::upmd
