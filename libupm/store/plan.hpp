@@ -27,6 +27,8 @@ class Plan {
     void make(Window &window, Lookup &lookup, const Wishes &wishes) noexcept;
     // Only the first `pages` of the segment come to be.
     void cut(std::uint32_t pages) noexcept { pages_ = pages; }
+    // The hash of a page of the segment, which had another content when it was planned.
+    void correct(std::uint32_t page, std::uint64_t hash) noexcept { hashes_[page] = hash; }
 
     // Of the segment.
     [[nodiscard]] std::uint32_t pages() const noexcept { return pages_; }

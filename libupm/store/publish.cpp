@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <sys/mman.h>
 
 namespace upm::store {
 
@@ -38,6 +40,8 @@ int Publisher::publish(Window &window, Replacer &replacer, bool fold) noexcept {
     int ret = make(writer, window, replacer);
     const bool sealed = ret == 0;
     if (sealed)
+        ret = correct_hashes(writer.fd());
+    if (ret == 0)
         ret = connection_.publish(writer.fd(), plan_.hashes(), segment, lookup_.packet());
     if (ret == -ECANCELED)
         return ret; // what was placed stays so, which does the program no harm
@@ -122,6 +126,22 @@ int Publisher::fill_batch(SegmentWriter &writer, Window &window, Replacer &repla
     return 0;
 }
 
+// Others who change mappings are let in meanwhile: nothing of the program is touched. 0, or
+// -ECANCELED. Without room for a mapping the hashes stay as they are, which costs sharing
+// only: every reader compares.
+int Publisher::correct_hashes(int fd) noexcept {
+    Outside outside(connection_.gate());
+    const std::size_t size = plan_.pages() * page_size();
+    void *const copies = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    if (copies != MAP_FAILED) {
+        for (std::uint32_t page = 0; page < plan_.pages(); ++page)
+            plan_.correct(
+                page, lookup_.hash_of(static_cast<const std::byte *>(copies) + page * page_size()));
+        (void)::munmap(copies, size);
+    }
+    return outside.back() ? 0 : -ECANCELED;
+}
+
 // Post: no page is placed. 0, kAgain, or -errno if the broker cannot be reached.
 int Publisher::give_up(Window &window, Replacer &replacer, int error, bool sealed) noexcept {
     take_back(window, replacer);
@@ -143,6 +163,11 @@ int Publisher::give_up(Window &window, Replacer &replacer, int error, bool seale
 void Publisher::adopt(Window &window, std::uint32_t segment, int fd) noexcept {
     OpenSegment &open = segments_.adopt(segment, plan_.pages(), fd);
     plan_.give_padding_back(window, lookup_);
+    // What waits for a copy that has become another content waits for nothing.
+    for (std::uint32_t i = 0; i < lookup_.hashed(); ++i)
+        if (lookup_.reserved(i) && lookup_.waits(window, i) &&
+            plan_.hashes()[lookup_.place(i).page] != lookup_.hash(i))
+            window.skip(lookup_.index(i), 1, UPM_SKIPPED_BUSY);
     lookup_.published(segment);
     for (std::uint32_t i = window.find(PageState::kPlaced, 0); i < window.pages();
          i = window.find(PageState::kPlaced, i + 1)) {

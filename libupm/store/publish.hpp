@@ -4,6 +4,10 @@
 // mapped from there at once: copy and original cannot differ, so nobody has to compare
 // them. Only then is the segment sealed and handed to the broker. If that fails, the
 // pages become private memory again.
+//
+// A page may be written to after it was hashed and before it is copied. So the copies are
+// hashed once more, and published as what they are: else nobody could share the content
+// that has the first hash for as long as that segment is there.
 #ifndef UPM_STORE_PUBLISH_HPP
 #define UPM_STORE_PUBLISH_HPP
 
@@ -41,6 +45,7 @@ class Publisher {
              std::uint32_t &complete) noexcept;
     static int fill_batch(SegmentWriter &writer, Window &window, Replacer &replacer,
                           const Run &batch) noexcept;
+    int correct_hashes(int fd) noexcept;
     int give_up(Window &window, Replacer &replacer, int error, bool sealed) noexcept;
     void adopt(Window &window, std::uint32_t segment, int fd) noexcept;
 

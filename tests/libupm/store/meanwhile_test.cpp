@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// What the program does to its mappings while a call works on them, at the worst moment:
-// just after a batch was frozen. The test's own function comes before libc's ioctl.
+// What the program does to its memory and mappings while a call works on them, at the worst
+// moment: just before or after a batch is frozen. The test's own function comes before libc's
+// ioctl.
 #include "tests/libupm/store/fixture.hpp"
 
 #include <cstdarg>
@@ -13,7 +14,8 @@
 
 namespace {
 
-std::function<void()> after_freeze; // once
+std::function<void()> before_freeze; // once
+std::function<void()> after_freeze;  // once
 
 } // namespace
 
@@ -24,10 +26,13 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
     va_start(args, request);
     void *const argument = va_arg(args, void *);
     va_end(args);
+    const bool freeze = request == UFFDIO_WRITEPROTECT &&
+                        (static_cast<const uffdio_writeprotect *>(argument)->mode &
+                         UFFDIO_WRITEPROTECT_MODE_WP) != 0;
+    if (freeze && before_freeze)
+        std::exchange(before_freeze, nullptr)();
     const int ret = real(fd, request, argument);
-    if (request == UFFDIO_WRITEPROTECT && after_freeze &&
-        (static_cast<const uffdio_writeprotect *>(argument)->mode & UFFDIO_WRITEPROTECT_MODE_WP) !=
-            0)
+    if (freeze && after_freeze)
         std::exchange(after_freeze, nullptr)();
     return ret;
 }
@@ -46,7 +51,10 @@ class StoreMeanwhile : public StoreTest {
         if (text.find("mprotect") != std::string::npos)
             GTEST_SKIP() << "freezes without userfaultfd";
     }
-    void TearDown() override { after_freeze = nullptr; }
+    void TearDown() override {
+        before_freeze = nullptr;
+        after_freeze = nullptr;
+    }
 
     // Some pages become read-only just after the first batch is frozen.
     void protect_meanwhile(std::size_t first, std::size_t count) {
@@ -56,6 +64,16 @@ class StoreMeanwhile : public StoreTest {
     }
     [[nodiscard]] std::string protection(std::size_t index) const {
         return vm_flags(pages.page(index)).substr(0, 8);
+    }
+
+    // Memory with that pattern comes to share all of it, in so far as it is not new.
+    void expect_shared(std::uint64_t salt, std::uint64_t inserted) {
+        const Pages others(kCount);
+        fill_pattern(others, salt);
+        EXPECT_EQ(advise(others), 0);
+        EXPECT_EQ(counts.inserted, inserted);
+        EXPECT_EQ(counts.merged, kCount - inserted);
+        EXPECT_TRUE(has_pattern(others, salt));
     }
 
     Pages pages{kCount};
@@ -125,6 +143,46 @@ TEST_F(StoreMeanwhile, ProtectedWhileItIsUnmerged) {
     EXPECT_EQ(protection(0), kReadOnly);
     EXPECT_EQ(protection(kCount - 1), kReadOnly);
     EXPECT_TRUE(has_pattern(pages, 5));
+}
+
+// What was written to after it was hashed is published as what it is, and nobody is kept
+// from publishing what it was.
+TEST_F(StoreMeanwhile, WrittenToBeforeItIsInserted) {
+    constexpr std::size_t kWritten[] = {3, 600}; // in two batches
+    fill_pattern(pages, 6);
+    before_freeze = [&] {
+        for (const std::size_t index : kWritten)
+            std::memset(pages.page(index), 'w', page_size());
+        done = true;
+    };
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(counts.inserted, kCount);
+    expect_shared(6, std::size(kWritten));
+    expect_shared(6, 0);
+    const Pages same(1);
+    same.fill('w');
+    EXPECT_EQ(advise(same), 0);
+    EXPECT_EQ(counts.merged, 1U);
+}
+
+// Of equal pages one is copied, for all of them.
+TEST_F(StoreMeanwhile, OneOfManyIsWrittenToBeforeItIsInserted) {
+    pages.fill('m');
+    before_freeze = [&] {
+        pages.page(0)[0] = 'w';
+        done = true;
+    };
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(done);
+    EXPECT_EQ(counts.inserted, 1U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], kCount - 1);
+    EXPECT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.already, 1U);
+    EXPECT_EQ(counts.inserted, 1U);
+    EXPECT_EQ(counts.merged, kCount - 2);
+    EXPECT_EQ(pages.page(0)[0], 'w');
+    EXPECT_EQ(pages.page(1)[0], 'm');
 }
 
 } // namespace
