@@ -2,6 +2,7 @@
 #include "cuda-cow/broker/client.hpp"
 
 #include "cuda-cow/driver/driver.hpp"
+#include "libupm/base/broker_socket.hpp"
 #include "libupm/base/packet.hpp"
 
 #include <algorithm>
@@ -65,7 +66,20 @@ int Client::connect() {
         return fail(error, "no upm-cudad at %s: %s. Start it: upm-cudad --socket %s",
                     settings_.socket.c_str(), std::strerror(error), settings_.socket.c_str());
     }
+    SocketPath path;
+    (void)settings_.socket.copy(path.text, sizeof path.text - 1);
+    if (check_broker(socket_, path) != 0) {
+        disconnect();
+        return fail(EACCES, "upm-cudad at %s is another user's: it would get this memory",
+                    settings_.socket.c_str());
+    }
     ++connection_;
+    return greet();
+}
+
+// A broker that does not take this member is left: what is said to it next would mean
+// nothing to it.
+int Client::greet() {
     Message request;
     request.header.type = Type::kHello;
     Hello hello;
@@ -73,8 +87,10 @@ int Client::connect() {
     std::copy(std::begin(settings_.device), std::end(settings_.device), hello.device);
     request.append(hello);
     Message answer;
-    if (const int error = call(request, Type::kWelcome, answer); error != 0)
+    if (const int error = call(request, Type::kWelcome, answer); error != 0) {
+        disconnect();
         return error;
+    }
     if (!answer.holds<Welcome>(1)) {
         disconnect();
         return fail(EPROTO, "upm-cudad at %s: bad welcome", settings_.socket.c_str());
@@ -104,6 +120,8 @@ int Client::call(const Message &request, Type expected, Message &answer, bool *l
         return fail(answer.header.error, "upm-cudad refused: %s",
                     std::strerror(answer.header.error));
     }
+    if (expected != Type::kFound)
+        close_fds(answer); // nothing else brings any
     return 0;
 }
 
@@ -126,6 +144,7 @@ void Client::take(Message &answer, std::vector<Found> &found) {
             item.fd = answer.fds[next++];
         found.push_back(item);
     }
+    packet::close_all(std::span(answer.fds).subspan(next, answer.fd_count - next));
 }
 
 int Client::find(const std::vector<Content> &contents, std::vector<Found> &found) {
@@ -244,6 +263,10 @@ int Client::counters(Counters &counters) {
     Message answer;
     if (const int error = call(request, Type::kCounters, answer); error != 0)
         return error;
+    if (!answer.holds<Counters>(1)) {
+        disconnect();
+        return fail(EPROTO, "upm-cudad: bad counters");
+    }
     counters = *answer.items<Counters>();
     return 0;
 }

@@ -63,6 +63,7 @@ class Client {
     // Error: ENODEV in the child of a fork, whose socket is its parent's.
     [[nodiscard]] int check_process() const;
     int connect();
+    int greet();
     void disconnect();
     // Pre: `lock_` is held. Sends and receives; checks the type of the answer.
     // `lost`: no answer came.

@@ -2,9 +2,12 @@
 #include "libupm/base/broker_socket.hpp"
 
 #include "libupm/base/env.hpp"
+#include "libupm/base/packet.hpp"
+#include "libupm/base/user_map.hpp"
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <string_view>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -31,6 +34,32 @@ bool has_session(uid_t uid) noexcept {
     return ::lstat(folder, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == uid;
 }
 
+// Returns true if the socket's folder came from outside of this user namespace: it and
+// all folders above it belong to users that the namespace does not know, or to its root,
+// and nobody else may write there. A platform mounts its own folder like that into
+// containers. Nobody has such a path in /tmp.
+bool is_from_outside(const SocketPath &path) noexcept {
+    char folder[sizeof(path.text)];
+    std::memcpy(folder, path.text, sizeof(folder));
+    bool outside = false; // the last one is
+    for (bool last = true;; last = false) {
+        char *const slash = std::strrchr(folder, '/');
+        if (slash == nullptr)
+            return outside;
+        slash[slash == folder ? 1 : 0] = '\0';
+        struct stat status {};
+        if (::lstat(folder, &status) != 0 || !S_ISDIR(status.st_mode) ||
+            (status.st_mode & 022U) != 0)
+            return false;
+        const bool unknown = user_map::is_ambiguous(status.st_uid);
+        if ((!unknown && status.st_uid != 0) || (unknown && ::access(folder, W_OK) == 0))
+            return false;
+        outside = last ? unknown : outside;
+        if (slash == folder)
+            return outside;
+    }
+}
+
 } // namespace
 
 int own_socket(SocketPath &path) noexcept {
@@ -51,6 +80,16 @@ int find_socket(SocketPath &path) noexcept {
     if (env::raw(env::socket).empty() && ::access(kSystemSocket.data(), W_OK) == 0)
         return copy_path(path, kSystemSocket);
     return own_socket(path);
+}
+
+int check_broker(int socket, const SocketPath &path) noexcept {
+    ucred peer{};
+    const int ret = packet::peer_of(socket, peer);
+    if (ret != 0)
+        return ret;
+    if (user_map::is_ambiguous(peer.uid))
+        return is_from_outside(path) ? 0 : -EACCES;
+    return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
 }
 
 } // namespace upm

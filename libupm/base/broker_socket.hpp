@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Where upmd, the broker of the backend store, has its socket. The library looks for
-// it there, and the broker listens there, so both ask here.
+// it there, and the broker listens there, so both ask here. And which brokers may be
+// trusted, for upm-cudad as well.
 #ifndef UPM_BASE_BROKER_SOCKET_HPP
 #define UPM_BASE_BROKER_SOCKET_HPP
 
@@ -19,6 +20,12 @@ int own_socket(SocketPath &path) noexcept;
 // The place where this user finds a broker: the same, but that of the system if this
 // user may use it.
 int find_socket(SocketPath &path) noexcept;
+
+// Allows a broker of this user or of root at the other end of a connection: 0, or
+// -EACCES. Anyone else could have put the socket there to learn what this process holds. A
+// user that this namespace does not know has the number of all such users, even if that is
+// this process's own: then the place decides.
+int check_broker(int socket, const SocketPath &path) noexcept;
 
 } // namespace upm
 

@@ -3,7 +3,6 @@
 
 #include "libupm/base/packet.hpp"
 #include "libupm/base/system.hpp"
-#include "libupm/base/user_map.hpp"
 #include "libupm/store/reply.hpp"
 #include "libupm/store/segment.hpp"
 
@@ -43,45 +42,6 @@ struct SmallReply {
 static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= sizeof(GetReply) &&
               sizeof(SmallReply) >= sizeof(PublishReply) &&
               sizeof(SmallReply) >= sizeof(MakeReply));
-
-// Returns true if the socket's folder came from outside of this user namespace: it and
-// all folders above it belong to users that the namespace does not know, or to its root,
-// and nobody else may write there. A platform mounts its own folder like that into
-// containers. Nobody has such a path in /tmp.
-bool is_from_outside(const SocketPath &path) noexcept {
-    char folder[sizeof(path.text)];
-    std::memcpy(folder, path.text, sizeof(folder));
-    bool outside = false; // the last one is
-    for (bool last = true;; last = false) {
-        char *const slash = std::strrchr(folder, '/');
-        if (slash == nullptr)
-            return outside;
-        slash[slash == folder ? 1 : 0] = '\0';
-        struct stat status {};
-        if (::lstat(folder, &status) != 0 || !S_ISDIR(status.st_mode) ||
-            (status.st_mode & 022U) != 0)
-            return false;
-        const bool unknown = user_map::is_ambiguous(status.st_uid);
-        if ((!unknown && status.st_uid != 0) || (unknown && ::access(folder, W_OK) == 0))
-            return false;
-        outside = last ? unknown : outside;
-        if (slash == folder)
-            return outside;
-    }
-}
-
-// Allows a broker of this user or of root. Anyone else could have put the socket there to
-// learn what this process holds. A user that this namespace does not know has the number
-// of all such users, even if that is this process's own: then the place decides.
-int check_peer(int fd, const SocketPath &path) noexcept {
-    ucred peer{};
-    const int ret = packet::peer_of(fd, peer);
-    if (ret != 0)
-        return ret;
-    if (user_map::is_ambiguous(peer.uid))
-        return is_from_outside(path) ? 0 : -EACCES;
-    return peer.uid == ::geteuid() || peer.uid == 0 ? 0 : -EACCES;
-}
 
 // How long connecting and sending may wait.
 void set_patience(int fd, int ms) noexcept {
@@ -131,7 +91,7 @@ int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
         ::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
         ret = errno == EAGAIN ? -ETIMEDOUT : -errno;
     if (ret == 0)
-        ret = check_peer(fd, path);
+        ret = check_broker(fd, path);
     if (ret != 0) {
         ::close(fd);
         return ret;
