@@ -23,7 +23,11 @@ int serve(const cxxopts::ParseResult &options) {
     upm::broker::block_signals();
     upm::broker::Listener listener;
     std::string place = "the socket that systemd passed on";
-    if (!listener.take_from_systemd()) {
+    const bool from_systemd = listener.take_from_systemd();
+    // No user takes all where others may come.
+    if (from_systemd || options.count("any-user") != 0)
+        limits.user_extents = std::max<std::size_t>(limits.extents / 2, 1);
+    if (!from_systemd) {
         place = options.count("socket") != 0 ? options["socket"].as<std::string>()
                                              : broker::socket_path();
         if (!listener.make(place, options.count("any-user") != 0 ? 0666 : 0600)) {
@@ -47,7 +51,8 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape): of cxxop
     // clang-format off
     options.add_options()
         ("socket", "path of the socket (UPM_CUDA_SOCKET)", cxxopts::value<std::string>())
-        ("any-user", "let every user connect; each uid stays a domain of its own")
+        ("any-user", "let every user connect; each uid stays a domain of its own, with half of the extents "
+         "at most")
         ("max-extents", "extents to know at most (a descriptor each)",
          cxxopts::value<std::size_t>()->default_value("65536"))
         ("max-domain-bytes", "GPU memory that a domain may publish, 0: no limit",

@@ -105,7 +105,7 @@ bool Server::hello(Member member, Peer &peer, const Message &request) {
         return true;
     }
     const std::string domain = domain_name(wanted, peer.uid);
-    const int error = store_.join(member, domain, wanted.device, welcome);
+    const int error = store_.join(member, domain, wanted.device, welcome, peer.uid);
     if (error == 0)
         peer.domain = domain;
     answer.append(welcome);

@@ -8,6 +8,13 @@
 
 namespace upm::cuda::broker {
 
+namespace {
+
+// More than any device has, and so little that no sum of them is ever too large.
+constexpr std::uint64_t kMaxExtent = 1ULL << 40;
+
+} // namespace
+
 Store::~Store() {
     for (auto &[key, extent] : extents_)
         if (extent.fd >= 0)
@@ -15,7 +22,7 @@ Store::~Store() {
 }
 
 int Store::join(Member member, const std::string &domain, const std::uint8_t (&device)[16],
-                Welcome &welcome) {
+                Welcome &welcome, uid_t user) {
     if (members_.contains(member))
         return EALREADY;
     const auto [found, added] = domains_.try_emplace(domain);
@@ -29,7 +36,7 @@ int Store::join(Member member, const std::string &domain, const std::uint8_t (&d
         found->second.seed_high = seed[1];
     }
     ++found->second.members;
-    Joined joined{.domain = domain, .leases = {}, .reservations = {}};
+    Joined joined{.domain = domain, .user = user, .leases = {}, .reservations = {}};
     std::copy(std::begin(device), std::end(device), joined.device.begin());
     members_.emplace(member, std::move(joined));
     welcome.seed_low = found->second.seed_low;
@@ -54,10 +61,22 @@ void Store::leave(Member member) {
     forget_domain_if_unused(domain);
 }
 
-bool Store::full(const Key &key) const {
+bool Store::full(const Key &key, uid_t user) const {
+    const auto has = users_.find(user);
     return extents_.size() >= limits_.extents ||
+           (has != users_.end() && has->second >= limits_.user_extents) ||
            (limits_.domain_bytes != 0 &&
             domains_.at(key.domain).bytes + key.bytes > limits_.domain_bytes);
+}
+
+void Store::charge(Extent &extent, uid_t user) {
+    extent.user = user;
+    ++users_[user];
+}
+
+void Store::discharge(uid_t user) {
+    if (const auto found = users_.find(user); --found->second == 0)
+        users_.erase(found);
 }
 
 // Pre: nobody else has promised it, or for too long.
@@ -87,6 +106,8 @@ Answer Store::find(Member member, const Content &content, Time now, int &fd) {
             return {.state = State::kBusy};
         members_.at(held->second.member).reservations.erase(held->first);
         reservations_.erase(held);
+        discharge(found->second.user);
+        charge(found->second, joined.user);
         return promise(member, found, now);
     }
     if (found != extents_.end()) {
@@ -99,11 +120,13 @@ Answer Store::find(Member member, const Content &content, Time now, int &fd) {
         fd = found->second.fd;
         return {.state = State::kShared, .id = id};
     }
-    if (content.bytes == 0 || full(key) || joined.reservations.size() >= limits_.promises) {
+    if (content.bytes == 0 || content.bytes > kMaxExtent || full(key, joined.user) ||
+        joined.reservations.size() >= limits_.promises) {
         ++counters_.refused;
         return {.state = State::kRefused};
     }
     found = extents_.emplace(key, Extent{}).first;
+    charge(found->second, joined.user);
     ++domains_.at(key.domain).extents;
     return promise(member, found, now);
 }
@@ -202,6 +225,7 @@ void Store::forget(std::map<Key, Extent>::iterator extent) {
         bytes_ -= extent->first.bytes;
     }
     --domain.extents;
+    discharge(extent->second.user);
     extents_.erase(extent);
     forget_domain_if_unused(name);
 }

@@ -19,10 +19,11 @@
 namespace upm::cuda::broker {
 
 struct Limits {
-    std::size_t extents = 65536;    // each costs the broker a descriptor
-    std::uint64_t domain_bytes = 0; // device memory for each domain, 0: no limit
-    std::uint64_t keep_bytes = 0;   // of extents that nobody leases, oldest go first
-    std::size_t promises = 256;     // reservations of one member at once
+    std::size_t extents = 65536;     // each costs the broker a descriptor
+    std::size_t user_extents = ~0UL; // published or promised by processes of one user
+    std::uint64_t domain_bytes = 0;  // device memory for each domain, 0: no limit
+    std::uint64_t keep_bytes = 0;    // of extents that nobody leases, oldest go first
+    std::size_t promises = 256;      // reservations of one member at once
     // How old a reservation may get before whoever asks next takes it over: its holder may
     // be in a container that was frozen, and no container may hold up all others.
     std::chrono::milliseconds patience{250};
@@ -42,7 +43,7 @@ class Store {
     // Domain names are made by the server: of a key or of a uid. The seed of a new
     // domain is random.
     int join(Member member, const std::string &domain, const std::uint8_t (&device)[16],
-             Welcome &welcome);
+             Welcome &welcome, uid_t user = 0);
     // Ends all that the member held.
     void leave(Member member);
 
@@ -74,6 +75,7 @@ class Store {
         std::uint64_t unused_since = 0; // a counter, not a time; 0: in use, or promised
         Id promise = 0;                 // the reservation, while only promised
         Time promised{};
+        uid_t user = 0; // of who promised it
     };
     struct Holding {
         Member member = 0;
@@ -82,6 +84,7 @@ class Store {
     struct Joined {
         std::string domain;
         std::array<std::uint8_t, 16> device{};
+        uid_t user = 0;
         std::set<Id> leases;
         std::set<Id> reservations;
     };
@@ -98,12 +101,15 @@ class Store {
     void take_into_use(std::map<Key, Extent>::iterator extent);
     void trim();
     void forget_domain_if_unused(const std::string &name);
-    [[nodiscard]] bool full(const Key &key) const;
+    [[nodiscard]] bool full(const Key &key, uid_t user) const;
+    void charge(Extent &extent, uid_t user);
+    void discharge(uid_t user);
 
     Limits limits_;
     std::map<std::string, Domain> domains_;
     std::map<Member, Joined> members_;
     std::map<Key, Extent> extents_;
+    std::map<uid_t, std::size_t> users_; // extents of each, without those that have none
     std::map<std::uint64_t, std::map<Key, Extent>::iterator> unused_; // by unused_since
     std::map<Id, Holding> leases_;
     std::map<Id, Holding> reservations_;

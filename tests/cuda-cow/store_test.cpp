@@ -140,6 +140,55 @@ TEST(Store, Limits) {
     EXPECT_EQ(books.find(1, {4096, 1, 0}).state, State::kShared) << "known ones still are";
 }
 
+// Who can connect at all, such as other users with --any-user, cannot take all.
+TEST(Store, NoUserTakesAll) {
+    Store store({.extents = 8, .user_extents = 4});
+    Welcome welcome;
+    int fd = -1;
+    std::vector<broker::Id> published;
+    for (broker::Member member = 1; member <= 2; ++member)
+        ASSERT_EQ(store.join(member, "key:" + std::to_string(member), kDevice, welcome, 1000), 0);
+    ASSERT_EQ(store.join(3, "uid:1001", kDevice, welcome, 1001), 0);
+    for (std::uint64_t tag = 0; tag < 6; ++tag) {
+        const Answer answer = store.find(1 + tag % 2, {4096, tag, 0}, {}, fd);
+        EXPECT_EQ(answer.state, tag < 4 ? State::kReserved : State::kRefused) << tag;
+        if (tag % 2 == 0 && answer.state == State::kReserved) {
+            ASSERT_EQ(store.publish(1, answer.id, some_fd()), 0);
+        }
+    }
+    EXPECT_EQ(store.find(3, {4096, 1, 0}, {}, fd).state, State::kReserved) << "room for others";
+    store.leave(1);
+    EXPECT_EQ(store.find(2, {4096, 9, 0}, {}, fd).state, State::kReserved)
+        << "what went counts no more";
+    store.leave(2);
+    store.leave(3);
+    EXPECT_EQ(store.counters().domains, 0U);
+}
+
+// A promise that passes on counts for who has it now.
+TEST(Store, PassedOnPromiseChangesSides) {
+    Store store({.user_extents = 1});
+    Welcome welcome;
+    int fd = -1;
+    ASSERT_EQ(store.join(1, "key:a", kDevice, welcome, 1000), 0);
+    ASSERT_EQ(store.join(2, "key:a", kDevice, welcome, 1001), 0);
+    ASSERT_EQ(store.find(1, {4096, 1, 0}, {}, fd).state, State::kReserved);
+    const broker::Time later = *store.next_overdue();
+    ASSERT_EQ(store.find(2, {4096, 1, 0}, later, fd).state, State::kReserved);
+    EXPECT_EQ(store.find(1, {4096, 2, 0}, later, fd).state, State::kReserved);
+    EXPECT_EQ(store.find(2, {4096, 3, 0}, later, fd).state, State::kRefused);
+}
+
+// What a member says of sizes goes into sums of all domains.
+TEST(Store, SizesThatNoDeviceHas) {
+    Books books({.domain_bytes = 8192});
+    for (const std::uint64_t bytes : {~0ULL, ~0ULL - 4095, 1ULL << 63, (1ULL << 40) + 1})
+        EXPECT_EQ(books.find(1, {bytes, 1, 0}).state, State::kRefused) << bytes;
+    books.publish(1, {4096, 1, 0});
+    EXPECT_EQ(books.find(2, {~0ULL - 4095, 1, 0}).state, State::kRefused)
+        << "4096 more would be nothing at all";
+}
+
 TEST(Store, TakenBackPublicationIsGone) {
     Books books({.keep_bytes = 1 << 20});
     const Answer answer = books.find(1, {4096, 1, 0});
