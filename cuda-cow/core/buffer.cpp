@@ -52,15 +52,24 @@ std::size_t Buffer::size() const noexcept {
     return impl_ != nullptr ? impl_->bytes() : 0;
 }
 
+namespace {
+
+// For calls of a Buffer that holds nothing, or was moved from.
+int fail_empty() {
+    return fail(EINVAL, "this Buffer has no memory");
+}
+
+} // namespace
+
 Result<AdviseCounts> Buffer::advise(std::size_t offset, std::size_t length) {
     AdviseCounts counts;
-    const int error = impl_->advise(offset, length, counts);
+    const int error = impl_ == nullptr ? fail_empty() : impl_->advise(offset, length, counts);
     return {counts, error};
 }
 
 Result<std::uint64_t> Buffer::will_write(std::size_t offset, std::size_t length) {
     std::uint64_t copied = 0;
-    const int error = impl_->will_write(offset, length, copied);
+    const int error = impl_ == nullptr ? fail_empty() : impl_->will_write(offset, length, copied);
     return {copied, error};
 }
 
@@ -71,32 +80,33 @@ Result<Address> Buffer::write_ptr(std::size_t offset, std::size_t length) {
 
 Result<Manifest> Buffer::manifest() const {
     Manifest made;
-    const int error = impl_->manifest(made);
+    const int error = impl_ == nullptr ? fail_empty() : impl_->manifest(made);
     return {std::move(made), error};
 }
 
 BufferStats Buffer::stats() const {
-    return impl_->stats();
+    return impl_ == nullptr ? BufferStats{} : impl_->stats();
 }
 
 Result<std::uint64_t> will_write(Address address, std::size_t length) {
     std::uint64_t total = 0;
     const Address end = length > ~address ? ~Address{0} : address + length;
-    // A range may begin in one buffer and end in the next.
+    // A range may begin anywhere, and end in the next buffer but one.
     while (address < end) {
-        const std::shared_ptr<BufferImpl> buffer = registry::find(address);
-        if (buffer == nullptr)
+        const std::shared_ptr<BufferImpl> buffer = registry::find_next(address);
+        if (buffer == nullptr || buffer->address() >= end)
             break;
-        const std::size_t offset = address - buffer->address();
+        const std::size_t offset = address > buffer->address() ? address - buffer->address() : 0;
+        address = buffer->address() + buffer->mapped_bytes();
         if (offset >= buffer->bytes())
-            break;
-        const std::size_t part = std::min<std::size_t>(end - address, buffer->bytes() - offset);
+            continue;
+        const std::size_t part =
+            std::min<std::size_t>(end - buffer->address(), buffer->bytes()) - offset;
         std::uint64_t copied = 0;
         const int error = buffer->will_write(offset, part, copied);
         total += copied;
         if (error != 0)
             return {total, error};
-        address = buffer->address() + buffer->mapped_bytes();
     }
     return total;
 }

@@ -98,6 +98,14 @@ int BufferImpl::allocate(std::size_t bytes, std::size_t extent_bytes) {
         return fail(EINVAL, "extents of %zu bytes: not a multiple of the granularity, %zu",
                     extent_bytes, unit);
     const CurrentContext current(*runtime_);
+    std::size_t available = 0;
+    std::size_t total = 0;
+    if (const int error =
+            runtime_->check(runtime_->api.mem_info(&available, &total), "cuMemGetInfo");
+        error != 0)
+        return error;
+    if (bytes > total) // before a list of all extents is made
+        return fail(ENOMEM, "a buffer of %zu bytes on a device of %zu", bytes, total);
     std::vector<std::size_t> sizes;
     for (std::size_t left = (bytes + unit - 1) / unit * unit; left != 0;) {
         sizes.push_back(std::min(left, extent_bytes));

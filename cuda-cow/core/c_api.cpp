@@ -45,8 +45,8 @@ upm_cuda_buffer *upm_cuda_allocate(int device, size_t bytes, size_t extent_bytes
         return nullptr;
     const size_t unit = gpu->granularity();
     const size_t extent = (extent_bytes + unit - 1) / unit * unit;
-    upm::Result<Buffer> made =
-        Buffer::allocate(*gpu, bytes, {.extent_bytes = extent, .name = name});
+    upm::Result<Buffer> made = Buffer::allocate(
+        *gpu, bytes, {.extent_bytes = extent, .name = name != nullptr ? name : ""});
     if (!made)
         return nullptr;
     return new upm_cuda_buffer{std::move(*made)}; // NOLINT(cppcoreguidelines-owning-memory)

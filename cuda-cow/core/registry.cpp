@@ -66,6 +66,17 @@ std::shared_ptr<BufferImpl> find(abi::DevicePtr address) {
     return address < entry.end ? entry.buffer.lock() : nullptr;
 }
 
+std::shared_ptr<BufferImpl> find_next(abi::DevicePtr address) {
+    const std::shared_lock<std::shared_mutex> guard(all().lock);
+    auto at = all().buffers.upper_bound(address);
+    if (at != all().buffers.begin() && address < std::prev(at)->second.end)
+        --at;
+    std::shared_ptr<BufferImpl> found;
+    for (; found == nullptr && at != all().buffers.end(); ++at)
+        found = at->second.buffer.lock(); // null: about to be removed
+    return found;
+}
+
 std::shared_ptr<const Table> table() {
     const std::unique_lock<std::shared_mutex> guard(all().lock);
     if (all().table == nullptr) {

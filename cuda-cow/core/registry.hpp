@@ -24,6 +24,8 @@ void remove(const BufferImpl &buffer);
 
 // The buffer that holds the address, or nullptr.
 std::shared_ptr<BufferImpl> find(abi::DevicePtr address);
+// The first buffer that ends behind the address, or nullptr.
+std::shared_ptr<BufferImpl> find_next(abi::DevicePtr address);
 
 // All buffers as they are now; good as long as `generation` stays what it was before.
 std::shared_ptr<const Table> table();

@@ -86,7 +86,16 @@ int error_of(abi::Status status) noexcept {
     case abi::kNoDevice:
     case abi::kInvalidDevice:
         return ENODEV;
+    case abi::kEccUncorrectable:
     case abi::kIllegalAddress:
+    case abi::kLaunchTimeout:
+    case abi::kContextIsDestroyed:
+    case abi::kAssert:
+    case abi::kHardwareStackError:
+    case abi::kIllegalInstruction:
+    case abi::kMisalignedAddress:
+    case abi::kInvalidAddressSpace:
+    case abi::kInvalidPc:
     case abi::kLaunchFailed:
         return EFAULT;
     case abi::kNotPermitted:

@@ -62,10 +62,10 @@ void add_targets(const Access &access, std::vector<Target> &targets) {
     const abi::DevicePtr end =
         access.bytes > ~access.at ? ~abi::DevicePtr{0} : access.at + access.bytes;
     while (at < end) {
-        std::shared_ptr<BufferImpl> buffer = registry::find(at);
-        if (buffer == nullptr)
+        std::shared_ptr<BufferImpl> buffer = registry::find_next(at);
+        if (buffer == nullptr || buffer->address() >= end)
             return;
-        const std::size_t offset = at - buffer->address();
+        const std::size_t offset = at > buffer->address() ? at - buffer->address() : 0;
         at = buffer->address() + buffer->mapped_bytes();
         if (offset >= buffer->bytes())
             continue;
@@ -97,17 +97,17 @@ bool nothing_to_do() {
 struct Guard::Work {
     std::vector<Target> targets; // kept until the gate is free: the last owner may be us
     std::shared_ptr<Plan> plan;  // of what is to be learned
-    std::vector<Hit> lesson;
+    std::vector<Hit> lesson;     // kept like the targets
     std::vector<std::vector<Tag>> before;
 
-    void begin_lesson(Plan &from, std::vector<Hit> hits);
+    void begin_lesson(Plan &from);
     void end_lesson();
 };
 
 // Learning is for the time before an advise: what is shared would have to be copied, and
 // is left alone. Pre: the gate is held.
-void Guard::Work::begin_lesson(Plan &from, std::vector<Hit> hits) {
-    for (const Hit &hit : hits)
+void Guard::Work::begin_lesson(Plan &from) {
+    for (const Hit &hit : lesson)
         if (!hit.buffer->writable(0, hit.buffer->bytes()))
             return;
     {
@@ -117,7 +117,6 @@ void Guard::Work::begin_lesson(Plan &from, std::vector<Hit> hits) {
         --from.lessons;
     }
     plan = from.shared_from_this();
-    lesson = std::move(hits);
     for (const Hit &hit : lesson)
         (void)hit.buffer->hash(0, hit.buffer->bytes(), before.emplace_back());
 }
@@ -197,9 +196,10 @@ Guard::Guard(const Inspector &inspector, abi::Function function, void **paramete
     work_ = std::make_unique<Work>();
     for (const Hit &hit : hits.written)
         work_->targets.push_back({hit.buffer, 0, hit.buffer->bytes()});
+    work_->lesson = std::move(hits.to_learn);
     enter(inspector, gates, stream);
-    if (entered_ && !hits.to_learn.empty() && !captures(inspector, stream))
-        work_->begin_lesson(plan, std::move(hits.to_learn));
+    if (entered_ && !work_->lesson.empty() && !captures(inspector, stream))
+        work_->begin_lesson(plan);
 }
 
 // Nothing here takes longer for more nodes, unless something was shared since the last

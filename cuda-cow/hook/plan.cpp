@@ -4,6 +4,7 @@
 #include "libupm/base/env.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -287,7 +288,7 @@ void report(const State &all, abi::Status status) {
 } // namespace
 
 abi::Status watch(abi::Status status, bool synchronized) noexcept {
-    const bool lost = status == abi::kIllegalAddress || status == abi::kLaunchFailed;
+    const bool lost = status != abi::kSuccess && error_of(status) == EFAULT;
     if (inside_library() || (!lost && !synchronized))
         return status;
     State &all = state();

@@ -496,6 +496,56 @@ TEST_P(EveryCallFails, Advise) {
 INSTANTIATE_TEST_SUITE_P(Fault, EveryCallFails, testing::Values("*"),
                          [](const auto &) { return std::string("AnyCall"); });
 
+// Before anything is set aside for its extents, of which there would be 2^47.
+TEST_F(BufferTest, NoDeviceHasThatMuch) {
+    for (const std::size_t bytes : {SIZE_MAX / 2, SIZE_MAX - kUnit, std::size_t{1} << 50}) {
+        EXPECT_EQ(Buffer::allocate(runtime, bytes, {.extent_bytes = kUnit}).error(), ENOMEM);
+        EXPECT_STRNE(last_error(), "");
+    }
+    for (const std::size_t bytes : {SIZE_MAX, std::size_t{0}})
+        EXPECT_EQ(Buffer::allocate(runtime, bytes, {.extent_bytes = kUnit}).error(), EINVAL);
+    for (const std::size_t extent : {kUnit + 1, kUnit / 2, SIZE_MAX})
+        EXPECT_EQ(Buffer::allocate(runtime, kBytes, {.extent_bytes = extent}).error(), EINVAL);
+}
+
+TEST_F(BufferTest, EmptyBufferSaysSo) {
+    Buffer one = filled(1);
+    const Buffer two = std::move(one);
+    // NOLINTBEGIN(bugprone-use-after-move): that is the question
+    EXPECT_EQ(one.advise().error(), EINVAL);
+    EXPECT_EQ(one.will_write(0, 1).error(), EINVAL);
+    EXPECT_EQ(one.write_ptr(0, 1).error(), EINVAL);
+    EXPECT_EQ(one.manifest().error(), EINVAL);
+    EXPECT_EQ(one.stats().extents, 0U);
+    // NOLINTEND(bugprone-use-after-move)
+    EXPECT_EQ(two.stats().extents, kExtents);
+}
+
+// A range that begins in memory of others, as one that goes over a whole arena.
+TEST_F(BufferTest, WillWriteBeginsAnywhere) {
+    configure("reset=1");
+    Buffer one = filled(1);
+    Buffer two = filled(2);
+    ASSERT_TRUE(one.advise());
+    ASSERT_TRUE(two.advise());
+    const Address first = std::min(one.address(), two.address());
+    EXPECT_EQ(*will_write(first - 4096, 4096), 0U);
+    EXPECT_EQ(*will_write(first - 4096, 4097), kUnit);
+    EXPECT_EQ(*will_write(0, SIZE_MAX), 2 * kBytes - kUnit);
+    EXPECT_EQ(one.stats().shared + two.stats().shared, 0U);
+}
+
+// Each of them is final: advise must not go on with the next extent as if one was bad.
+TEST(Driver, KnowsAllErrorsThatLoseTheContext) {
+    for (const abi::Status status :
+         {abi::kEccUncorrectable, abi::kIllegalAddress, abi::kLaunchTimeout,
+          abi::kContextIsDestroyed, abi::kAssert, abi::kHardwareStackError,
+          abi::kIllegalInstruction, abi::kMisalignedAddress, abi::kInvalidAddressSpace,
+          abi::kInvalidPc, abi::kLaunchFailed})
+        EXPECT_EQ(error_of(status), EFAULT) << status;
+    EXPECT_EQ(error_of(abi::kUnknown), EIO);
+}
+
 TEST_F(BufferTest, DescribesAddresses) {
     Buffer one = filled(1);
     EXPECT_EQ(describe(one.address() + 16), "buffer+0x10 (private)");

@@ -129,14 +129,14 @@ class UPM_API Buffer {
     // Waits for the device: a kernel may still be reading.
     ~Buffer();
 
-    // Private memory; its contents are undefined. Errors: EINVAL (0 bytes, bad
-    // extent size), ENOMEM.
+    // Private memory, cleared. Errors: EINVAL (0 bytes, bad extent size), ENOMEM (also for
+    // more than the device has).
     [[nodiscard]] static Result<Buffer> allocate(const Runtime &runtime, std::size_t bytes,
                                                  const BufferOptions &options = {});
 
     // A buffer that shares every extent of the manifest, with nothing loaded.
     // Errors: ENOENT (the broker does not know an extent: load it and advise),
-    // EINVAL (manifest), ECONNREFUSED, ENOMEM, EMFILE.
+    // EINVAL (manifest), ECONNREFUSED, EACCES (another user's broker), ENOMEM, EMFILE.
     [[nodiscard]] static Result<Buffer> attach(const Runtime &runtime, const Manifest &manifest,
                                                const BufferOptions &options = {});
 
@@ -149,7 +149,8 @@ class UPM_API Buffer {
     // Nobody may write the range meanwhile; a kernel that does loses its context.
     // On an error what was done until then is in the counts and everything else is
     // private as before. Errors: EINVAL, ECONNREFUSED (no broker), EPIPE (lost it),
-    // ETIMEDOUT, ENOMEM, EFAULT (the context is lost).
+    // EACCES (the broker is neither this user's nor root's), EPROTONOSUPPORT (it is of
+    // another version), ETIMEDOUT, ENOMEM, EFAULT (the context is lost).
     Result<AdviseCounts> advise(std::size_t offset = 0, std::size_t length = SIZE_MAX);
 
     // Makes every extent that the range touches private and writable, at the same
