@@ -10,6 +10,7 @@
 #include "tools/pss-report/read/recording.hpp"
 #include "tools/pss-report/read/scan.hpp"
 #include "tools/pss-report/show/diff.hpp"
+#include "tools/pss-report/show/document.hpp"
 #include "tools/pss-report/show/estimate_output.hpp"
 #include "tools/pss-report/show/html.hpp"
 #include "tools/pss-report/show/live.hpp"
@@ -252,10 +253,26 @@ int side_by_side(const Options &options) {
     return kSuccess;
 }
 
+int draw_described(const Options &options) {
+    Json json;
+    try {
+        json = Json::parse(read_file(options.draw));
+    } catch (const Json::exception &error) {
+        throw Failure(fmt::format("{}: {}", printable(options.draw), printable(error.what())));
+    }
+    if (!options.plot.empty())
+        write_atomically(options.plot, draw(figure_from_json(json), Ground::kWhite));
+    else
+        write_atomically(options.html, page_from_json(json));
+    return kSuccess;
+}
+
 int dispatch(const std::vector<std::string> &arguments) {
     const Options options = parse_options(arguments);
     if (options.help || options.version)
         return kSuccess;
+    if (!options.draw.empty())
+        return draw_described(options);
     if (!options.diff.empty())
         return compare(options);
     if (!options.recordings.empty())

@@ -65,6 +65,8 @@ constexpr OptionRow kOptions[] = {
 
     {"Figures", "plot", "draw a figure of that (SVG, by gnuplot)", Takes::kText, "FILE"},
     {"Figures", "html", "write a page with figures and tables", Takes::kText, "FILE"},
+    {"Figures", "draw", "what this file describes (JSON), in place of memory", Takes::kText,
+     "FILE"},
     {"Figures", "over", "of recordings: label, n or time (auto)", Takes::kText, "AXIS"},
     {"Figures", "total", "sums, in place of means of the copies"},
     {"Figures", "title", "of the figure and of the page", Takes::kText, "TEXT"},
@@ -239,6 +241,7 @@ void take_recordings(const Given &given, Options &options) {
 }
 
 void take_figures(const Given &given, Options &options) {
+    options.draw = given.text("draw");
     options.plot = given.text("plot");
     options.html = given.text("html");
     options.axis = parse_axis(given.text("over", "auto"));
@@ -248,6 +251,10 @@ void take_figures(const Given &given, Options &options) {
         throw UsageError(fmt::format("--plot: '{}' does not end in .svg, which is what is drawn",
                                      printable(options.plot)));
     const bool any = !options.plot.empty() || !options.html.empty();
+    const bool other = !options.recordings.empty() || !options.diff.empty() || options.estimate ||
+                       options.top || options.watch != 0 || !options.record.empty();
+    if (!options.draw.empty() && (other || options.plot.empty() == options.html.empty()))
+        throw UsageError("--draw takes --plot for a figure or --html for a page, and nothing else");
     if (any && !options.diff.empty())
         throw UsageError("--plot and --html take the recordings as arguments, without --diff");
     if (given.has("over") && options.recordings.empty() && options.watch == 0 && !options.top)

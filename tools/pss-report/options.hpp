@@ -44,6 +44,7 @@ struct Options {
     std::string record;                       // a file to add to
     std::vector<std::string> diff = {};       // two recordings
     std::vector<std::string> recordings = {}; // to report on, in place of /proc
+    std::string draw;                         // a file that describes a figure or a page
     std::string plot;                         // a file for the figure
     std::string html;                         // a file for the page
     Axis axis = Axis::kAuto;

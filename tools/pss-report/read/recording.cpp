@@ -6,6 +6,7 @@
 #include "tools/common/text.hpp"
 
 #include <fmt/format.h>
+#include <set>
 
 namespace upm::tool::pss {
 
@@ -82,6 +83,21 @@ std::string stem_of(const std::string &path) {
     return dot == 0 || dot == std::string::npos ? name : name.substr(0, dot);
 }
 
+// Returns true for files without tags of which each has snapshots of one N, and no two of
+// the same: points of one curve, one file for each.
+bool are_one_curve(const std::vector<std::vector<Snapshot>> &files) {
+    std::set<std::int64_t> different;
+    for (const std::vector<Snapshot> &file : files) {
+        const std::int64_t n = file.front().n;
+        if (n < 0 || !different.insert(n).second)
+            return false;
+        for (const Snapshot &snapshot : file)
+            if (!snapshot.tag.empty() || snapshot.n != n)
+                return false;
+    }
+    return files.size() > 1;
+}
+
 } // namespace
 
 Snapshot snapshot_from_json(const Json &json) {
@@ -145,12 +161,17 @@ std::vector<Snapshot> read_recording(const std::string &path) {
 
 std::vector<Series> read_series(const std::vector<std::string> &paths, const Filter &filter,
                                 GroupBy by) {
-    std::vector<Series> series;
+    std::vector<std::vector<Snapshot>> files;
     for (const std::string &path : paths)
-        for (Snapshot &snapshot : read_recording(path)) {
+        files.push_back(read_recording(path));
+    const bool one_curve = are_one_curve(files);
+    std::vector<Series> series;
+    for (std::size_t i = 0; i < files.size(); ++i)
+        for (Snapshot &snapshot : files[i]) {
             std::erase_if(snapshot.processes,
                           [&](const Process &process) { return !wanted(filter, process); });
-            add_snapshot(series, stem_of(path), std::move(snapshot), by);
+            add_snapshot(series, one_curve ? "recorded" : stem_of(paths[i]), std::move(snapshot),
+                         by);
         }
     return series;
 }

@@ -22,8 +22,8 @@ std::vector<Snapshot> parse_recording(std::string_view text, const std::string &
 // Throws std::exception for what is no report by process.
 Snapshot snapshot_from_json(const Json &json);
 
-// All snapshots of the files, in their order; the label of those without a tag is the
-// name of their file. Throws Failure.
+// All snapshots of the files, in their order. The label of those without a tag is the name
+// of their file, or the same for all where each file has an N of its own. Throws Failure.
 std::vector<Series> read_series(const std::vector<std::string> &paths, const Filter &filter,
                                 GroupBy by);
 

@@ -21,9 +21,11 @@ constexpr std::string_view kStyle = R"(
   figure svg { filter: invert(1) hue-rotate(180deg); }
 }
 body { font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: var(--ink);
-  background: var(--ground); max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+  background: var(--ground); margin: 2rem; }
+p, dl { max-width: 68rem; }
 h1 { font-size: 1.6rem; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); }
+a { color: inherit; }
 p.facts { color: var(--dim); margin: .2rem 0 1rem; }
 p.facts span + span::before { content: " · "; }
 div.numbers { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0; }
@@ -31,10 +33,14 @@ div.numbers div { background: var(--soft); border-radius: 8px; padding: .7rem 1.
 div.numbers b { display: block; font-size: 1.5rem; }
 div.numbers span { color: var(--dim); }
 figure { margin: 1.4rem 0; }
-figure svg { width: 100%; height: auto; }
+@media (min-width: 80rem) {
+  div.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem; }
+  div.figures figure:only-child { grid-column: 1 / -1; }
+}
+figure svg { width: 100%; height: auto; max-height: 85vh; }
 figcaption { font-weight: 600; margin-bottom: .2rem; }
 div.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .22rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--dim); position: sticky; top: 0; background: var(--ground); }
@@ -47,6 +53,8 @@ summary { cursor: pointer; font-weight: 600; }
 dt { font-weight: 600; }
 dd { margin: 0 0 .4rem 1.2rem; color: var(--dim); }
 )";
+
+constexpr std::string_view kFiguresEnd = "</div><!-- figures -->\n";
 
 const char *class_of(const std::string &tint) {
     return tint == "1"    ? " class=\"total\""
@@ -85,6 +93,14 @@ void Page::paragraph(std::string_view text) {
     body_ += fmt::format("<p>{}</p>\n", xml_escaped(text));
 }
 
+void Page::links(const std::vector<std::pair<std::string, std::string>> &links) {
+    body_ += "<p class=\"facts\">";
+    for (const auto &[text, target] : links)
+        body_ += fmt::format("<span><a href=\"{}\">{}</a></span>", xml_escaped(target),
+                             xml_escaped(text));
+    body_ += "</p>\n";
+}
+
 void Page::facts(const std::vector<std::pair<std::string, std::string>> &facts) {
     body_ += "<p class=\"facts\">";
     for (const auto &[name, value] : facts)
@@ -111,11 +127,17 @@ void Page::folded(std::string_view title, const Table &table) {
 
 void Page::figure(const Figure &figure) {
     const std::string svg = draw(figure, Ground::kPage);
+    // Figures that follow each other stand side by side where there is room.
+    if (body_.ends_with(kFiguresEnd))
+        body_.resize(body_.size() - kFiguresEnd.size());
+    else
+        body_ += "<div class=\"figures\">\n";
     // Without the prolog, which a page cannot hold.
     body_ +=
         fmt::format("<figure role=\"img\" aria-label=\"{0}\"><figcaption>{0}</figcaption>\n"
                     "{1}</figure>\n",
                     xml_escaped(figure.title), svg.substr(std::min(svg.find("<svg"), svg.size())));
+    body_ += kFiguresEnd;
 }
 
 void Page::definitions(std::string_view title,

@@ -21,6 +21,8 @@ class Page {
 
     void heading(std::string_view text);
     void paragraph(std::string_view text);
+    // Texts and where they lead, in one line.
+    void links(const std::vector<std::pair<std::string, std::string>> &links);
     // Short facts in one line, under the title.
     void facts(const std::vector<std::pair<std::string, std::string>> &facts);
     // Large numbers, each with a line below it.

@@ -35,6 +35,8 @@ struct Scale {
 };
 
 Scale scale_of(const Figure &figure) {
+    if (!figure.measure.empty())
+        return {1, figure.measure};
     double most = 0;
     for (const Curve &curve : figure.curves)
         for (const auto &[x, bytes] : curve.points)

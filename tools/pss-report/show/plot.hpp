@@ -34,6 +34,7 @@ struct Figure {
     // Bars: tell the change from the first series above those of the others.
     bool changes = false;
     Unit unit = Unit::kAuto;
+    std::string measure = {}; // what the values are in, if not in bytes: "ms"
 };
 
 enum class Ground : std::uint8_t {

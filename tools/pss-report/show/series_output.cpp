@@ -13,13 +13,17 @@ namespace upm::tool::pss {
 
 namespace {
 
-std::vector<const UsageField *> fields_of(const SeriesOptions &options) {
+// Those that were asked for. Over N it is PSS alone else: the RSS of a copy depends neither
+// on N nor on merging.
+std::vector<const UsageField *> fields_of(const SeriesOptions &options, Axis axis = Axis::kLabel) {
     std::vector<const UsageField *> fields;
     for (const std::string &name : options.fields)
         if (const UsageField *const field = find_usage_field(name))
             fields.push_back(field);
-    if (fields.empty())
-        fields = {find_usage_field("rss"), find_usage_field("pss")};
+    if (fields.empty() && axis != Axis::kN)
+        fields.push_back(find_usage_field("rss"));
+    if (options.fields.empty() || fields.empty())
+        fields.push_back(find_usage_field("pss"));
     return fields;
 }
 
@@ -72,10 +76,10 @@ Figure lines_of(const std::vector<Series> &series, const SeriesOptions &options,
     std::size_t color = series.size() == 1 ? 1 : 0;
     for (const Series &one : series) {
         const std::vector<Sample> samples = axis == Axis::kN ? over_n(one) : one.samples;
-        for (const UsageField *field : fields_of(options)) {
+        for (const UsageField *field : fields_of(options, axis)) {
             // The last field is what merging changes; the others are dashed, each series in
             // its way, since merging leaves RSS as it is and one would hide the other.
-            const bool last = field == fields_of(options).back();
+            const bool last = field == fields_of(options, axis).back();
             Curve curve{fmt::format("{}, {}", field->title, one.label),
                         color,
                         last ? 1 : 2 + static_cast<unsigned>(color % 2),

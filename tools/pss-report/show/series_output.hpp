@@ -19,7 +19,7 @@ struct SeriesOptions {
     GroupBy by = GroupBy::kProcess;
     Axis axis = Axis::kAuto;
     bool total = false;                   // sums, in place of means of the copies
-    std::vector<std::string> fields = {}; // of kUsageFields; empty: rss, pss
+    std::vector<std::string> fields = {}; // of kUsageFields; empty: rss, pss; over n: pss
     std::string title = {};
     Unit unit = Unit::kAuto;
 };

@@ -84,15 +84,19 @@ TEST(Series, OverN) {
                   GroupBy::kContainer);
     EXPECT_EQ(axis_of(series, Axis::kAuto), Axis::kN);
     Figure figure = figure_of(series, {.by = GroupBy::kContainer});
-    ASSERT_EQ(figure.curves.size(), 4U);
-    EXPECT_EQ(figure.curves[1].title, "PSS, a");
+    // One curve for each label.
+    ASSERT_EQ(figure.curves.size(), 2U);
+    EXPECT_EQ(figure.curves[0].title, "PSS, a");
+    EXPECT_EQ(figure.curves[0].dash, 1U);
     // In order of n, the last snapshot of each.
     using Point = std::pair<double, double>;
-    EXPECT_THAT(figure.curves[1].points,
+    EXPECT_THAT(figure.curves[0].points,
                 testing::ElementsAre(Point(2, 20 * kMib), Point(4, 10 * kMib)));
     figure = figure_of(series, {.by = GroupBy::kContainer, .total = true});
-    EXPECT_EQ(figure.curves[1].points[1].second, 40 * kMib);
+    EXPECT_EQ(figure.curves[0].points[1].second, 40 * kMib);
     EXPECT_EQ(figure.x_title, "containers");
+    figure = figure_of(series, {.by = GroupBy::kContainer, .fields = {"rss", "pss"}});
+    EXPECT_EQ(figure.curves.size(), 4U);
     EXPECT_THAT(series_table(series, {.by = GroupBy::kContainer}).text({}), HasSubstr("-75.0%"));
 }
 
@@ -143,6 +147,21 @@ TEST_F(Recorded, TableAndJson) {
     EXPECT_EQ(json["over"], "label");
     EXPECT_EQ(json["series"][1]["label"], "with UPM");
     EXPECT_EQ(json["series"][1]["samples"][0]["usage"]["pss"], 90 * kMib);
+}
+
+// A file for each N, without tags, is one curve and no row of bars.
+TEST_F(Recorded, FilesOfOneNEachAreOneCurve) {
+    const std::string one = dir_.path() + "/one.jsonl", four = dir_.path() + "/four.jsonl";
+    record(one, snapshot("", 1, 1, 60 * kMib, 1));
+    record(four, snapshot("", 4, 2, 30 * kMib, 4));
+    Json json = Json::parse(command({four, one, "--by", "container", "--json"}).out);
+    EXPECT_EQ(json["over"], "n");
+    ASSERT_EQ(json["series"].size(), 1U);
+    EXPECT_EQ(json["series"][0]["samples"].size(), 2U);
+    record(one, snapshot("", 4, 3, 50 * kMib, 4)); // both know N = 4: two labels
+    json = Json::parse(command({four, one, "--by", "container", "--json"}).out);
+    EXPECT_EQ(json["series"].size(), 2U);
+    EXPECT_EQ(json["series"][1]["label"], "one");
 }
 
 TEST_F(Recorded, FiltersApply) {
