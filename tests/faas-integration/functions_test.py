@@ -17,7 +17,8 @@ class FunctionsTest(support.TemporaryDirectory):
 
     def test_settings_are_complete(self) -> None:
         """Each config.json can be read, and its entry is there."""
-        self.assertEqual(functions.names(), ["image-recognition", "text", "thumbnailer"])
+        own = ["dna-visualisation", "dynamic-html", "image-recognition", "text", "thumbnailer"]
+        self.assertEqual(functions.names(), own)
         for name in functions.names():
             found = functions.find(name)
             self.assertGreater(found.memory, 0)
@@ -50,6 +51,54 @@ class TextTest(unittest.TestCase):
         """Says what it got."""
         with self.assertRaisesRegex(TypeError, "must be a string, not int"):
             support.load_function("text")({"text": 5})
+
+
+@support.needs_jinja2
+class DynamicHtmlTest(unittest.TestCase):
+    """The function with a template."""
+
+    def setUp(self) -> None:
+        """Finds its handler."""
+        self.handler = support.load_function("dynamic-html")
+
+    def test_page(self) -> None:
+        """Has a row for each number, and the same bytes each time."""
+        answer = self.handler({"name": "<b>", "count": 3, "seed": 1})
+        self.assertEqual(answer["html"].count("<tr "), 3)
+        self.assertIn("Welcome, &lt;b&gt;!", answer["html"])
+        self.assertEqual(answer, self.handler({"name": "<b>", "count": 3, "seed": 1}))
+        self.assertNotEqual(answer, self.handler({"name": "<b>", "count": 3, "seed": 2}))
+
+    def test_its_own_request(self) -> None:
+        """A thousand rows."""
+        event = functions.find("dynamic-html").make_input()
+        self.assertEqual(self.handler(event)["html"].count("<tr "), 1000)
+
+    def test_count_out_of_range(self) -> None:
+        """Says the range."""
+        with self.assertRaisesRegex(ValueError, "-1 is not within 0 to 100000"):
+            self.handler({"name": "x", "count": -1})
+
+
+class DnaVisualisationTest(unittest.TestCase):
+    """The function that makes many small objects."""
+
+    def test_curve(self) -> None:
+        """By hand: A goes up and comes back, G climbs by two, T falls by two."""
+        made = support.script("functions/dna-visualisation/function.py")
+        self.assertEqual(
+            made["squiggle"]("AGTN"),
+            ([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4], [0, 1, 0, 1, 2, 1, 0, 0, 0]),
+        )
+
+    def test_answers(self) -> None:
+        """The same for the same bases, however they are written; few points for many bases."""
+        handler = support.load_function("dna-visualisation")
+        self.assertEqual(handler({"sequence": "acgt"}), handler({"sequence": "ACGT"}))
+        answer = handler(functions.find("dna-visualisation").make_input())
+        self.assertEqual(answer["bases"], 200_000)
+        self.assertLessEqual(answer["svg"].count(","), 2000)
+        self.assertEqual(handler({"sequence": ""})["bases"], 0)
 
 
 @support.needs_pil

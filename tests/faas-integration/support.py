@@ -23,8 +23,10 @@ from faas import functions, platforms  # noqa: E402
 
 HAVE_TORCH = bool(importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"))
 HAVE_PIL = importlib.util.find_spec("PIL") is not None
+HAVE_JINJA2 = importlib.util.find_spec("jinja2") is not None
 
 needs_torch = unittest.skipUnless(HAVE_TORCH, "no python3-torch and python3-torchvision")
+needs_jinja2 = unittest.skipUnless(HAVE_JINJA2, "no python3-jinja2")
 needs_pil = unittest.skipUnless(HAVE_PIL, "no python3-pil")
 
 
