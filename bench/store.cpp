@@ -5,6 +5,7 @@
 // data. Every process is a real one; the broker is one of its own.
 //
 //   build/bin/upm-bench-store --benchmark_out=FILE --benchmark_out_format=json
+//   build/bin/upm-bench-store --sizes=20,40 ...          other sizes of BM_Insert, BM_Merge
 //
 // Sizes are in MiB. Counters "wall" and "cpu" are bandwidths as a share of that of
 // the plain function: by the clock, and by the thread's processor time, which other
@@ -22,12 +23,14 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <sys/mman.h>
 #include <vector>
 
@@ -230,10 +233,18 @@ benchmark::internal::Benchmark *in_ms(benchmark::internal::Benchmark *each) {
     return each->UseManualTime()->Unit(benchmark::kMillisecond);
 }
 
-void add_sizes() {
-    constexpr std::int64_t kSizes[][2] = {{1, 20},  {4, 20},   {16, 10}, {64, 7},
-                                          {256, 5}, {1024, 3}, {4096, 2}};
-    for (const auto &[mib, rounds] : kSizes) {
+// The larger, the fewer.
+std::int64_t rounds_of(std::int64_t mib) {
+    constexpr std::int64_t kRounds[][2] = {{4, 20}, {16, 10}, {64, 7}, {256, 5}, {1024, 3}};
+    for (const auto &[most, rounds] : kRounds)
+        if (mib <= most)
+            return rounds;
+    return 2;
+}
+
+void add_sizes(const std::vector<std::int64_t> &sizes) {
+    for (const std::int64_t mib : sizes) {
+        const std::int64_t rounds = rounds_of(mib);
         for (const Pages pages : {Pages::kSmall, Pages::kHuge}) {
             const std::string suffix = pages == Pages::kHuge ? "Huge" : "";
             in_ms(benchmark::RegisterBenchmark(("BM_Insert" + suffix).c_str(), BM_Insert, pages))
@@ -275,16 +286,40 @@ void add_others() {
             ->Iterations(speed.rounds);
 }
 
+// The sizes of --sizes=MIB,MIB…, which is taken out of the arguments. Throws Error.
+std::vector<std::int64_t> take_sizes(int &argc, char **argv) {
+    constexpr std::string_view kOption = "--sizes=";
+    std::vector<std::int64_t> sizes = {1, 4, 16, 64, 256, 1024, 4096};
+    for (int i = 1; i < argc; ++i) {
+        std::string_view text = argv[i];
+        if (!text.starts_with(kOption))
+            continue;
+        text.remove_prefix(kOption.size());
+        sizes.clear();
+        for (const char *at = text.data(), *const end = at + text.size(); at < end; ++at) {
+            const auto [after, error] = std::from_chars(at, end, sizes.emplace_back());
+            if (error != std::errc() || sizes.back() <= 0 || (after < end && *after != ','))
+                throw Error("--sizes: MiB, separated by commas");
+            at = after;
+        }
+        std::copy(argv + i + 1, argv + argc + 1, argv + i); // with the null at the end
+        --argc;
+        break;
+    }
+    return sizes;
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
     try {
+        const std::vector<std::int64_t> sizes = take_sizes(argc, argv);
         const StoreBroker broker;
         running = &broker;
         benchmark::Initialize(&argc, argv);
         if (benchmark::ReportUnrecognizedArguments(argc, argv))
             return 1;
-        add_sizes();
+        add_sizes(sizes);
         add_others();
         benchmark::RunSpecifiedBenchmarks();
         return 0;
