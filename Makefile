@@ -15,6 +15,9 @@
 ##   bench       benchmarks, in a VM
 ##   demo        N containers of a function, without and with UPM (N=16 MODEL=alexnet
 ##               or resnet50, BACKEND=auto); with KERNEL=6.1 in a VM with the module (N=4)
+##   figures     the paper's evaluation on this system, with its numbers beside ours, as
+##               SVG and a page in build/figures; an hour (ONLY=fig5, AGAIN=1, RECORD=1;
+##               KERNEL=6.1: the module as well, in a VM)
 ##   docs        check that man pages render and links resolve
 ##   install     user space and man pages (PREFIX, DESTDIR)
 ##   uninstall   remove what install installed (DESTDIR)
@@ -26,6 +29,7 @@
 ##   help        this text
 ##
 ## Variables: PREFIX=/usr/local  DESTDIR=  JOBS=<cores>  N=  KERNEL=
+##            ONLY=  AGAIN=  RECORD=
 ##            KERNELS=<releases to build the module for; default: all with headers>
 ##
 ## What is missing on a Debian system is installed by apt-get, saying so, when
@@ -38,6 +42,9 @@ N       ?=
 MODEL   ?= alexnet
 BACKEND ?= auto
 KERNEL  ?=
+ONLY    ?=
+AGAIN   ?=
+RECORD  ?=
 DEB_ARCH ?= amd64
 # The kernel of Debian sid. When sid has gone on: make SID_KERNEL=7.3 kmod-7.3
 SID_KERNEL ?= 7.2
@@ -50,7 +57,7 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
-	test-long test-programs test-debug lint bench demo docs install uninstall wheel \
+	test-long test-programs test-debug lint bench demo figures docs install uninstall wheel \
 	dkms gpu-bundle clean help
 
 all: user kmod
@@ -181,6 +188,12 @@ demo: $(CMAKE_DIR)/build.ninja $(call deps,faas demo) $(if $(KERNEL),kmod $(call
 	$(build) --target upm_command upm_preload upmd pss-report
 	@faas-integration/demo --model $(MODEL) --backend $(BACKEND) $(if $(N),-n $(N)) \
 		$(if $(KERNEL),--kernel $(KERNEL))
+
+figures: $(CMAKE_DIR)/.with-tests $(CMAKE_DIR)/build.ninja $(call deps,faas demo) \
+		$(if $(KERNEL),kmod $(call deps,vm)) $(FOR_KERNEL)
+	$(build) --target upm_command upm_preload upmd pss-report upm-bench-store
+	@bench/figures/run $(if $(ONLY),--only $(ONLY)) $(if $(AGAIN),--again) \
+		$(if $(RECORD),--record) $(if $(KERNEL),--kernel $(KERNEL))
 
 lint: tests kmod $(call deps,lint docs)
 	@tools/dev/lint

@@ -44,12 +44,17 @@ def names() -> list[str]:
 
 def find(name: str) -> Function:
     """The function of that name. Raises ValueError if there is none or its settings are wrong."""
-    path = FUNCTIONS / name / "config.json"
     if name not in names():
         raise ValueError(f"no function {name!r}; there are: {', '.join(names())}")
+    return read(FUNCTIONS / name)
+
+
+def read(directory: Path) -> Function:
+    """The function in that directory. Raises ValueError if its settings are wrong."""
+    path = directory / "config.json"
     settings = json.loads(path.read_text())
     try:
         settings["packages"] = tuple(settings["packages"])
-        return Function(name=name, directory=path.parent, **settings)
+        return Function(name=directory.name, directory=directory, **settings)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error

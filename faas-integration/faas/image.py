@@ -27,6 +27,8 @@ RUNTIME_FILES = (SERVER, Path("common", "json_http.py"), Path("common", "strict_
 
 BASE_PACKAGES = ("base-files", "coreutils", "dash", "libc-bin", "libc6", "python3", "util-linux")
 RUNTIME_PACKAGES = ("python3-waitress",)
+# Of dpkg: the files are there, and at most triggers have yet to run, as while apt-get works.
+INSTALLED = {"installed", "triggers-awaited", "triggers-pending"}
 ALTERNATIVES = Path("/var/lib/dpkg/alternatives")
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 LEFT_OUT = re.compile(
@@ -61,7 +63,7 @@ def closure(packages: Iterable[str]) -> list[str]:
     known = {}
     for line in status.splitlines():
         full, plain, state = line.split()
-        if state == "installed":
+        if state in INSTALLED:
             known[plain] = full
     if missing := [name for name in wanted if name not in known]:
         raise ImageError(f"packages that are not installed: {', '.join(missing)}")

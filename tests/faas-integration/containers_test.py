@@ -6,6 +6,7 @@ import json
 import os
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import support
 from faas import bundle, containers, functions, image
@@ -115,6 +116,22 @@ class ImageTest(unittest.TestCase):
             self.skipTest(str(error))
         with self.assertRaisesRegex(image.ImageError, "not installed: no-such-package"):
             image.closure(["no-such-package"])
+
+    def test_a_package_whose_triggers_have_yet_to_run_is_there(self) -> None:
+        """As many are while apt-get works beside."""
+        names = [*image.BASE_PACKAGES, *image.RUNTIME_PACKAGES]
+        states = {name: "installed" for name in names} | {"libc-bin": "triggers-pending"}
+
+        def output(program: str, *_: str) -> str:
+            if program == "dpkg-query":
+                return "".join(f"{name}:all {name} {state}\n" for name, state in states.items())
+            return "\n".join(names)
+
+        with mock.patch.object(image, "_output", output):
+            self.assertIn("libc-bin:all", image.closure([]))
+            states["libc-bin"] = "unpacked"
+            with self.assertRaisesRegex(image.ImageError, "not installed: libc-bin"):
+                image.closure([])
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ std::string header(const Figure &figure, Ground ground, const Scale &scale) {
            "y_title = strcol(3), 0) nooutput\n";
     if (ground == Ground::kWhite)
         out += "set title title noenhanced font \",17\"\n";
-    out += "set xlabel x_title noenhanced\nset ylabel y_title noenhanced\n"
+    out += "set xlabel x_title noenhanced offset 0,0.5\nset ylabel y_title noenhanced\n"
            "set border 3 linecolor \"#808080\"\nset tics nomirror textcolor \"#404040\"\n"
            "set grid ytics linecolor \"#d8d8d8\" linetype 1 linewidth 0.7\n"
            "set key below center horizontal noenhanced reverse Left samplen 2 width 1\n"
@@ -123,7 +123,7 @@ std::string label_of(const Figure &figure, std::size_t curve, double x, double b
 // Returns true if labels beside each other would touch.
 bool labels_touch(const Figure &figure, const Scale &scale) {
     constexpr double kWidth = 660; // of the plot, of 760 pixels
-    constexpr double kLetter = 7;  // of a label's font
+    constexpr double kLetter = 8;  // of a label's font, where Helvetica is a wide one
     std::size_t longest = 0;
     for (std::size_t i = 0; i < figure.curves.size(); ++i)
         for (const auto &[x, bytes] : figure.curves[i].points)
