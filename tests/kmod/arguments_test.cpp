@@ -140,7 +140,7 @@ TEST_F(Arguments, NoSuchProcess) {
     }
     call_.pid = 2; // kthreadd has no address space
     expect_refused(ESRCH);
-    const pid_t zombie = ::fork();
+    const pid_t zombie = fork_tied();
     if (zombie == 0)
         ::_exit(0);
     siginfo_t info{};

@@ -15,7 +15,6 @@
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -71,12 +70,11 @@ TEST_F(DomainTest, UserNamespacesAreApart) {
 // talks to a child of its Process.
 void enter_container() {
     must(::unshare(CLONE_NEWPID), "unshare(CLONE_NEWPID)");
-    const pid_t init = ::fork();
+    const pid_t init = fork_tied();
     if (init != 0) {
         ::waitpid(init, nullptr, 0);
         ::_exit(0);
     }
-    must(::prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl");
 }
 
 // Containers whose processes all run as the same uid, root for example.
@@ -462,7 +460,7 @@ TEST_F(DomainTest, CapabilityInsideAUserNamespace) {
     // A program started inside is theirs. (A mere fork would keep the namespace of
     // the address space that it copies.)
     const int error = inside.call(+[] {
-        const pid_t child = ::fork();
+        const pid_t child = fork_tied();
         if (child == 0) {
             ::execlp("sleep", "sleep", "600", nullptr);
             ::_exit(127);

@@ -8,7 +8,6 @@
 #include <iterator>
 
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,7 +21,7 @@ UPM_TEST_ALL_KINDS(Lifetime);
 // Forks in the actor; the child checks, writes everywhere and checks again.
 // Returns the wait status.
 int fork_check_write() {
-    const pid_t pid = ::fork();
+    const pid_t pid = fork_tied();
     if (pid == 0) {
         Region &r = region();
         r.check();
@@ -54,7 +53,7 @@ TEST_P(Lifetime, ForkThenAdviseInChild) {
     const Pattern pattern = mixed();
     Actor a(kind(), pattern, pages());
     EXPECT_EQ(a.call(+[] {
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_tied();
         if (pid == 0) {
             Region &r = region();
             r.check(); // a fork does not copy what is only read from a file
@@ -81,7 +80,7 @@ TEST_P(Lifetime, ForkThenAdviseInParent) {
     EXPECT_EQ(a.call(+[] {
         std::array<int, 2> go{};
         must(::pipe(go.data()), "pipe");
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_tied();
         if (pid == 0) {
             char byte = 0;
             ::close(go[1]);
@@ -113,7 +112,7 @@ TEST_P(Lifetime, ForkThenAdviseInParent) {
 TEST_P(Lifetime, ForkThenAdviseInBoth) {
     Actor a(kind(), mixed(), pages());
     EXPECT_EQ(a.call(+[] {
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_tied();
         Region &r = region();
         EXPECT_EQ(device().advise(r.base(), r.len()).error, 0);
         r.check();
@@ -140,7 +139,7 @@ TEST_P(Lifetime, ForkChain) {
             EXPECT_EQ(advice.error, 0);
             r.check();
             r.write(depth, depth);
-            const pid_t pid = ::fork();
+            const pid_t pid = fork_tied();
             if (pid != 0) {
                 const int status = wait_for(pid);
                 r.check();
@@ -204,7 +203,7 @@ TEST_P(Lifetime, Exec) {
     a.advise();
     b.advise();
     EXPECT_EQ(a.call(+[] {
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_tied();
         if (pid == 0) {
             ::execl("/bin/true", "true", nullptr);
             ::_exit(1);
@@ -241,8 +240,7 @@ TEST_F(Crowd, SharedByManySinceAFork) {
         Actor a(kind, {Content::kDistinct, fresh_seed()}, pages);
         a.call(+[] {
             for (int i = 0; i < 12; i++) {
-                if (::fork() == 0) {
-                    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+                if (fork_tied() == 0) {
                     ::pause();
                     ::_exit(0);
                 }

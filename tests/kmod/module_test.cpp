@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 
 #include <fcntl.h>
@@ -26,6 +27,19 @@ std::string module_file() {
 // Both return 0 or errno.
 int unload() {
     return ::syscall(SYS_delete_module, "upm", O_NONBLOCK) == 0 ? 0 : errno;
+}
+
+// Unloads it once nobody uses it any more.
+testing::AssertionResult unloaded() {
+    int error = 0;
+    const bool good = eventually([&] {
+        error = unload();
+        return error != EWOULDBLOCK;
+    });
+    if (good && error == 0)
+        return testing::AssertionSuccess();
+    return testing::AssertionFailure()
+           << std::generic_category().message(error) << "; " << describe_module_users();
 }
 
 int load() {
@@ -62,7 +76,7 @@ TEST_P(Reload, WhilePagesAreMapped) {
     EXPECT_EQ(unload(), EWOULDBLOCK) << "in use";
     for (Actor *actor : {&a, &b})
         close_device(*actor);
-    ASSERT_TRUE(eventually([] { return unload() == 0; }));
+    ASSERT_TRUE(unloaded());
     EXPECT_FALSE(exists(UPM_DEVICE));
     if (merges) {
         EXPECT_EQ(equal_frames(a.frames(), b.frames()), pages());
@@ -109,7 +123,7 @@ TEST_F(ReloadOnce, DomainDescriptorKeepsIt) {
     ASSERT_TRUE(domain);
     EXPECT_EQ(unload(), EWOULDBLOCK);
     domain.reset();
-    ASSERT_TRUE(eventually([] { return unload() == 0; }));
+    ASSERT_TRUE(unloaded());
     ASSERT_EQ(load(), 0);
 }
 
@@ -141,7 +155,7 @@ TEST_F(ReloadOnce, MemoryErrorIsNotHandedOn) {
         b.check();
         c.check();
     }
-    ASSERT_TRUE(eventually([] { return unload() == 0; }));
+    ASSERT_TRUE(unloaded());
     ASSERT_EQ(load(), 0);
 }
 
@@ -158,7 +172,7 @@ TEST_F(ReloadOnce, KnobsAreWrittenMeanwhile) {
         }
     });
     for (int round = 0; round < 20; round++) {
-        EXPECT_TRUE(eventually([] { return unload() == 0; }));
+        EXPECT_TRUE(unloaded());
         EXPECT_EQ(load(), 0);
     }
     stop = true;
@@ -179,7 +193,7 @@ TEST_F(ReloadOnce, Often) {
             actor->check();
             close_device(*actor);
         }
-        ASSERT_TRUE(eventually([] { return unload() == 0; }));
+        ASSERT_TRUE(unloaded());
         a.write(round, round);
         a.check();
         b.check();

@@ -50,7 +50,7 @@ Program start(const std::string &name, const std::vector<std::string> &words) {
     for (const std::string &word : words)
         arguments.push_back(const_cast<char *>(word.c_str()));
     arguments.push_back(nullptr);
-    program.pid = must(::fork(), "fork");
+    program.pid = fork_tied();
     if (program.pid == 0) {
         const int fd = ::open(program.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
         ::dup2(fd, STDOUT_FILENO);

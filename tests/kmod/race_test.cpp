@@ -136,7 +136,7 @@ TEST_F(Races, Fork) {
         race(region, seconds, [&](unsigned round) {
             for (int i = 0; i < 10; i++)
                 region.write(random.below(kPages), round);
-            const pid_t pid = ::fork();
+            const pid_t pid = fork_tied();
             if (pid == 0) {
                 bool good = region.first_wrong() == -1;
                 for (std::size_t i = 0; i < kPages; i += 3)

@@ -139,7 +139,7 @@ TEST_F(Thp, Pinned) {
 // A huge page that two processes share since a fork.
 TEST_F(Thp, SharedByFork) {
     Region region(Kind::kHuge, pattern_, kPages);
-    const pid_t pid = ::fork();
+    const pid_t pid = fork_tied();
     if (pid == 0) {
         EXPECT_EQ(upm_.advise(region.base(), region.len()).error, 0);
         region.check();

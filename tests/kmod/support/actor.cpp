@@ -125,6 +125,8 @@ void KmodTest::TearDown() {
     EXPECT_TRUE(clean) << "left behind: " << statistic("pages_shared") << " shared pages, "
                        << statistic("pages_unused") << " unused\n"
                        << domains();
+    EXPECT_TRUE(eventually([] { return module_users() <= own_module_users(); }))
+        << "somebody keeps the module; " << describe_module_users();
 }
 
 void KindTest::SetUp() {

@@ -63,8 +63,8 @@ class Actor {
     std::size_t pages_;
 };
 
-// Every test: the module has its defaults, and at the end no shared page and no
-// domain is left.
+// Every test: the module has its defaults, and at the end no shared page, no domain and
+// no open file of the module is left but the test's own.
 class KmodTest : public testing::Test {
   protected:
     void SetUp() override;

@@ -5,13 +5,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace upm::test {
 
@@ -29,6 +34,29 @@ void expect_identity(const upm_ioc_advise &call, int error) {
     }
     for (std::size_t i = UPM_SKIP_NR; i < UPM_SKIP_SLOTS; i++)
         EXPECT_EQ(c.skipped[i], 0U) << "slot " << i;
+}
+
+// The files of the module that a process has open, by the names of their links.
+std::vector<std::string> module_files(const std::filesystem::path &process) {
+    std::vector<std::string> files;
+    std::error_code gone; // the process, or the descriptor
+    for (const auto &entry : std::filesystem::directory_iterator(process / "fd", gone)) {
+        const std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+        if (target.starts_with(UPM_DEVICE) || target.find("[upm-domain]") != std::string::npos)
+            files.push_back(target);
+    }
+    return files;
+}
+
+// "12 (name) S 1": number, name, state and parent.
+std::string name_process(const std::filesystem::path &process) {
+    std::string stat;
+    try {
+        stat = read_file(process / "stat");
+    } catch (const std::system_error &) {
+        return process.filename().string() + " (gone)";
+    }
+    return stat.substr(0, stat.find(' ', stat.rfind(')') + 4));
 }
 
 } // namespace
@@ -89,6 +117,29 @@ std::string fresh_key() {
 
 std::uint64_t statistic(const std::string &name) {
     return std::stoull(read_file(kSysfs + name));
+}
+
+std::uint64_t module_users() {
+    return std::stoull(read_file("/sys/module/upm/refcnt"));
+}
+
+std::uint64_t own_module_users() {
+    return module_files("/proc/self").size();
+}
+
+std::string describe_module_users() {
+    std::string lines = "users of the module: ";
+    lines += exists("/sys/module/upm/refcnt") ? std::to_string(module_users()) : "it is not there";
+    lines += "; this process is " + std::to_string(::getpid()) + "\n";
+    for (const auto &entry : std::filesystem::directory_iterator("/proc")) {
+        if (std::isdigit(static_cast<unsigned char>(entry.path().filename().string()[0])) == 0)
+            continue;
+        const std::vector<std::string> files = module_files(entry.path());
+        if (!files.empty())
+            lines += name_process(entry.path()) + ": " + std::to_string(files.size()) +
+                     " open, the first is " + files.front() + "\n";
+    }
+    return lines;
 }
 
 void sweep() {

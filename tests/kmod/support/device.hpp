@@ -66,6 +66,12 @@ inline const std::string kSysfs = "/sys/kernel/upm/";
 // A number in /sys/kernel/upm.
 std::uint64_t statistic(const std::string &name);
 
+// How many open files keep the module, and how many of them this process has.
+std::uint64_t module_users();
+std::uint64_t own_module_users();
+// Those, and the processes that have them: a line each.
+std::string describe_module_users();
+
 // Frees what nobody maps.
 void sweep();
 

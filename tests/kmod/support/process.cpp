@@ -35,9 +35,7 @@ Process::Process(const std::function<void()> &prepare) {
     must(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), "socketpair");
     socket_ = Fd(ends[0]);
     const Fd theirs(ends[1]);
-    std::cout.flush();
-    std::fflush(nullptr);
-    pid_ = must(::fork(), "fork");
+    pid_ = fork_tied();
     if (pid_ == 0) {
         socket_.reset();
         serve(theirs.get(), prepare);
@@ -55,7 +53,6 @@ Process::~Process() {
 
 void Process::serve(int socket, const std::function<void()> &prepare) {
     bool ready = false;
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     try {
         if (prepare)
             prepare();
@@ -115,6 +112,21 @@ int Process::wait() {
     const int status = wait_for(pid_);
     pid_ = -1;
     return status;
+}
+
+pid_t fork_tied() {
+    const pid_t parent = ::getpid();
+    std::cout.flush();
+    std::fflush(nullptr);
+    const pid_t pid = must(::fork(), "fork");
+    if (pid != 0)
+        return pid;
+    must(::prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl");
+    // It may have ended before that; one of another pid namespace has no number here.
+    const pid_t now = ::getppid();
+    if (now != parent && now != 0)
+        ::_exit(1);
+    return 0;
 }
 
 int wait_for(pid_t pid) {

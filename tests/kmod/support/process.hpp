@@ -128,6 +128,10 @@ class Process {
     Fd socket_;
 };
 
+// fork(2), whose child is killed when the thread that made it ends, however that ends. A
+// child that lives on would keep what it has inherited: memory, and /dev/upm.
+pid_t fork_tied();
+
 // Ends a child that a test forked by itself; gives up after kPatienceMs.
 int wait_for(pid_t pid);
 
