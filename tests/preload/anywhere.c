@@ -3,7 +3,8 @@
 // A small program that anywhere_test.py builds for several libraries and sanitizers, and
 // runs under the hook. Exits 0 if it got to its end.
 //
-//   anywhere plain              uses its memory, and is idle for a moment
+//   anywhere plain [wait]       uses its memory, and is idle for a moment, or until its
+//                               input ends
 //   anywhere deepbind LIBRARY   frees the blocks of a library that binds to libc first
 //   anywhere sandbox WHEN HOW   locks itself in, WHEN: before or after it has its memory;
 //                               HOW: one, or all threads
@@ -39,9 +40,16 @@ static char *fill(char *memory) {
     return memory;
 }
 
-static int plain(void) {
+static int plain(int wait) {
     char *memory = fill(malloc(SIZE));
-    idle(300);
+    if (wait) {
+        puts("ready");
+        fflush(stdout);
+        while (getchar() != EOF)
+            ;
+    } else {
+        idle(300);
+    }
     memory = realloc(memory, 2 * SIZE);
     memory[2 * SIZE - 1] = 1;
     free(memory);
@@ -112,7 +120,7 @@ int main(int argc, char **argv) {
     if (argc < 2)
         return 2;
     if (strcmp(argv[1], "plain") == 0)
-        return plain();
+        return plain(argc == 3);
     if (strcmp(argv[1], "deepbind") == 0 && argc == 3)
         return deepbind(argv[2]);
     if (strcmp(argv[1], "sandbox") == 0 && argc == 4)

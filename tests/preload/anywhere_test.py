@@ -13,14 +13,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPMD = ROOT / "build/bin/upmd"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from hooked import HOOK, BrokerCase, Words, main, run
+
 SOURCE = Path(__file__).parent / "anywhere.c"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "upm/debian-11"
 LIBRARY = "\n".join(
@@ -32,28 +30,12 @@ LIBRARY = "\n".join(
 )
 
 
-def listens(socket: Path) -> bool:
-    """Waits until a broker does."""
-    for _ in range(500):
-        if socket.exists():
-            return True
-        time.sleep(0.01)
-    return False
-
-
-class Case(unittest.TestCase):
+class Case(BrokerCase):
     """A broker, and programs that are built here."""
 
     def setUp(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name)
-        self.broker = subprocess.Popen([UPMD, "--socket", self.path / "upmd.sock"])
-        self.assertTrue(listens(self.path / "upmd.sock"))
-
-    def tearDown(self) -> None:
-        self.broker.terminate()
-        self.broker.wait()
-        self.folder.cleanup()
+        super().setUp()
+        self.hook["UPM_VERBOSE"] = "1"
 
     def build(self, *compiler: str) -> Path:
         program = self.path / "anywhere"
@@ -68,26 +50,25 @@ class Case(unittest.TestCase):
 
     def run_hooked(self, *command: str | Path) -> str:
         """Standard error of a program that succeeded."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-        hook = {
-            "LD_PRELOAD": str(HOOK),
-            "UPM_BACKEND": "store",
-            "UPM_SOCKET": str(self.path / "upmd.sock"),
-            "UPM_IDLE_MS": "10",
-            "UPM_VERBOSE": "1",
-        }
-        done = subprocess.run(
-            command, env=clean | hook, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = run(command, self.hook)
         self.assertEqual(done.returncode, 0, f"{command}: {done.stderr}")
         return done.stderr
+
+    def merged(self, command: Words, variables: dict[str, str]) -> str:
+        """The same of a program that says when it has memory, and waits for its input to end."""
+        program = self.start(command, variables)
+        program.line()
+        program.wait_until_idle()
+        _, errors = program.end()
+        self.assertEqual(program.status, 0, f"{command}: {errors}")
+        return errors
 
 
 class Libraries(Case):
     """Other C libraries."""
 
     def test_this_glibc(self) -> None:
-        errors = self.run_hooked(self.build("gcc"), "plain")
+        errors = self.merged([self.build("gcc"), "plain", "wait"], self.hook)
         if "only memory vouched for" not in errors:
             self.assertRegex(errors, r"backend store; .* 8\.\d new")
 
@@ -104,9 +85,10 @@ class Libraries(Case):
         if os.geteuid() != 0:
             self.skipTest("needs root, to change into it")
         script = (
-            "import time\n"
+            "import sys\n"
             "block = bytearray(b''.join(i.to_bytes(4096, 'little') for i in range(1, 2000)))\n"
-            "time.sleep(1)\n"
+            "print('ready', flush=True)\n"
+            "sys.stdin.read()\n"
         )
         enter = (
             'mount -t proc proc "$1/proc" && mount -t tmpfs tmp "$1/tmp" &&'
@@ -116,17 +98,11 @@ class Libraries(Case):
         )
         prefix = ["unshare", "-m", "sh", "-c", f'{enter} "$4" "$5" "$6"', "sh"]
         places = [str(CACHE), str(HOOK), str(self.path / "upmd.sock")]
-        for command in (["/usr/bin/python3", "-c", script], ["/bin/sh", "-c", "ls / | sort"]):
-            done = subprocess.run(
-                [*prefix, *places, *command],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            self.assertEqual(done.returncode, 0, done.stderr)
-            if "python3" in command[0] and "only memory vouched for" not in done.stderr:
-                self.assertRegex(done.stderr, r"backend store; .* [78]\.\d new")
+        errors = self.merged([*prefix, *places, "/usr/bin/python3", "-c", script], {})
+        if "only memory vouched for" not in errors:
+            self.assertRegex(errors, r"backend store; .* [78]\.\d new")
+        done = run([*prefix, *places, "/bin/sh", "-c", "ls / | sort"], {})
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_needs_no_library_and_no_version(self) -> None:
         dynamic = subprocess.run(
@@ -165,11 +141,8 @@ class Sandboxes(Case):
                         self.run_hooked(program, "sandbox", when, how)
 
     def test_with_a_broker_that_does_not_answer(self) -> None:
-        self.broker.send_signal(19)  # SIGSTOP
-        try:
-            self.run_hooked(self.build("gcc"), "sandbox", "before", "all")
-        finally:
-            self.broker.send_signal(18)
+        self.broker.stop()
+        self.run_hooked(self.build("gcc"), "sandbox", "before", "all")
 
     def test_starts_locked_in(self) -> None:
         program = self.build("gcc")
@@ -200,15 +173,5 @@ class Binding(Case):
         self.run_hooked(program, "deepbind", "library.so")
 
 
-def main() -> int:
-    suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[1:] or ["Libraries", "Sanitizers", "Sandboxes", "Binding"], sys.modules[__name__]
-    )
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return 4 if len(result.skipped) == result.testsRun else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Libraries", "Sanitizers", "Sandboxes", "Binding"))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The hook in real programs, at its most eager: they must run as they do without.
 
-    tests/preload/hook_test.py LOAD-PROGRAM [CLASS...]
+    tests/preload/hook_test.py [CLASS...]
 
 The kernel module is played by the unit tests' stand-in, so that the hook finds a
 backend on every machine; it merges nothing, and says that it did.
@@ -16,44 +16,42 @@ import subprocess
 import sys
 import tempfile
 import time
-import unittest
 from pathlib import Path
+from typing import ClassVar
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPM = ROOT / "build/bin/upm"
-FAKE = ROOT / "build/cmake/tests/support/upm-fake-device.so"
-LOAD = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("upm-hook-load")
-PYTHON = "/usr/bin/python3"
-EAGER = {"UPM_IDLE_MS": "10", "UPM_MIN_BYTES": "64K", "UPM_BACKEND": "kmod"}
-SECONDS = 60
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
+from hooked import (
+    FAKE,
+    HOOK,
+    LOAD,
+    PYTHON,
+    ROOT,
+    UPM,
+    HookCase,
+    Program,
+    Words,
+    environment,
+    hook,
+    main,
+    run,
+    wait_until,
+)
 
-def clean() -> dict[str, str]:
-    """The environment, without anything of UPM's."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-
-
-def run(
-    command: list[str | Path],
-    preload: list[str] | None = None,
-    **variables: str,
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, with the hook if there is something to preload."""
-    environment = clean() | (EAGER if preload else {}) | variables
-    if preload:
-        environment["LD_PRELOAD"] = ":".join(preload)
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+EAGER = hook("kmod", FAKE, UPM_MIN_BYTES="64K")
 
 
-def hooked(command: list[str | Path], **variables: str) -> subprocess.CompletedProcess[str]:
+def plain(command: Words) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end without the hook."""
+    return run(command, {})
+
+
+def hooked(command: Words, **variables: str) -> subprocess.CompletedProcess[str]:
     """The same with the hook and the stand-in of the module."""
-    return run(command, [str(HOOK), str(FAKE)], **variables)
+    return run(command, EAGER | variables)
 
 
-class Case(unittest.TestCase):
+class Case(HookCase):
     """What the tests share."""
 
     def fine(self, done: subprocess.CompletedProcess[str]) -> str:
@@ -61,13 +59,13 @@ class Case(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
-    def same(self, command: list[str | Path]) -> None:
+    def same(self, command: Words) -> None:
         """Output, errors and status are what they are without the hook."""
-        plain = run(command)
-        self.assertEqual(plain.returncode, 0, plain.stderr)
+        before = plain(command)
+        self.assertEqual(before.returncode, 0, before.stderr)
         done = hooked(command)
         self.assertEqual(
-            (done.returncode, done.stdout, done.stderr), (0, plain.stdout, plain.stderr)
+            (done.returncode, done.stdout, done.stderr), (0, before.stdout, before.stderr)
         )
 
 
@@ -75,7 +73,7 @@ class Loads(Case):
     """A program that is hard on its memory and checks every byte."""
 
     def test_calls(self) -> None:
-        self.fine(hooked([LOAD, "calls"]))
+        self.fine(hooked([LOAD, "calls", "merged"]))
 
     def test_threads(self) -> None:
         self.fine(hooked([LOAD, "threads"]))
@@ -93,7 +91,7 @@ class Loads(Case):
         self.fine(hooked([LOAD, "threads"], UPM_BACKEND="none"))
 
     def test_zeros_with_the_best_backend_here(self) -> None:
-        self.fine(run([LOAD, "zeros"], [str(HOOK)], UPM_BACKEND="auto"))
+        self.fine(run([LOAD, "zeros"], hook("auto", UPM_MIN_BYTES="64K")))
 
 
 class Allocators(Case):
@@ -103,14 +101,13 @@ class Allocators(Case):
         libraries = sorted(Path("/usr/lib").glob(f"*/{pattern}"))
         if not libraries:
             self.skipTest(f"no {pattern}: make installs it")
-        for order in ([str(HOOK), str(libraries[0])], [str(libraries[0]), str(HOOK)]):
-            for load in ("threads",) if order[0] == str(HOOK) else ("signals",):
-                with self.subTest(order=order, load=load):
-                    plain = run([LOAD, load], [str(libraries[0])])
-                    done = run([LOAD, load], [*order, str(FAKE)])
-                    self.assertEqual(
-                        (done.returncode, done.stderr), (plain.returncode, plain.stderr)
-                    )
+        other = libraries[0]
+        for order, load in (([HOOK, other], "threads"), ([other, HOOK], "signals")):
+            with self.subTest(order=order, load=load):
+                before = run([LOAD, load], {"LD_PRELOAD": str(other)})
+                preload = ":".join(str(path) for path in (*order, FAKE))
+                done = hooked([LOAD, load], LD_PRELOAD=preload)
+                self.assertEqual((done.returncode, done.stderr), (before.returncode, before.stderr))
 
     def test_jemalloc(self) -> None:
         self.check("libjemalloc.so.2")
@@ -160,9 +157,9 @@ class Programs(Case):
         source = ROOT / "libupm/engine/engine.cpp"
         with tempfile.TemporaryDirectory() as folder:
             outputs = []
-            for runner in (run, hooked):
+            for runner in (plain, hooked):
                 to = Path(folder) / "out.s"
-                command: list[str | Path] = [
+                command: Words = [
                     "g++", "-std=c++20", "-O2", "-S", "-DUPM_VERSION=\"0\"", f"-I{ROOT}",
                     f"-I{ROOT}/libupm/include", "-o", to, source,
                 ]  # fmt: skip
@@ -174,7 +171,7 @@ class Programs(Case):
         with tempfile.TemporaryDirectory() as folder:
             source, program = Path(folder) / "a.c", Path(folder) / "a"
             source.write_text('#include <stdio.h>\nint main(void) { puts("static"); return 0; }\n')
-            if run(["gcc", "-static", "-o", program, source]).returncode != 0:
+            if plain(["gcc", "-static", "-o", program, source]).returncode != 0:
                 self.skipTest("no static libc")
             self.same([program])
 
@@ -188,7 +185,7 @@ class Programs(Case):
             program.chmod(0o4755)
             done = subprocess.run(
                 [program, "idle"],
-                env=clean() | EAGER | {"LD_PRELOAD": f"{HOOK}:{FAKE}"},
+                env=environment(**EAGER),
                 user="nobody",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -202,10 +199,10 @@ class Programs(Case):
 class Command(Case):
     """upm run."""
 
-    def upm(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        return run(
-            [UPM, "run", *arguments], None, LD_PRELOAD=str(FAKE), UPM_BACKEND="kmod", **variables
-        )
+    PLAYED: ClassVar[dict[str, str]] = {"LD_PRELOAD": str(FAKE), "UPM_BACKEND": "kmod"}
+
+    def upm(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run([UPM, "run", *arguments], self.PLAYED)
 
     def test_status_of_the_program(self) -> None:
         self.assertEqual(self.upm("--", "sh", "-c", "exit 7").returncode, 7)
@@ -231,47 +228,26 @@ class Command(Case):
         runs = {self.fine(self.upm("--deterministic", "--", PYTHON, "-c", script)) for _ in "12"}
         self.assertEqual(len(runs), 1)
 
-    def holder(self, *options: str, **variables: str) -> subprocess.Popen[str]:
+    def holder(self, *options: str, **variables: str) -> Program:
         """A program with 8 MiB that waits."""
-        process = subprocess.Popen(
-            [UPM, "run", *options, "--", LOAD, "idle"],
-            env=clean() | {"LD_PRELOAD": str(FAKE), "UPM_BACKEND": "kmod"} | variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        self.assertRegex(process.stdout.readline(), "^ready 0x")
-        return process
+        program = self.start([UPM, "run", *options, "--", LOAD, "idle"], self.PLAYED | variables)
+        self.assertRegex(program.line(), "^ready 0x")
+        return program
 
     def advises(self, log: Path) -> int:
         return log.read_text().count("advise") if log.exists() else 0
 
     def wait_for_advise(self, log: Path) -> None:
-        for _ in range(600):
-            if self.advises(log) > 0:
-                return
-            time.sleep(0.05)
-        self.fail("nothing was advised")
-
-    def wait_for_state(self, pid: int, wanted: str) -> None:
-        """Until a thread of the process has that name."""
-        for _ in range(600):
-            names = [p.read_text().strip() for p in Path(f"/proc/{pid}/task").glob("*/comm")]
-            if wanted in names:
-                return
-            time.sleep(0.05)
-        self.fail(f"no thread {wanted}, but {names}")
+        wait_until(lambda: self.advises(log) > 0, "nothing was advised")
 
     def test_idle(self) -> None:
         """All of the memory is advised once the thread says that it has nothing left."""
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
-            process = self.holder("--idle-ms", "10", UPM_VERBOSE="1", FAKE_UPM_LOG=str(log))
-            self.wait_for_state(process.pid, "upm-hook idle")
+            program = self.holder("--idle-ms", "10", UPM_VERBOSE="1", FAKE_UPM_LOG=str(log))
+            program.wait_until_idle()
             self.assertGreater(self.advises(log), 0)
-            out, errors = process.communicate()
+            out, errors = program.end()
             found = re.search(r"passes (\d+) pages (\d+)", out)
             assert found
             self.assertGreaterEqual(int(found[2]), 2048, out)
@@ -282,75 +258,85 @@ class Command(Case):
         script = """if True:
             import ctypes, time
             block = bytearray(8 << 20)
-            print(hex(ctypes.addressof(ctypes.c_char.from_buffer(block))))
-            time.sleep(0.5)
+            print(hex(ctypes.addressof(ctypes.c_char.from_buffer(block))), flush=True)
+            input()
             end = time.process_time() + 0.1
             while time.process_time() < end:
                 block[5000] += 1
                 block[5000] %= 100
             more = bytearray(4 << 20)
-            time.sleep(3)
+            input()
             """
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
-            done = run(
+            program = self.start(
                 [UPM, "run", "--idle-ms", "10", "--", PYTHON, "-c", script],
-                [str(FAKE)],
-                UPM_BACKEND="kmod",
-                FAKE_UPM_LOG=str(log),
+                self.PLAYED | {"FAKE_UPM_LOG": str(log)},
             )
-            page = int(self.fine(done), 16) // 4096 * 4096
-            found = re.findall(r"advise .*addr=([0-9a-f]+) len=", log.read_text())
-            self.assertGreater([int(start, 16) for start in found].count(page), 1, found)
+            page = int(program.line(), 16) // 4096 * 4096
+
+            def looks() -> int:
+                text = log.read_text() if log.exists() else ""
+                found = re.findall(r"advise .*addr=([0-9a-f]+) len=", text)
+                return [int(start, 16) for start in found].count(page)
+
+            wait_until(lambda: looks() > 0, "it is not advised")
+            before = looks()
+            program.tell()
+            wait_until(lambda: looks() > before, "it is not advised again")
+            _, errors = program.end("\n")
+            self.assertEqual(program.status, 0, errors)
 
     def test_signal(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
-            process = self.holder("--trigger", "signal", FAKE_UPM_LOG=str(log))
+            program = self.holder("--trigger", "signal", FAKE_UPM_LOG=str(log))
             time.sleep(0.5)
             self.assertEqual(self.advises(log), 0)
-            process.send_signal(signal.SIGRTMAX - 2)
+            program.process.send_signal(signal.SIGRTMAX - 2)
             self.wait_for_advise(log)
-            process.communicate()
-            self.assertEqual(process.returncode, 0)
+            program.end()
+            self.assertEqual(program.status, 0)
 
     def test_manual(self) -> None:
-        process = self.holder("--trigger", "manual", "--idle-ms", "10")
+        program = self.holder("--trigger", "manual", "--idle-ms", "10")
         time.sleep(0.3)
-        out, _ = process.communicate()
+        out, _ = program.end()
         self.assertIn("passes 0", out)
+
+    # Once for each pass, since the stand-in keeps no page.
+    PROFILED = r"(?:[89]|\d\d)\.\d MiB merged, .* of 8\.\d allocated in 1 blocks:\n"
 
     def test_profile(self) -> None:
         if not list(Path("/usr/lib").glob("*/libunwind.so.8")):
             self.skipTest("no libunwind.so.8")
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "log"
-            process = self.holder("--profile", "--idle-ms", "10", FAKE_UPM_LOG=str(log))
-            self.wait_for_advise(log)
-            time.sleep(0.3)
-            _, errors = process.communicate()
-            self.assertRegex(errors, r"8\.\d MiB merged, .* in 1 blocks:\n +upm-hook-load")
+        program = self.holder("--profile", "--idle-ms", "10")
+        program.wait_until_idle()
+        _, errors = program.end()
+        self.assertRegex(errors, self.PROFILED + " +upm-hook-load")
 
     def test_profile_of_python(self) -> None:
         """Frames of the interpreter are counted only."""
         if not list(Path("/usr/lib").glob("*/libunwind.so.8")):
             self.skipTest("no libunwind.so.8")
-        script = "import time; block = bytearray(b'x' * 1000) * 9000; time.sleep(1)"
-        done = run(
-            [UPM, "run", "--profile", "--idle-ms", "10", "--", PYTHON, "-c", script],
-            [str(FAKE)],
+        script = "block = bytearray(b'x' * 1000) * 9000; print('ready', flush=True); input()"
+        program = self.start(
+            [UPM, "run", "--profile", "--idle-ms", "10", "--", PYTHON, "-c", script], self.PLAYED
         )
-        self.fine(done)
-        stack = r"8\.\d MiB merged, .* in 1 blocks:\n +\(Python, \d+ frames\)\n +libc"
-        self.assertRegex(done.stderr, stack)
-        self.assertNotIn("_PyEval_EvalFrameDefault", done.stderr)
+        program.line()
+        program.wait_until_idle()
+        _, errors = program.end("\n")
+        self.assertEqual(program.status, 0, errors)
+        stack = self.PROFILED + r" +\(Python, \d+ frames\)\n +libc"
+        self.assertRegex(errors, stack)
+        self.assertNotIn("_PyEval_EvalFrameDefault", errors)
 
 
 class Torch(Case):
     """A small model in PyTorch."""
 
     def test_same_answer(self) -> None:
-        if run([PYTHON, "-c", "import torch"]).returncode != 0:
+        if plain([PYTHON, "-c", "import torch"]).returncode != 0:
             self.skipTest("no python3-torch: make demo installs it")
         self.same(
             [
@@ -372,16 +358,5 @@ class Torch(Case):
         )
 
 
-def main() -> int:
-    suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[2:] or ["Loads", "Allocators", "Programs", "Command", "Torch"],
-        sys.modules[__name__],
-    )
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return 4 if len(result.skipped) == result.testsRun else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Loads", "Allocators", "Programs", "Command", "Torch"))

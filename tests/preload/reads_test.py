@@ -8,20 +8,15 @@ Needs no privilege. What a program reads, where its file is afterwards, and what
 are what they are without the hook.
 """
 
-import os
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPMD = ROOT / "build/bin/upmd"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from hooked import PYTHON, BrokerCase, Program
+
 SIZE = 24 * (1 << 20) + 777
-SECONDS = 200
 
 # Reads a file in many ways and prints a digest of what it got and where it was after each.
 # With SHARED set, goes on until enough was shared, or says that it was not.
@@ -90,7 +85,7 @@ stats = getattr(libc, "upm_hook_report", None)
 if stats is not None and os.environ.get("SHARED"):
     room = (ctypes.c_uint64 * 128)()
     kept = []
-    for _ in range(100):  # on a busy machine nobody waits for the broker
+    for _ in range(500):  # on a busy machine nobody waits for the broker
         libc.upm_hook_report(room)
         before = list(room)
         kept.append(whole_file())
@@ -105,67 +100,43 @@ if stats is not None and os.environ.get("SHARED"):
 """
 
 
-class Reads(unittest.TestCase):
+class Reads(BrokerCase):
     """One broker for each test."""
 
     def setUp(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-        self.socket = f"{self.folder.name}/upmd.sock"
-        self.file = Path(self.folder.name) / "file"
+        super().setUp()
+        self.file = self.path / "file"
         self.file.write_bytes(b"".join(i.to_bytes(4, "little") for i in range(SIZE // 4 + 1)))
-        self.hook = {
-            "LD_PRELOAD": str(HOOK),
-            "UPM_BACKEND": "store",
-            "UPM_SOCKET": self.socket,
-            "UPM_SCOPE": "loads",
-        }
-        self.broker = subprocess.Popen([UPMD, "--socket", self.socket])
-        self.addCleanup(self.broker.wait)
-        self.addCleanup(self.broker.terminate)
-        self.addCleanup(self.broker.send_signal, signal.SIGCONT)
-        for _ in range(500):
-            if Path(self.socket).exists():
-                return
-            time.sleep(0.01)
-        self.fail("upmd does not listen")
+        self.hook["UPM_SCOPE"] = "loads"
 
-    def start(self, **variables: str) -> subprocess.Popen[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-        return subprocess.Popen(
-            ["/usr/bin/python3", "-c", READER, str(self.file), str(self.file.stat().st_size)],
-            env=clean | variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def reader(self, variables: dict[str, str]) -> Program:
+        size = str(self.file.stat().st_size)
+        return self.start([PYTHON, "-c", READER, self.file, size], variables)
 
-    def answer(self, **variables: str) -> str:
-        out, errors = self.start(**variables).communicate(timeout=SECONDS)
+    def answer(self, variables: dict[str, str]) -> str:
+        out, errors = self.reader(variables).end()
         self.assertNotEqual(out, "", errors)
         return out.splitlines()[0]
 
     def test_all_is_as_without_the_hook(self) -> None:
-        plain = self.answer()
-        self.assertEqual(self.answer(**self.hook), plain)
-        self.assertEqual(self.answer(**self.hook), plain)
+        plain = self.answer({})
+        self.assertEqual(self.answer(self.hook), plain)
+        self.assertEqual(self.answer(self.hook), plain)
 
     def test_with_a_broker_that_is_stopped(self) -> None:
-        plain = self.answer()
-        self.broker.send_signal(signal.SIGSTOP)
-        self.assertEqual(self.answer(**self.hook), plain)
+        plain = self.answer({})
+        self.broker.stop()
+        self.assertEqual(self.answer(self.hook), plain)
 
     def test_two_processes_share(self) -> None:
         """Each says that a whole file came to it in shared pages, while both live."""
-        readers = [self.start(**self.hook, SHARED="1") for _ in range(2)]
+        readers = [self.reader(self.hook | {"SHARED": "1"}) for _ in range(2)]
         for reader in readers:
-            assert reader.stdout is not None
-            reader.stdout.readline()
-            self.assertEqual(reader.stdout.readline(), "shared\n")
+            reader.line()
+            self.assertEqual(reader.line(), "shared\n")
         for reader in readers:
-            out, errors = reader.communicate("\n", timeout=SECONDS)
-            self.assertEqual((reader.returncode, out), (0, ""), errors)
+            out, errors = reader.end("\n")
+            self.assertEqual((reader.status, out), (0, ""), errors)
 
 
 if __name__ == "__main__":

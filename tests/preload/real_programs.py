@@ -25,11 +25,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import ClassVar
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPM, UPMD = ROOT / "build/bin/upm", ROOT / "build/bin/upmd"
-PYTHON = "/usr/bin/python3"
-EXIT_SKIPPED = 4
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from hooked import PYTHON, ROOT, UPM, Broker, environment, hook, main
+
 SECONDS = 3600
 JOBS = os.environ.get("JOBS", "2")
 
@@ -55,49 +54,31 @@ PYTHON_TESTS = """
 """.split()
 
 
-def plain() -> dict[str, str]:
-    """The environment without anything of UPM's."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-
-
 class Case(unittest.TestCase):
     """A broker, and the environments without and with the hook."""
 
-    folder: ClassVar[Path]
-    broker: ClassVar[subprocess.Popen[bytes]]
     hooked: ClassVar[dict[str, str]]
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.folder = Path(tempfile.mkdtemp(prefix="upm-programs-"))
-        socket = cls.folder / "socket"
-        cls.broker = subprocess.Popen([UPMD, "--socket", socket])
-        cls.hooked = plain() | {
-            "LD_PRELOAD": str(HOOK),
-            "UPM_BACKEND": os.environ.get("UPM_BACKEND", "store"),
-            "UPM_SOCKET": str(socket),
-            "UPM_IDLE_MS": "10",
-            "UPM_MIN_BYTES": "64K",
-        }
-        for _ in range(600):
-            if socket.exists():
-                break
-            time.sleep(0.05)
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.broker.terminate()
-        cls.broker.wait()
-        shutil.rmtree(cls.folder, ignore_errors=True)
+        broker = Broker()
+        cls.addClassCleanup(broker.end)
+        cls.hooked = environment(
+            **hook(
+                os.environ.get("UPM_BACKEND", "store"),
+                UPM_SOCKET=str(broker.socket),
+                UPM_MIN_BYTES="64K",
+            )
+        )
 
     def environments(self) -> list[tuple[str, dict[str, str]]]:
-        return [("without", plain()), ("with the hook", self.hooked)]
+        return [("without", environment()), ("with the hook", self.hooked)]
 
     def inserted(self) -> int:
         """Pages that hooked programs of this class have published."""
-        environment = {k: v for k, v in self.hooked.items() if k != "LD_PRELOAD"}
+        variables = {k: v for k, v in self.hooked.items() if k != "LD_PRELOAD"}
         done = subprocess.run(
-            [UPM, "status", "--json"], env=environment, capture_output=True, text=True, check=True
+            [UPM, "status", "--json"], env=variables, capture_output=True, text=True, check=True
         )
         return int(json.loads(done.stdout)["service"]["upmd_published_pages_total"])
 
@@ -105,7 +86,7 @@ class Case(unittest.TestCase):
 class CPython(Case):
     """Each test of the selection has the same outcome; what differs gets a second try."""
 
-    def outcomes(self, modules: list[str], environment: dict[str, str]) -> dict[str, str]:
+    def outcomes(self, modules: list[str], variables: dict[str, str]) -> dict[str, str]:
         """Outcome of each test by its name."""
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
@@ -122,7 +103,7 @@ class CPython(Case):
             ]
             done = subprocess.run(
                 [*command, *modules],
-                env=environment,
+                env=variables,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -143,7 +124,7 @@ class CPython(Case):
     def test_suite(self) -> None:
         if subprocess.run([PYTHON, "-c", "import test.regrtest"], check=False).returncode != 0:
             self.skipTest("no libpython3-testsuite")
-        before = self.outcomes(PYTHON_TESTS, plain())
+        before = self.outcomes(PYTHON_TESTS, environment())
         after = self.outcomes(PYTHON_TESTS, self.hooked)
         self.assertGreater(len(before), 5000)
         self.assertGreater(self.inserted(), 0, "the hook merged nothing")
@@ -151,7 +132,7 @@ class CPython(Case):
         print(f"{len(before)} tests, {len(differ)} differ at first: {sorted(differ)}")
         modules = {module for module in PYTHON_TESTS if any(f"{module}." in n for n in differ)}
         if differ:
-            again = self.outcomes(sorted(modules) or PYTHON_TESTS, plain())
+            again = self.outcomes(sorted(modules) or PYTHON_TESTS, environment())
             with_hook = self.outcomes(sorted(modules) or PYTHON_TESTS, self.hooked)
             differ = {
                 name for name in again | with_hook if again.get(name) != with_hook.get(name)
@@ -172,7 +153,7 @@ class Redis(Case):
     def cli(self, *arguments: str) -> str:
         done = subprocess.run(
             ["redis-cli", "-p", self.PORT, *arguments],
-            env=plain(),
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -180,11 +161,11 @@ class Redis(Case):
         )
         return done.stdout.strip()
 
-    def start(self, environment: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
+    def start(self, variables: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
         server = subprocess.Popen(
             ["redis-server", "--port", self.PORT, "--dir", folder, "--save", "",
              "--enable-debug-command", "yes", "--daemonize", "no"],
-            env=environment,
+            env=variables,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         for _ in range(200):
@@ -197,10 +178,10 @@ class Redis(Case):
         server.kill()
         raise AssertionError("redis-server does not answer")
 
-    def digests(self, environment: dict[str, str]) -> list[str]:
+    def digests(self, variables: dict[str, str]) -> list[str]:
         """Of the data after each step."""
         with tempfile.TemporaryDirectory() as folder:
-            server = self.start(environment, folder)
+            server = self.start(variables, folder)
             try:
                 found = []
                 self.cli("debug", "populate", "1500", "key", "70000")
@@ -213,7 +194,7 @@ class Redis(Case):
                 subprocess.run(
                     [*benchmark, "-d", "100000", "-t", "set,get,lpush,lpop,hset,mset"],
                     stdout=subprocess.DEVNULL,
-                    env=plain(),
+                    env=environment(),
                     check=True,
                 )
                 self.cli("save")  # forks nothing; the next one does
@@ -236,7 +217,7 @@ class Redis(Case):
     def test_data(self) -> None:
         if not shutil.which("redis-server") or not shutil.which("redis-benchmark"):
             self.skipTest("no redis-server and redis-tools")
-        before = self.digests(plain())
+        before = self.digests(environment())
         after = self.digests(self.hooked)
         self.assertEqual(before, after)
         self.assertEqual(after[0], after[1])
@@ -264,12 +245,12 @@ class Sqlite(Case):
         if not shutil.which("sqlite3"):
             self.skipTest("no sqlite3")
         results = []
-        for name, environment in self.environments():
+        for name, variables in self.environments():
             with self.subTest(name), tempfile.TemporaryDirectory() as folder:
                 script = "\n".join(line.strip() for line in self.SCRIPT.splitlines())
                 done = subprocess.run(
                     ["sqlite3", "base.db"],
-                    env=environment,
+                    env=variables,
                     cwd=folder,
                     input=script,
                     capture_output=True,
@@ -291,7 +272,7 @@ class Compiler(Case):
         sources = [source for source in sources if source.suffix in (".c", ".cpp")]
         compilers = {".c": "gcc -w -fno-builtin", ".cpp": "g++ -std=c++20"}
         results = []
-        for _, environment in self.environments():
+        for _, variables in self.environments():
             with tempfile.TemporaryDirectory() as folder:
                 makefile = "all: out.so\nout.so: " + " ".join(f"{s.stem}.o" for s in sources)
                 makefile += "\n\tg++ -shared -Wl,-z,undefs -o $@ $^\n"
@@ -305,7 +286,7 @@ class Compiler(Case):
                 (Path(folder) / "Makefile").write_text(makefile)
                 done = subprocess.run(
                     ["make", "-j", JOBS],
-                    env=environment,
+                    env=variables,
                     cwd=folder,
                     capture_output=True,
                     text=True,
@@ -317,15 +298,5 @@ class Compiler(Case):
         self.assertEqual(results[0], results[1])
 
 
-def main() -> int:
-    suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[1:] or ["Compiler", "Sqlite", "Redis", "CPython"], sys.modules[__name__]
-    )
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return EXIT_SKIPPED if len(result.skipped) >= result.testsRun else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Compiler", "Sqlite", "Redis", "CPython"))

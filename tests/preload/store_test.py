@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The hook on the real backend store, with a broker of its own.
 
-    tests/preload/store_test.py CHANGES-PROGRAM LOAD-PROGRAM [CLASS...]
+    tests/preload/store_test.py [CLASS...]
 
 Needs a userfaultfd that stops system calls as well (root, CAP_SYS_PTRACE or
 /dev/userfaultfd); skipped elsewhere.
@@ -15,75 +15,38 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPMD = ROOT / "build/bin/upmd"
-CHANGES = sys.argv[1] if len(sys.argv) > 1 else "upm-hook-changes"
-LOAD = sys.argv[2] if len(sys.argv) > 2 else "upm-hook-load"
-SECONDS = 120
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from hooked import CHANGES, LOAD, UPMD, BrokerCase, Program, main
+
 NOTHING_TRIED = 4
 # What the calls may take while the broker is stopped; with a fault it is 4 s and more. The
 # target is 0.05 s, which a machine that is busy with other things does not keep.
 LONGEST = 1.0
 
 
-class Case(unittest.TestCase):
+class Case(BrokerCase):
     """One broker for each test."""
 
-    def setUp(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.socket = f"{self.folder.name}/upmd.sock"
-        self.hook = {
-            "LD_PRELOAD": str(HOOK),
-            "UPM_BACKEND": "store",
-            "UPM_SOCKET": self.socket,
-            "UPM_IDLE_MS": "10",
-        }
-        self.broker = subprocess.Popen([UPMD, "--socket", self.socket])
-        for _ in range(500):
-            if Path(self.socket).exists():
-                return
-            time.sleep(0.01)
-        self.fail("upmd does not listen")
+    def hooked(self, *command: str | Path, **variables: str) -> Program:
+        """Starts a program under the hook."""
+        return self.start(command, self.hook | variables)
 
-    def tearDown(self) -> None:
-        self.broker.send_signal(signal.SIGCONT)
-        self.broker.terminate()
-        self.broker.wait()
-        self.folder.cleanup()
-
-    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-        return subprocess.Popen(
-            command,
-            env=clean | self.hook | variables,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def done(self, process: subprocess.Popen[str]) -> str:
+    def done(self, program: Program) -> str:
         """Standard output of a program that succeeded."""
-        try:
-            out, errors = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        if process.returncode == NOTHING_TRIED:
+        out, errors = program.end()
+        if program.status == NOTHING_TRIED:
             self.skipTest(f"nothing was merged here: {errors.strip()}")
-        self.assertEqual(process.returncode, 0, errors)
+        self.assertEqual(program.status, 0, errors)
         return out
 
     def run_manual(self, what: str, **variables: str) -> None:
         """A program that advises by itself, so that each try is the same."""
-        self.done(self.start(CHANGES, what, UPM_TRIGGER="manual", **variables))
+        self.done(self.hooked(CHANGES, what, UPM_TRIGGER="manual", **variables))
 
 
 class Changes(Case):
@@ -123,7 +86,7 @@ class Changes(Case):
         self.run_manual("many-blocks")
 
     def test_bare_clone(self) -> None:
-        self.done(self.start(CHANGES, "bare-clone", "30"))
+        self.done(self.hooked(CHANGES, "bare-clone", "30"))
 
     def test_asynchronous_input_and_output(self) -> None:
         self.run_manual("asynchronous")
@@ -132,44 +95,43 @@ class Changes(Case):
 class Stopped(Case):
     """A broker that does not answer: its container was frozen, or it has much to do."""
 
-    def stall(self, process: subprocess.Popen[str]) -> None:
+    def stall(self, program: Program) -> None:
         """No call of the program took long, and its end neither."""
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        line = next(program.lines(), "")
         found = re.match(r"longest ([\d.]+) s in (\w+)", line)
         ended = time.monotonic()
-        self.done(process)
+        self.done(program)
         assert found, line
         self.assertLess(float(found[1]), LONGEST, line)
         self.assertLess(time.monotonic() - ended, LONGEST + 0.5, "the end of the program")
 
     def test_always(self) -> None:
-        self.broker.send_signal(signal.SIGSTOP)
-        self.stall(self.start(CHANGES, "stall", "2"))
+        self.broker.stop()
+        self.stall(self.hooked(CHANGES, "stall", "2"))
 
     def test_at_any_time(self) -> None:
         """Stopped at some packet, which is another one in each run."""
         for delay in (0.02, 0.05, 0.08, 0.11, 0.15, 0.2):
             with self.subTest(delay=delay):
-                process = self.start(CHANGES, "stall", "1")
+                program = self.hooked(CHANGES, "stall", "1")
                 time.sleep(delay)
-                self.broker.send_signal(signal.SIGSTOP)
-                self.stall(process)
-                self.broker.send_signal(signal.SIGCONT)
+                self.broker.stop()
+                self.stall(program)
+                self.broker.go_on()
 
     def test_again_and_again(self) -> None:
         over = threading.Event()
 
         def stop_and_go() -> None:
             while not over.wait(0.007):
-                self.broker.send_signal(signal.SIGSTOP)
+                self.broker.stop()
                 time.sleep(0.013)
-                self.broker.send_signal(signal.SIGCONT)
+                self.broker.go_on()
 
         thread = threading.Thread(target=stop_and_go)
         thread.start()
         try:
-            self.stall(self.start(CHANGES, "stall", "3"))
+            self.stall(self.hooked(CHANGES, "stall", "3"))
         finally:
             over.set()
             thread.join()
@@ -189,7 +151,7 @@ class Stopped(Case):
         )
         time.sleep(1)
         try:
-            self.stall(self.start(CHANGES, "stall", "1"))
+            self.stall(self.hooked(CHANGES, "stall", "1"))
         finally:
             os.killpg(first.pid, signal.SIGKILL)
             first.wait()
@@ -209,11 +171,10 @@ class Leaks(Case):
 
     def requests(self, **variables: str) -> None:
         """A server with a new block of 16 MiB for each request: twelve of them."""
-        process = self.start(CHANGES, "requests", "12", **variables)
-        assert process.stdout is not None
+        program = self.hooked(CHANGES, "requests", "12", **variables)
         requests = 0
         most = 0
-        for line in process.stdout:
+        for line in program.lines():
             requests += 1
             most = max(most, self.kept())
             if line.startswith("request 11"):
@@ -223,26 +184,20 @@ class Leaks(Case):
         while self.kept() > 1 << 20 and time.monotonic() < end:
             time.sleep(0.1)
         left = self.kept()
-        _, errors = process.communicate(input="")
-        if process.returncode == NOTHING_TRIED:
-            self.skipTest(f"nothing was merged here: {errors.strip()}")
-        self.assertEqual((process.returncode, requests), (0, 12), errors)
+        self.done(program)
+        self.assertEqual(requests, 12)
         self.assertLess(most, 8 * 16 << 20, "while it ran, of 192 MiB in all")
         self.assertLess(left, 1 << 20, "at its end: what the program still has")
 
     def test_one_block_soon(self) -> None:
         """Long before the broker looks by itself."""
-        process = self.start(CHANGES, "one-request")
-        assert process.stdout is not None
-        process.stdout.readline()
+        program = self.hooked(CHANGES, "one-request")
+        next(program.lines(), "")  # nothing, if it can try nothing
         freed = time.monotonic()
         while self.kept() > 1 << 20 and time.monotonic() < freed + 10:
             time.sleep(0.05)
         seconds = time.monotonic() - freed
-        _, errors = process.communicate(input="")
-        if process.returncode == NOTHING_TRIED:
-            self.skipTest(f"nothing was merged here: {errors.strip()}")
-        self.assertEqual(process.returncode, 0, errors)
+        self.done(program)
         self.assertLess(seconds, 4, "until its content had gone")
 
     def test_freed_blocks(self) -> None:
@@ -256,39 +211,39 @@ class Late(Case):
     """A broker that comes after the program."""
 
     def test_no_backend_is_not_for_life(self) -> None:
-        folder = Path(self.folder.name) / "later"
+        folder = self.path / "later"
         folder.touch()  # no broker can be started in it
-        process = self.start(LOAD, "idle", UPM_SOCKET=f"{folder}/upmd.sock", UPM_VERBOSE="1")
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(1.2)  # the first look has failed
+        socket = folder / "upmd.sock"
+        program = self.hooked(LOAD, "idle", UPM_SOCKET=str(socket), UPM_VERBOSE="1")
+        program.line()
+        program.wait_until_idle()  # the first look has failed
         folder.unlink()
         folder.mkdir(mode=0o700)
-        broker = subprocess.Popen([UPMD, "--socket", f"{folder}/upmd.sock"])
+        broker = subprocess.Popen([UPMD, "--socket", socket])
+        maps = Path(f"/proc/{program.pid}/maps")
         try:
-            shared = 0
-            for _ in range(100):
-                shared = Path(f"/proc/{process.pid}/maps").read_text().count("/memfd:upm-store")
-                if shared:
-                    break
+            end = time.monotonic() + 60
+            shared = False
+            while not shared and time.monotonic() < end:
                 time.sleep(0.1)
-            _, errors = process.communicate(input="")
+                shared = "/memfd:upm-store" in maps.read_text()
+            _, errors = program.end()
         finally:
             broker.terminate()
             broker.wait()
         if "only memory vouched for" in errors:
             self.skipTest("the store cannot freeze here")
-        self.assertGreater(shared, 0, errors)
+        self.assertTrue(shared, errors)
 
 
 class Loads(Case):
     """A program that is hard on its memory and checks every byte."""
 
-    def load(self, what: str, **variables: str) -> None:
-        self.done(self.start(LOAD, what, UPM_MIN_BYTES="64K", **variables))
+    def load(self, *what: str, **variables: str) -> None:
+        self.done(self.hooked(LOAD, *what, UPM_MIN_BYTES="64K", **variables))
 
     def test_calls(self) -> None:
-        self.load("calls")
+        self.load("calls", "merged")
 
     def test_threads(self) -> None:
         self.load("threads")
@@ -306,15 +261,5 @@ class Loads(Case):
         self.load("zeros")
 
 
-def main() -> int:
-    suite = unittest.defaultTestLoader.loadTestsFromNames(
-        sys.argv[3:] or ["Changes", "Stopped", "Late", "Leaks", "Loads"], sys.modules[__name__]
-    )
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return 4 if len(result.skipped) == result.testsRun else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Changes", "Stopped", "Late", "Leaks", "Loads"))

@@ -7,6 +7,7 @@ tests/python/load_test.py [CLASS[.TEST]...]
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -119,4 +120,4 @@ class Load(Case):
 
 
 if __name__ == "__main__":
-    support.main()
+    sys.exit(support.main())

@@ -11,23 +11,23 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 import unittest
 from pathlib import Path
 from typing import Any, ClassVar
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+import hooked
+
+ROOT = hooked.ROOT
+HOOK = hooked.HOOK
+SECONDS = hooked.SECONDS
 PACKAGE = ROOT / "build/python"
-HOOK = ROOT / "build/lib/libupm-preload.so"
-UPMD = ROOT / "build/bin/upmd"
 PYTHON = sys.executable
-EXIT_SKIPPED = 4
 BACKEND = os.environ.get("UPM_TEST_BACKEND", "store")
 MIB = 1 << 20
 SIZE = 16 * MIB
-SECONDS = 120
 
 # What the scripts below may use.
 PRELUDE = f"""
@@ -69,48 +69,26 @@ def failure(call, *arguments, **options):
 
 def environment(**variables: str) -> dict[str, str]:
     """The environment without anything of UPM's, but the package."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("UPM_", "LD_PRELOAD"))}
-    return clean | {"PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    package = {"PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
+    return hooked.environment(**package | variables)
 
 
-class Script:
+class Script(hooked.Program):
     """A Python process that runs a script, and answers by lines of JSON."""
 
     def __init__(self, text: str, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            [PYTHON, "-c", PRELUDE + textwrap.dedent(text)],
-            env=environment(**variables),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__([PYTHON, "-c", PRELUDE + textwrap.dedent(text)], environment(**variables))
 
     def answer(self) -> Any:
         """The next line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            _, errors = self.process.communicate()
-            raise AssertionError(f"the script said nothing, and on stderr:\n{errors}")
-        return json.loads(line)
-
-    def go_on(self) -> None:
-        """Lets a script that reads a line have one."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        return json.loads(self.line())
 
     def finish(self) -> str:
         """Waits for its end. Returns what it wrote to stderr."""
-        _, errors = self.process.communicate(timeout=SECONDS)
-        if self.process.returncode != 0:
-            raise AssertionError(f"exit status {self.process.returncode}:\n{errors}")
+        _, errors = self.end()
+        if self.status != 0:
+            raise AssertionError(f"exit status {self.status}:\n{errors}")
         return errors
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def has(module: str) -> bool:
@@ -124,7 +102,7 @@ class Case(unittest.TestCase):
 
     def script(self, text: str, **variables: str) -> Script:
         made = Script(text, **variables)
-        self.addCleanup(made.close)
+        self.addCleanup(made.kill)
         return made
 
     def run_one(self, text: str, **variables: str) -> Any:
@@ -159,17 +137,9 @@ class MergingCase(Case):
 
     @classmethod
     def start_broker(cls) -> None:
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        socket = Path(folder.name) / "socket"
-        broker = subprocess.Popen([UPMD, "--socket", socket])
-        cls.addClassCleanup(broker.wait)
-        cls.addClassCleanup(broker.terminate)
-        cls.merging["UPM_SOCKET"] = str(socket)
-        for _ in range(600):
-            if socket.exists():
-                break
-            time.sleep(0.05)
+        broker = hooked.Broker()
+        cls.addClassCleanup(broker.end)
+        cls.merging["UPM_SOCKET"] = str(broker.socket)
 
     def both(self, text: str, steps: int, **variables: str) -> list[list[Any]]:
         """Runs a script in two processes that go on together.
@@ -182,7 +152,7 @@ class MergingCase(Case):
         while len(rounds) < steps:
             found = [script.answer() for script in scripts]
             for script in scripts:
-                script.go_on()
+                script.tell()
             if found != [{"barrier": True}] * 2:
                 rounds.append(found)
         for script in scripts:
@@ -203,14 +173,14 @@ class MergingCase(Case):
 def main() -> int:
     """Runs the tests of the main program: all of them, or the classes or tests named.
 
-    4 if none could run.
+    Returns the exit status: hooked.EXIT_SKIPPED if none could run.
     """
-    suite = (
-        unittest.defaultTestLoader.loadTestsFromNames(sys.argv[1:], sys.modules["__main__"])
-        if sys.argv[1:]
-        else unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
-    )
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return EXIT_SKIPPED if len(result.skipped) >= result.testsRun else 0
+    names = vars(sys.modules["__main__"])
+    cases = [
+        name
+        for name, what in names.items()
+        if isinstance(what, type)
+        and issubclass(what, unittest.TestCase)
+        and what.__module__ == "__main__"
+    ]
+    return hooked.main(*cases)
