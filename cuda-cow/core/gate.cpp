@@ -4,7 +4,8 @@
 #include "cuda-cow/core/runtime.hpp"
 
 #include <cerrno>
-#include <ctime>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 #include <unistd.h>
 
@@ -22,13 +23,19 @@ constexpr milliseconds kForever = std::chrono::hours(24 * 365);
 
 } // namespace
 
-Gate::Gate() noexcept : lock_() {
-    pthread_rwlockattr_t attributes;
-    (void)::pthread_rwlockattr_init(&attributes);
-    (void)::pthread_rwlockattr_setkind_np(&attributes,
-                                          PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-    (void)::pthread_rwlock_init(&lock_, &attributes);
-    (void)::pthread_rwlockattr_destroy(&attributes);
+constinit Gate gates[kGates];
+
+// Pre: the lock is held, for this one and the next.
+bool Gate::wait_until_zero(std::uint64_t bits, const timespec &until) noexcept {
+    while ((state_.load(std::memory_order_acquire) & bits) != 0)
+        if (::pthread_cond_clockwait(&changed_, &lock_, CLOCK_MONOTONIC, &until) != 0)
+            return (state_.load(std::memory_order_acquire) & bits) == 0;
+    return true;
+}
+
+void Gate::open() noexcept {
+    state_.fetch_and(~kClosed, std::memory_order_release);
+    (void)::pthread_cond_broadcast(&changed_);
 }
 
 bool Gate::try_lock_for(milliseconds limit) noexcept {
@@ -37,16 +44,41 @@ bool Gate::try_lock_for(milliseconds limit) noexcept {
     const std::int64_t nanoseconds = until.tv_nsec + std::chrono::nanoseconds(limit).count();
     until.tv_sec += nanoseconds / 1000000000;
     until.tv_nsec = nanoseconds % 1000000000;
-    return ::pthread_rwlock_clockwrlock(&lock_, CLOCK_MONOTONIC, &until) == 0;
+    (void)::pthread_mutex_lock(&lock_);
+    bool taken = wait_until_zero(kClosed, until);
+    if (taken) {
+        state_.fetch_or(kClosed, std::memory_order_acq_rel);
+        taken = wait_until_zero(kSharers, until);
+        if (!taken)
+            open();
+    }
+    (void)::pthread_mutex_unlock(&lock_);
+    return taken;
 }
 
-struct Gates {
-    Gate all[kGates];
-};
+void Gate::unlock() noexcept {
+    (void)::pthread_mutex_lock(&lock_);
+    open();
+    (void)::pthread_mutex_unlock(&lock_);
+}
 
-Gate &gate_of(abi::Device device) {
-    static auto *const gates = new Gates; // NOLINT(cppcoreguidelines-owning-memory)
-    return gates->all[gate_index(device)];
+// For whoever closed the gate and waits until nobody shares it: it looks under the lock.
+void Gate::wake() noexcept {
+    (void)::pthread_mutex_lock(&lock_);
+    (void)::pthread_cond_broadcast(&changed_);
+    (void)::pthread_mutex_unlock(&lock_);
+}
+
+// Steps back, and comes again once the gate is open.
+void Gate::wait_shared() noexcept {
+    do {
+        state_.fetch_sub(kSharer, std::memory_order_release);
+        (void)::pthread_mutex_lock(&lock_);
+        (void)::pthread_cond_broadcast(&changed_);
+        while ((state_.load(std::memory_order_relaxed) & kClosed) != 0)
+            (void)::pthread_cond_wait(&changed_, &lock_);
+        (void)::pthread_mutex_unlock(&lock_);
+    } while ((state_.fetch_add(kSharer, std::memory_order_acquire) & kClosed) != 0);
 }
 
 // Outlives the waiter while the thread uses it.

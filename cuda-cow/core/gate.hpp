@@ -14,10 +14,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
+#include <ctime>
 #include <memory>
-#include <mutex>
 #include <pthread.h>
 
 namespace upm::cuda {
@@ -25,38 +24,56 @@ namespace upm::cuda {
 class RuntimeImpl;
 
 // Who waits for it exclusively goes before later sharers: otherwise a few threads that
-// launch all the time keep will_write out for good. So no thread may take it twice.
+// launch all the time keep will_write out for good. So no thread may take it twice. A
+// launch pays for two additions to one word, which holds how many share the gate, whether
+// it is closed to others, and how often it was used.
 class Gate {
   public:
-    Gate() noexcept;
+    constexpr Gate() noexcept = default;
     Gate(const Gate &) = delete;
     Gate &operator=(const Gate &) = delete;
     // False if it was not free in time.
     [[nodiscard]] bool try_lock_for(std::chrono::milliseconds limit) noexcept;
-    void unlock() noexcept { (void)::pthread_rwlock_unlock(&lock_); }
-    void lock_shared() noexcept { (void)::pthread_rwlock_rdlock(&lock_); }
-    void unlock_shared() noexcept {
-        uses_.fetch_add(1, std::memory_order_relaxed); // in the order of the lock
-        (void)::pthread_rwlock_unlock(&lock_);
+    void unlock() noexcept;
+    void lock_shared() noexcept {
+        if ((state_.fetch_add(kSharer, std::memory_order_acquire) & kClosed) != 0)
+            wait_shared();
     }
-    // Counts up with each use that is over. Equal numbers before a wait for the device
-    // and under the exclusive gate: nothing was launched since.
+    void unlock_shared() noexcept {
+        if ((state_.fetch_add(kUse - kSharer, std::memory_order_release) & kClosed) != 0)
+            wake();
+    }
+    // Counts up with each use that is over, modulo 2^32. Equal numbers before a wait for
+    // the device and under the exclusive gate: nothing was launched since.
     [[nodiscard]] std::uint64_t uses() const noexcept {
-        return uses_.load(std::memory_order_acquire);
+        return state_.load(std::memory_order_acquire) / kUse;
     }
 
   private:
-    ~Gate() = default; // never: threads may launch while the process exits
-    friend struct Gates;
-    pthread_rwlock_t lock_;
-    std::atomic<std::uint64_t> uses_{0};
+    static constexpr std::uint64_t kSharer = 1;
+    static constexpr std::uint64_t kSharers = (1ULL << 24) - 1;
+    static constexpr std::uint64_t kClosed = 1ULL << 31;
+    static constexpr std::uint64_t kUse = 1ULL << 32;
+
+    void wait_shared() noexcept;
+    void wake() noexcept;
+    void open() noexcept;
+    bool wait_until_zero(std::uint64_t bits, const timespec &until) noexcept;
+
+    std::atomic<std::uint64_t> state_{0};
+    pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t changed_ = PTHREAD_COND_INITIALIZER;
 };
 
-// One for each device; of more than 64 devices some have one in common.
+// One for each device; of more than 64 devices some have one in common. They need no
+// destructor: threads may launch while the process exits.
 inline constexpr unsigned kGates = 64;
-Gate &gate_of(abi::Device device);
+extern Gate gates[kGates]; // NOLINT(cppcoreguidelines-avoid-non-const-global-variables)
 inline unsigned gate_index(abi::Device device) noexcept {
     return static_cast<unsigned>(device) % kGates;
+}
+inline Gate &gate_of(abi::Device device) noexcept {
+    return gates[gate_index(device)];
 }
 
 // A thread that waits for the device, so that others can give up waiting.

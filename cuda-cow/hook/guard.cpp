@@ -6,6 +6,7 @@
 #include "cuda-cow/hook/plan.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 
@@ -140,9 +141,8 @@ void Guard::Work::end_lesson() {
 }
 
 void Guard::take(std::uint64_t gates) noexcept {
-    for (unsigned i = 0; gates >> i != 0; ++i)
-        if ((gates >> i & 1) != 0)
-            gate_of(static_cast<abi::Device>(i)).lock_shared();
+    for (std::uint64_t left = gates; left != 0; left &= left - 1)
+        upm::cuda::gates[std::countr_zero(left)].lock_shared();
     gates_ = gates;
     entered_ = true;
     in_call = true;
@@ -151,9 +151,8 @@ void Guard::take(std::uint64_t gates) noexcept {
 void Guard::give_back() noexcept {
     in_call = false;
     entered_ = false;
-    for (unsigned i = 0; gates_ >> i != 0; ++i)
-        if ((gates_ >> i & 1) != 0)
-            gate_of(static_cast<abi::Device>(i)).unlock_shared();
+    for (std::uint64_t left = gates_; left != 0; left &= left - 1)
+        upm::cuda::gates[std::countr_zero(left)].unlock_shared();
     gates_ = 0;
 }
 

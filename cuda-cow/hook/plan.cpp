@@ -90,8 +90,12 @@ std::shared_ptr<Plan> make_plan(const Inspector &inspector, abi::Function functi
     if (inspector.param == nullptr) // an older driver: the name must do
         for (std::size_t i = 0; i < by_name.size(); ++i)
             plan->parameters.emplace_back();
-    for (std::size_t i = 0; i < plan->parameters.size(); ++i)
-        plan->parameters[i].use = judge(plan->name, i, by_name);
+    for (std::size_t i = 0; i < plan->parameters.size(); ++i) {
+        Parameter &parameter = plan->parameters[i];
+        parameter.use = judge(plan->name, i, by_name);
+        for (std::size_t at = 0; at + 8 <= parameter.size; at += 8)
+            plan->words.push_back({i, at, parameter.offset + at});
+    }
     return plan;
 }
 
@@ -152,33 +156,47 @@ const char *packed(void **extra) {
     return nullptr;
 }
 
+// The thread's table, brought up to date; `own` where the thread cannot keep one.
+const registry::Table &table_now(std::shared_ptr<const registry::Table> &own) {
+    Kept *const mine = kept();
+    if (mine == nullptr) {
+        own = registry::table();
+        return *own;
+    }
+    const std::uint64_t now = registry::generation.load(std::memory_order_acquire);
+    if (mine->table == nullptr || mine->table_generation != now)
+        mine->table = registry::table();
+    mine->table_generation = now;
+    return *mine->table;
+}
+
 // Calls `tell(index, address, entry)` for each pointer into a buffer.
 template <class Tell>
 void for_hits(const Plan &plan, void **parameters, void **extra, Tell &&tell) {
     const char *const block = parameters == nullptr ? packed(extra) : nullptr;
     if (parameters == nullptr && block == nullptr)
         return;
-    Kept *const mine = kept();
+    const abi::DevicePtr lowest = registry::lowest.load(std::memory_order_relaxed);
+    const abi::DevicePtr highest = registry::highest.load(std::memory_order_relaxed);
     std::shared_ptr<const registry::Table> own;
-    std::size_t index = 0;
-    for (const Parameter &parameter : plan.parameters) {
-        const char *const value = block != nullptr ? block + parameter.offset
-                                                   : static_cast<const char *>(parameters[index]);
-        for (std::size_t at = 0; value != nullptr && at + 8 <= parameter.size; at += 8) {
-            abi::DevicePtr address = 0;
-            std::memcpy(&address, value + at, sizeof address);
-            if (!registry::may_hold(address))
-                continue;
-            std::shared_ptr<const registry::Table> &table = mine != nullptr ? mine->table : own;
-            const std::uint64_t now = registry::generation.load(std::memory_order_acquire);
-            if (table == nullptr || mine == nullptr || mine->table_generation != now)
-                table = registry::table();
-            if (mine != nullptr)
-                mine->table_generation = now;
-            if (const registry::Entry *entry = registry::find(*table, address); entry != nullptr)
-                tell(index, address, *entry);
-        }
-        ++index;
+    const registry::Table *table = nullptr;
+    const registry::Entry *entry = nullptr; // most pointers are into the buffer of the last
+    for (const Word &word : plan.words) {
+        const char *const value = block != nullptr
+                                      ? block + word.packed
+                                      : static_cast<const char *>(parameters[word.parameter]);
+        if (value == nullptr)
+            continue;
+        abi::DevicePtr address = 0;
+        std::memcpy(&address, value + (block != nullptr ? 0 : word.at), sizeof address);
+        if (address < lowest || address >= highest)
+            continue;
+        if (table == nullptr)
+            table = &table_now(own);
+        if (entry == nullptr || address < entry->start || address >= entry->end)
+            entry = registry::find(*table, address);
+        if (entry != nullptr)
+            tell(word.parameter, address, *entry);
     }
 }
 

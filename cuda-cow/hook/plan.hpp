@@ -22,9 +22,17 @@ struct Parameter {
     std::atomic<std::uint64_t> noted{0}; // as a suspect, in this epoch
 };
 
+// Eight bytes of a parameter, which may be a pointer: what a launch looks at.
+struct Word {
+    std::size_t parameter = 0;
+    std::size_t at = 0;     // in the parameter
+    std::size_t packed = 0; // in the block of a launch with `extra`
+};
+
 struct Plan : std::enable_shared_from_this<Plan> {
     std::string name;
     std::deque<Parameter> parameters;
+    std::vector<Word> words;
     std::atomic<unsigned> lessons{0};   // launches to learn from that are left
     std::set<std::size_t> seen_written; // by them; under the lock of the lessons
 };

@@ -111,6 +111,48 @@ TEST_F(GuardTest, TheGateIsNotWaitedForWithoutEnd) {
     gate_of(0).unlock();
 }
 
+// Whoever holds it exclusively is alone, however many come and go; nobody is left waiting,
+// and each use is counted.
+TEST(GateTest, ExclusiveIsAlone) {
+    Gate gate;
+    constexpr unsigned kUses = 100000;
+    std::atomic<int> sharers{0};
+    std::atomic<unsigned> wrong{0};
+    std::atomic<bool> stop{false};
+    unsigned taken = 0;
+    unsigned not_in_time = 0;
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < 3; ++i)
+        threads.emplace_back([&] {
+            for (unsigned use = 0; use < kUses; ++use) {
+                gate.lock_shared();
+                ++sharers;
+                --sharers;
+                gate.unlock_shared();
+            }
+        });
+    std::thread impatient([&] {
+        while (!stop)
+            if (gate.try_lock_for(0ms)) {
+                wrong += sharers == 0 ? 0 : 1;
+                gate.unlock();
+            }
+    });
+    for (; taken < 300; ++taken) {
+        while (!gate.try_lock_for(2ms))
+            ++not_in_time;
+        for (unsigned look = 0; look < 20; ++look)
+            wrong += sharers == 0 ? 0 : 1;
+        gate.unlock();
+    }
+    for (std::thread &thread : threads)
+        thread.join();
+    stop = true;
+    impatient.join();
+    EXPECT_EQ(wrong, 0U) << "of " << taken << ", " << not_in_time << " not in time";
+    EXPECT_EQ(gate.uses(), 3U * kUses);
+}
+
 // --- what a call touches
 
 // A copy may begin in memory of others and end in a buffer.
