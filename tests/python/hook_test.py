@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-import support
-from support import HOOK, MIB, PACKAGE, PYTHON, SECONDS, SIZE, Case, MergingCase, environment
+import scripts
+from scripts import HOOK, MIB, PACKAGE, PYTHON, SECONDS, SIZE, Case, MergingCase, environment
 
 
 class Hook(MergingCase):
@@ -153,4 +153,4 @@ class Enable(Case):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())

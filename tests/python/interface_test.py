@@ -12,8 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
-import support
-from support import SIZE, Case, has
+import scripts
+from scripts import SIZE, Case, has
 
 
 class Interface(Case):
@@ -160,4 +160,4 @@ class Memory(Case):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import support
-from support import Case
+import scripts
+from scripts import Case
 
 LENGTH = 5 * (1 << 20) + 123
 
@@ -120,4 +120,4 @@ class Load(Case):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())

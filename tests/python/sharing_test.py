@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 import unittest
 
-import support
-from support import SIZE, MergingCase, has
+import scripts
+from scripts import SIZE, MergingCase, has
 
 
 class Sharing(MergingCase):
@@ -202,4 +202,4 @@ class Sharing(MergingCase):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())

@@ -12,8 +12,8 @@ import textwrap
 import unittest
 from typing import Any
 
-import support
-from support import HOOK, MIB, SIZE, MergingCase, has
+import scripts
+from scripts import HOOK, MIB, SIZE, MergingCase, has
 
 
 @unittest.skipUnless(has("torch"), "no python3-torch: make demo installs it")
@@ -195,4 +195,4 @@ class Regions(MergingCase):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())

@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import support
-from support import PYTHON, ROOT, Case, environment
+import scripts
+from scripts import PYTHON, ROOT, Case, environment
 
 
 class Wheel(Case):
@@ -49,4 +49,4 @@ class Wheel(Case):
 
 
 if __name__ == "__main__":
-    sys.exit(support.main())
+    sys.exit(scripts.main())
