@@ -183,7 +183,7 @@ void look_for_loads() noexcept {
     if (!settings.loads || loads.load() || upm::info().load != kLoadsWhileReading)
         return;
     loads = true;
-    set_backend_restores();
+    set_may_restore(true);
     set_load_threshold(settings.min_bytes);
 }
 

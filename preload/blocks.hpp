@@ -37,7 +37,7 @@ enum class State : std::uint32_t {
 struct Block {
     std::atomic<State> state{State::kEmpty};
     std::atomic<bool> advised{false};   // pages of it may be shared
-    std::atomic<bool> hands_off{false}; // the program did something special to it
+    std::atomic<bool> hands_off{false}; // something special was done to it: not for the store
     std::atomic<bool> reshaped{false};  // its parts may differ in protection or other flags
     bool own = false;                   // false: a mapping that the program made
     std::uint32_t next = 0;             // in the list of empty records

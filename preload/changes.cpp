@@ -8,7 +8,7 @@ namespace upm::hook {
 
 namespace {
 
-constinit std::atomic<bool> restores{false};
+constinit std::atomic<bool> restores{true};
 constinit std::atomic<bool> all_ended{false};
 constinit std::atomic<std::uintptr_t> heap_start{0};
 constinit std::atomic<std::uintptr_t> heap_end{0};
@@ -68,12 +68,12 @@ void end(const sigset_t &before) noexcept {
 
 } // namespace
 
-bool backend_restores() noexcept {
+bool may_restore() noexcept {
     return restores.load(std::memory_order_relaxed);
 }
 
-void set_backend_restores() noexcept {
-    restores = true;
+void set_may_restore(bool may) noexcept {
+    restores = may;
 }
 
 void set_advised_heap(std::uintptr_t start, std::uintptr_t end) noexcept {
@@ -81,8 +81,12 @@ void set_advised_heap(std::uintptr_t start, std::uintptr_t end) noexcept {
     heap_end = end;
 }
 
+bool in_advised_heap(const void *addr, std::size_t len) noexcept {
+    return intersects(addr, len, heap_start, heap_end);
+}
+
 bool concerns_adviser(const void *addr, std::size_t len) noexcept {
-    return any_block(addr, len) || intersects(addr, len, heap_start, heap_end);
+    return any_block(addr, len) || in_advised_heap(addr, len);
 }
 
 Change::Change() noexcept {

@@ -34,10 +34,11 @@
 
 namespace upm::hook {
 
-// True once a backend is in use that maps something else over the blocks. Only then does
-// anybody have to hold anything.
-bool backend_restores() noexcept;
-void set_backend_restores() noexcept;
+// False once a backend is in use that maps nothing else over the blocks: then nobody has to
+// hold anything. It is true until that is known, since a call that began before could
+// otherwise come to its end after something was mapped there.
+bool may_restore() noexcept;
+void set_may_restore(bool may) noexcept;
 
 // While it lives, the adviser touches no memory.
 class Change {
@@ -56,6 +57,7 @@ class Change {
 
 // The heap, if that is advised (UPM_SCOPE=all): no block tells that it lies there.
 void set_advised_heap(std::uintptr_t start, std::uintptr_t end) noexcept;
+bool in_advised_heap(const void *addr, std::size_t len) noexcept;
 
 // The same around a fork, which begins and ends in functions of its own.
 void change_before_fork() noexcept;

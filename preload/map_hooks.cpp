@@ -30,7 +30,7 @@ constexpr int kOddFlags = MAP_SHARED | MAP_GROWSDOWN | MAP_HUGETLB | MAP_STACK |
 
 bool watched() noexcept {
     (void)ready();
-    return backend_restores() && !Guard::active();
+    return may_restore() && !Guard::active();
 }
 
 // --- what becomes of a block ---
@@ -137,7 +137,7 @@ class Drop {
         if (first >= last)
             return;
         pass_on(first);
-        if (block.reshaped && !sandboxed())
+        if (block.reshaped)
             by_mapping(first, last);
         else
             replace(first, last, PROT_READ | PROT_WRITE);
@@ -163,8 +163,15 @@ class Drop {
             error_ = errno;
     }
 
-    // What is no block's, or never showed shared content.
+    // What is no block's, or never showed shared content: but the heap may.
     void pass_on(char *to) noexcept {
+        if (next_ < to && in_advised_heap(next_, static_cast<std::size_t>(to - next_)))
+            by_mapping(next_, to);
+        else
+            leave_to_kernel(to);
+    }
+
+    void leave_to_kernel(char *to) noexcept {
         if (next_ < to && !over())
             note(real().madvise(next_, static_cast<std::size_t>(to - next_), advice_) == 0);
         next_ = std::max(next_, to);
@@ -177,10 +184,13 @@ class Drop {
         replaced_ = true;
         note(real().mmap(first, static_cast<std::size_t>(last - first), protection,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+        next_ = last;
     }
 
-    // In a block whose parts differ, the kernel says which of them show shared content.
+    // Where parts differ, the kernel says which of them show shared content.
     void by_mapping(char *first, char *last) noexcept {
+        if (sandboxed()) // which may not let us ask
+            return replace(first, last, PROT_READ | PROT_WRITE);
         SmapsReader maps("/proc/self/maps");
         next_ = first;
         const auto start = reinterpret_cast<std::uintptr_t>(first);
@@ -190,11 +200,10 @@ class Drop {
                 continue;
             char *const from = first + (std::max(vma.start, start) - start);
             char *const to = first + (std::min(vma.end, end) - start);
-            pass_on(from);
+            leave_to_kernel(from);
             replace(from, to, vma.protection);
-            next_ = to;
         }
-        pass_on(last);
+        leave_to_kernel(last);
     }
 
     char *next_;
@@ -218,26 +227,44 @@ int drop_content(void *addr, std::size_t len, int advice) noexcept {
 }
 
 // Before the program does what cannot be done to a mapping of shared content. Returns true
-// if the range is all to be read and written to, and may consist of several mappings now,
-// where the program has one.
+// if the range may consist of several mappings now, where the program has one.
 bool make_private(void *addr, std::size_t len) noexcept {
     const Guard guard;
     bool advised = false;
-    bool alike = true;
     with_blocks(
         addr, len,
         [&](Block &block) {
-            alike = alike && !block.reshaped;
             advised = advised || block.advised;
             reshape(block);
         },
         [] {});
     if (advised && !sandboxed())
         (void)upm::unmerge(addr, len);
-    return advised && alike;
+    return advised;
 }
 
 // --- mremap ---
+
+// Returns true if a range that is several mappings would be one without the hook: all of it
+// can be read and written to, and nothing special is known of any part.
+bool alike(const void *addr, std::size_t len) noexcept {
+    if (sandboxed())
+        return false;
+    const Guard guard;
+    const auto end = reinterpret_cast<std::uintptr_t>(addr) + round_up(len);
+    auto next = reinterpret_cast<std::uintptr_t>(addr);
+    SmapsReader maps(kOwnSmaps);
+    for (Vma vma; next < end && maps.next(vma);) {
+        if (vma.end <= next)
+            continue;
+        if (vma.start > next || (vma.flags & ~std::uint32_t{kVmaSegment | kVmaFile}) != 0 ||
+            (vma.flags & (kVmaSegment | kVmaFile)) == kVmaFile ||
+            vma.protection != (PROT_READ | PROT_WRITE))
+            return false;
+        next = vma.end;
+    }
+    return next >= end;
+}
 
 // What mremap does, for memory that is several mappings: it moves only one.
 void *move_by_copy(void *addr, std::size_t old_len, std::size_t len, int flags,
@@ -309,7 +336,8 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
     const auto move = [&] {
         void *const moved = real().mremap(addr, old_len, len, flags, wished);
         constexpr int kKnownFlags = MREMAP_MAYMOVE | MREMAP_FIXED;
-        return moved == MAP_FAILED && errno == EFAULT && parts && (flags & ~kKnownFlags) == 0
+        return moved == MAP_FAILED && errno == EFAULT && parts && (flags & ~kKnownFlags) == 0 &&
+                       alike(addr, old_len)
                    ? move_by_copy(addr, old_len, len, flags, wished)
                    : moved;
     };

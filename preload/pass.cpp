@@ -187,17 +187,18 @@ void Pass::finish(History &history) noexcept {
     totals.retired += !before && history.retired() ? 1 : 0;
 }
 
-// A backend that maps over memory gets mappings of the program only if asked for.
+// A backend that maps over memory gets mappings of the program only if asked for, and
+// nothing to which the program did something special.
 bool Pass::takes(const Block &block) const noexcept {
-    return block.own || !restores_ || settings_.everything;
+    return !restores_ || (!block.hands_off && (block.own || settings_.everything));
 }
 
 bool Pass::waits(const Block &block) const noexcept {
-    return block.history.waits() && !block.hands_off && takes(block);
+    return block.history.waits() && takes(block);
 }
 
 bool Pass::wants(Block &block) const noexcept {
-    if (block.number < wanted_.mark || block.number >= newer_ || block.hands_off || !takes(block))
+    if (block.number < wanted_.mark || block.number >= newer_ || !takes(block))
         return false;
     return block.resume_at != 0 || block.history.due(now_ns(), wanted_.forced);
 }
@@ -322,8 +323,7 @@ void Pass::advise_heap() noexcept {
 int Pass::run() noexcept {
     if (std::strcmp(info_.backend, "none") == 0)
         return EOPNOTSUPP;
-    if (restores_)
-        set_backend_restores();
+    set_may_restore(restores_);
     const std::uint64_t trimmed = trim(wanted_.forced);
     {
         const Locked exclusive(local().totals);
@@ -377,8 +377,7 @@ bool worked_since_last_look() noexcept {
 
 void note_advised(void *addr, std::size_t len) noexcept {
     const Guard guard;
-    if (upm::info().restores != 0)
-        set_backend_restores();
+    set_may_restore(upm::info().restores != 0);
     for_each_block(addr, len, [](Block &block) {
         if (block.own)
             block.advised = true;

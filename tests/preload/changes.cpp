@@ -182,6 +182,36 @@ int dontneed_blocks() {
     return neighbours != 0 ? 0 : kNothingTried;
 }
 
+// glibc's heap, which is advised as well (UPM_SCOPE=all).
+int dontneed_heap() {
+    constexpr std::size_t kPiece = 48 * kKib; // below what becomes a block
+    std::vector<char *> pieces;
+    for (std::size_t i = 0; i < 20; ++i) {
+        void *piece = nullptr;
+        UPM_CHECK(::posix_memalign(&piece, kPage, kPiece) == 0);
+        fill(piece, kPiece, i);
+        pieces.push_back(static_cast<char *>(piece));
+    }
+    must_share();
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+        UPM_CHECK(::madvise(pieces[i] + kPage, 4 * kPage, MADV_DONTNEED) == 0);
+        UPM_CHECK(is_zero(pieces[i] + kPage, 4 * kPage));
+        UPM_CHECK(holds(pieces[i], kPage, i) && holds(pieces[i], kPiece, i, 5 * kPage));
+    }
+    return 0;
+}
+
+// For strace, which holds this call up while the first pass of all begins.
+int dontneed_first() {
+    constexpr std::size_t kBlock = 4 * kMib;
+    auto *const block = static_cast<char *>(std::malloc(kBlock));
+    fill(block, kBlock, 5);
+    UPM_CHECK(::madvise(block, kBlock / 2, MADV_DONTNEED) == 0);
+    UPM_CHECK(is_zero(block, kBlock / 2));
+    UPM_CHECK(holds(block, kBlock, 5, kBlock / 2));
+    return 0;
+}
+
 // --- one step after the other ---
 
 // What was shared is written to, dropped, moved and freed, and advised again each time.
@@ -227,7 +257,14 @@ int moves() {
         upm_counts counts{};
         (void)advise(counts);
         UPM_CHECK(holds(memory, size, 1));
+        if (i % 10 == 5) { // and is all alike again
+            UPM_CHECK(::mprotect(memory + kPage, 4 * kPage, PROT_READ) == 0);
+            UPM_CHECK(::mprotect(memory + kPage, 4 * kPage, PROT_READ | PROT_WRITE) == 0);
+        }
     }
+    // What cannot be moved without the hook is not moved with it.
+    UPM_CHECK(::mprotect(memory, kPage, PROT_READ) == 0);
+    UPM_CHECK(::mremap(memory, size, size + kMib, MREMAP_MAYMOVE) == MAP_FAILED && errno == EFAULT);
     return ::munmap(memory, size);
 }
 
@@ -547,6 +584,8 @@ int main(int argc, char **argv) {
         int (*run)();
     } constexpr kTries[] = {{"dontneed", dontneed},
                             {"dontneed-blocks", dontneed_blocks},
+                            {"dontneed-heap", dontneed_heap},
+                            {"dontneed-first", dontneed_first},
                             {"mprotect", mprotect_meanwhile},
                             {"no-access", no_access_meanwhile},
                             {"drop", drop_meanwhile},

@@ -58,6 +58,19 @@ class Changes(Case):
     def test_dontneed_over_several_blocks(self) -> None:
         self.run_manual("dontneed-blocks")
 
+    def test_dontneed_in_the_heap(self) -> None:
+        self.run_manual("dontneed-heap", UPM_SCOPE="all")
+
+    def test_dontneed_while_the_first_pass_begins(self) -> None:
+        if not shutil.which("strace"):
+            self.skipTest("no strace, which holds the call up")
+        options = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=madvise"]
+        late = ["-e", "inject=madvise:delay_enter=1500000:when=2"]
+        variables = {**self.hook, "UPM_TRIGGER": "idle"}
+        environment = [f"-E{name}={value}" for name, value in variables.items()]
+        self.hook = {}
+        self.done(self.start("strace", *options, *late, *environment, CHANGES, "dontneed-first"))
+
     def test_mprotect_meanwhile(self) -> None:
         self.run_manual("mprotect")
 
