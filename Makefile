@@ -8,7 +8,7 @@
 ##   test        unit tests here, then the test suite in a VM on 6.1 and 6.12
 ##   kmod-7.2    the module for the kernel of Debian sid, in a folder of sid (as root)
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
-##   test-long   the tests that take long (tests/vm/suite.long)
+##   test-long   the tests that take long (tests/preload/soak.py, tests/vm/suite.long)
 ##   test-programs  large programs under the hook do what they do without (half an hour)
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
 ##   lint        every static check (tools/dev/lint)
@@ -171,7 +171,7 @@ test-vm: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
 test-long: tests kmod $(call deps,vm) $(FOR_KERNEL)
-	@tests/run-steps $(TEST_KERNELS:%=long:%)
+	@tests/run-steps soak $(TEST_KERNELS:%=long:%)
 
 test-programs: tests $(call deps,programs)
 	@JOBS=$(JOBS) tests/preload/real_programs.py
