@@ -32,6 +32,7 @@ union ucmd_arg {
 	struct upm_ioc_advise advise;
 	struct upm_ioc_domain domain;
 	struct upm_ioc_stats stats;
+	struct upm_ioc_load load;
 };
 
 /* One call: where the caller's structure is, and a copy of it. */
@@ -155,7 +156,8 @@ static int ioctl_info(struct ucmd *c)
 	info->page_size = PAGE_SIZE;
 	info->features = UPM_FEATURE_REMOTE | UPM_FEATURE_FILE_PAGES |
 			 UPM_FEATURE_DOMAINS | UPM_FEATURE_DRY_RUN |
-			 UPM_FEATURE_UNMERGE | UPM_FEATURE_NUMA;
+			 UPM_FEATURE_UNMERGE | UPM_FEATURE_NUMA |
+			 UPM_FEATURE_LOAD;
 	info->advise_flags = ADVISE_FLAGS;
 	info->batch_pages = READ_ONCE(upm_knobs.batch_pages);
 	info->enabled = READ_ONCE(upm_knobs.enabled);
@@ -273,19 +275,23 @@ static int advise_run(struct upm_ioc_advise *a, struct upm_call *call)
 	return err;
 }
 
-static void totals_add(const struct upm_ioc_counts *c, u32 flags)
+static void totals_add_pages(const struct upm_ioc_counts *c)
 {
 	unsigned int i;
 
-	atomic64_inc(&upm_totals.calls);
-	if (flags)
-		return;		/* a dry run did nothing; unmerge counts itself */
 	atomic64_add(c->merged, &upm_totals.merged);
 	atomic64_add(c->inserted, &upm_totals.inserted);
 	atomic64_add(c->zero, &upm_totals.zero);
 	for (i = 0; i < UPM_SKIP_NR; i++)
 		if (c->skipped[i])
 			atomic64_add(c->skipped[i], &upm_totals.skipped[i]);
+}
+
+static void totals_add(const struct upm_ioc_counts *c, u32 flags)
+{
+	atomic64_inc(&upm_totals.calls);
+	if (!flags)		/* a dry run did nothing; unmerge counts itself */
+		totals_add_pages(c);
 }
 
 static int advise_check(const struct upm_ioc_advise *a)
@@ -335,6 +341,92 @@ out_target:
 	target_close(&call);
 out_task:
 	put_task_struct(call.task);
+	return err;
+}
+
+/* ---- load --------------------------------------------------------------- */
+
+static int load_check(const struct upm_ioc_load *l)
+{
+	u64 end;
+
+	if (l->flags || l->reserved0 || l->reserved1[0] || l->reserved1[1] ||
+	    l->reserved1[2])
+		return -EINVAL;
+	if (l->domain_fd < -1)
+		return -EBADF;
+	if (l->offset > LLONG_MAX || l->len > LLONG_MAX - l->offset)
+		return -EINVAL;
+	if (check_add_overflow((u64)l->addr, (u64)l->len, &end) ||
+	    !access_ok((void __user *)(uintptr_t)l->addr, l->len))
+		return -EFAULT;
+	return READ_ONCE(upm_knobs.enabled) ? 0 : -EOPNOTSUPP;
+}
+
+/* A file that can be loaded, with a reference, or ERR_PTR. */
+static struct file *load_file(int fd)
+{
+	struct file *file = fget(fd);
+	int err;
+
+	if (!file)
+		return ERR_PTR(-EBADF);
+	if (file->f_mode & FMODE_READ &&
+	    S_ISREG(file_inode(file)->i_mode) && i_size_read(file_inode(file)) &&
+	    file->f_mode & FMODE_PREAD && file->f_op->read_iter &&
+	    !(file->f_flags & O_DIRECT))
+		return file;
+	err = file->f_mode & FMODE_READ ? -EOPNOTSUPP : -EBADF;
+	fput(file);
+	return ERR_PTR(err);
+}
+
+static int load_run(struct ucmd *c, struct file *file)
+{
+	struct upm_ioc_load *l = &c->arg.load;
+	struct upm_call call = {
+		.mm = current->mm,
+		.task = current,
+		.addr = l->addr,
+		.end = l->addr + l->len,
+	};
+	u64 start = ktime_get_ns();
+	int err;
+
+	call.dom = domain_get(c, current, l->domain_fd);
+	if (IS_ERR(call.dom))
+		return PTR_ERR(call.dom);
+	err = upm_load(&call, file, l);
+	call.counts.next = call.addr;
+	call.counts.nanoseconds = ktime_get_ns() - start;
+	l->counts = call.counts;
+	atomic64_inc(&upm_totals.loads);
+	atomic64_add(l->done, &upm_totals.loaded_bytes);
+	atomic64_add(l->copied, &upm_totals.copied_bytes);
+	totals_add_pages(&call.counts);
+	trace_upm_load(task_tgid_nr(current), l, err);
+	upm_domain_put(call.dom);
+	return err;
+}
+
+static int ioctl_load(struct ucmd *c)
+{
+	struct upm_ioc_load *l = &c->arg.load;
+	struct file *file;
+	int err = load_check(l);
+
+	if (err)
+		return err;
+	file = load_file(l->fd);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	l->done = 0;
+	l->copied = 0;
+	memset(&l->counts, 0, sizeof(l->counts));
+	err = load_run(c, file);
+	fput(file);
+	if (ucmd_respond(c, sizeof(*l)))
+		err = -EFAULT;
 	return err;
 }
 
@@ -388,6 +480,7 @@ static const struct ioctl_op ioctl_ops[] = {
 	IOCTL_OP(UPM_IOC_DOMAIN_OPEN, ioctl_domain_open, upm_ioc_domain,
 		 reserved),
 	IOCTL_OP(UPM_IOC_STATS, ioctl_stats, upm_ioc_stats, reserved),
+	IOCTL_OP(UPM_IOC_LOAD, ioctl_load, upm_ioc_load, copied),
 };
 
 /* The size in a number is the caller's; all else must be as in the table. */

@@ -15,6 +15,14 @@
 
 #include "upm.h"
 
+/* A page whose bytes are looked for. */
+struct upm_source {
+	struct page *page;
+	struct page **given;	/* where it may be exchanged, or NULL */
+	const void *bytes;
+	int nid;		/* node of the shared page, or NUMA_NO_NODE */
+};
+
 /* Spare pages to begin with: the second process of a kind needs none. */
 #define SPARE_FEW 8U
 
@@ -25,6 +33,7 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 	f->dom = dom;
 	f->memcg = mm == current->mm ? NULL : get_mem_cgroup_from_mm(mm);
 	f->cursor = NULL;
+	f->resting = 0;
 	f->successors = 0;
 	f->nr_spare = 0;
 	f->want_spare = SPARE_FEW;
@@ -43,14 +52,20 @@ static bool spare_alloc(struct upm_spare *spare, gfp_t gfp)
 	return spare->page;
 }
 
+/* How pages are allocated that may become shared: nobody is ended for them. */
+gfp_t upm_finder_gfp(void)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+
+	return READ_ONCE(upm_knobs.charge) ? gfp | __GFP_ACCOUNT : gfp;
+}
+
 /* Fill up the spare pages. May sleep; never ends a process for memory. */
 void upm_finder_refill(struct upm_finder *f)
 {
-	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+	gfp_t gfp = upm_finder_gfp();
 	struct mem_cgroup *old = NULL;
 
-	if (READ_ONCE(upm_knobs.charge))
-		gfp |= __GFP_ACCOUNT;
 	if (f->memcg)
 		old = set_active_memcg(f->memcg);
 	while (f->nr_spare < f->want_spare &&
@@ -72,6 +87,27 @@ void upm_finder_release(struct upm_finder *f)
 		upm_entry_free(spare->entry);
 	}
 	mem_cgroup_put(f->memcg);
+}
+
+/*
+ * Let go of the last hit, since the caller is about to wait for others, maybe for ever:
+ * its page shall not be held meanwhile.
+ */
+void upm_finder_rest(struct upm_finder *f)
+{
+	if (!f->cursor)
+		return;
+	f->resting = f->cursor->hash;
+	put_page(f->cursor->page);
+	f->cursor = NULL;
+}
+
+/* After a rest: go on behind the last hit, if it is still there. */
+void upm_finder_resume(struct upm_finder *f)
+{
+	if (f->resting)
+		f->cursor = upm_index_get(f->dom, f->resting);
+	f->resting = 0;
 }
 
 /* The last spare, its page on node @nid if that matters, or NULL. */
@@ -166,14 +202,34 @@ static struct upm_entry *find_successor(struct upm_finder *f, const void *bytes,
 }
 
 /*
+ * Give the new shared page its bytes: those of @from->page by a copy; or that page
+ * itself, for which the caller gets the spare one. Not where somebody else has a
+ * reference on it, and so might write to it yet.
+ */
+static void spare_fill(struct upm_spare *spare, struct upm_source *from)
+{
+	if (from->given && page_ref_count(*from->given) == 1)
+		swap(spare->page, *from->given);
+	else
+		copy_highpage(spare->page, from->page);
+	spare->entry->page = spare->page;
+}
+
+/* It did not become a shared page. */
+static void spare_back(struct upm_spare *spare, struct upm_source *from)
+{
+	if (spare->page == from->page)
+		swap(spare->page, *from->given);
+}
+
+/*
  * Insert new content. Another call may insert the same just now: then theirs is
  * taken.
  */
-static struct upm_verdict insert(struct upm_finder *f, struct page *page,
-				 const void *bytes, u64 hash, int nid,
-				 struct page **shared)
+static struct upm_verdict insert(struct upm_finder *f, struct upm_source *from,
+				 u64 hash, struct page **shared)
 {
-	struct upm_spare *spare = spare_peek(f, nid);
+	struct upm_spare *spare = spare_peek(f, from->nid);
 	struct upm_entry *entry;
 
 	if (!spare) {
@@ -182,24 +238,24 @@ static struct upm_verdict insert(struct upm_finder *f, struct page *page,
 		f->want_spare = READ_ONCE(upm_knobs.batch_pages);
 		return upm_page_is(UPM_FOUND_LATER);
 	}
-	copy_highpage(spare->page, page);
+	spare_fill(spare, from);
 	spare->entry->hash = hash;
-	spare->entry->page = spare->page;
 	do {
 		entry = upm_index_insert(f->dom, spare->entry, f->cursor,
 					 f->may_crowd);
 	} while (entry == ERR_PTR(-EAGAIN));
 
-	if (entry == ERR_PTR(-ENOSPC))
-		return upm_page_left(UPM_SKIP_LIMIT);
-	if (IS_ERR(entry))
-		return upm_page_left(UPM_SKIP_NOMEM);
 	if (entry == spare->entry) {
 		f->nr_spare--;
 		*shared = hit(f, entry);
 		return upm_page_is(UPM_FOUND_NEW);
 	}
-	if (entry_matches(entry, bytes, nid)) {
+	spare_back(spare, from);
+	if (entry == ERR_PTR(-ENOSPC))
+		return upm_page_left(UPM_SKIP_LIMIT);
+	if (IS_ERR(entry))
+		return upm_page_left(UPM_SKIP_NOMEM);
+	if (entry_matches(entry, from->bytes, from->nid)) {
 		*shared = hit(f, entry);
 		return upm_page_is(UPM_FOUND_KNOWN);
 	}
@@ -207,12 +263,10 @@ static struct upm_verdict insert(struct upm_finder *f, struct page *page,
 	return upm_page_left(UPM_SKIP_COLLISION);
 }
 
-static struct upm_verdict find(struct upm_finder *f, struct page *page,
-			       const void *bytes, struct page **shared)
+static struct upm_verdict find(struct upm_finder *f, struct upm_source *from,
+			       struct page **shared)
 {
-	int nid = READ_ONCE(upm_knobs.merge_across_nodes) ? NUMA_NO_NODE
-							  : page_to_nid(page);
-	struct upm_entry *entry = find_successor(f, bytes, nid);
+	struct upm_entry *entry = find_successor(f, from->bytes, from->nid);
 	u64 hash;
 
 	if (entry) {
@@ -220,16 +274,35 @@ static struct upm_verdict find(struct upm_finder *f, struct page *page,
 		*shared = hit(f, entry);
 		return upm_page_is(UPM_FOUND_KNOWN);
 	}
-	hash = upm_index_hash(f->dom, bytes, nid);
+	hash = upm_index_hash(f->dom, from->bytes, from->nid);
 	entry = upm_index_get(f->dom, hash);
 	if (!entry)
-		return insert(f, page, bytes, hash, nid, shared);
-	if (!entry_matches(entry, bytes, nid)) {
+		return insert(f, from, hash, shared);
+	if (!entry_matches(entry, from->bytes, from->nid)) {
 		put_page(entry->page);
 		return upm_page_left(UPM_SKIP_COLLISION);
 	}
 	*shared = hit(f, entry);
 	return upm_page_is(UPM_FOUND_KNOWN);
+}
+
+static struct upm_verdict find_mapped(struct upm_finder *f, struct page *page,
+				      struct page **given, bool zero,
+				      struct page **shared)
+{
+	struct upm_source from = {
+		.page = page,
+		.given = given,
+		.bytes = kmap_local_page(page),
+		.nid = READ_ONCE(upm_knobs.merge_across_nodes) ?
+			       NUMA_NO_NODE : page_to_nid(page),
+	};
+	struct upm_verdict found = upm_page_is(UPM_FOUND_ZERO);
+
+	if (!zero || !bytes_zero(from.bytes))
+		found = find(f, &from, shared);
+	kunmap_local(from.bytes);
+	return found;
 }
 
 /**
@@ -249,11 +322,20 @@ static struct upm_verdict find(struct upm_finder *f, struct page *page,
 struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 			    struct page **shared)
 {
-	struct upm_verdict found = upm_page_is(UPM_FOUND_ZERO);
-	const void *bytes = kmap_local_page(page);
+	return find_mapped(f, page, NULL, anon, shared);
+}
 
-	if (!anon || !bytes_zero(bytes))
-		found = find(f, page, bytes, shared);
-	kunmap_local(bytes);
-	return found;
+/**
+ * upm_find_or_give() - the shared page with the bytes of a page of the caller's own
+ * @f: finder
+ * @page: allocated by upm_finder_gfp(), unlocked. It may become the shared page; then
+ *	*@page is another one, of any content.
+ * @shared: as for upm_find()
+ *
+ * A page of zeros needs no shared page. Return: as upm_find().
+ */
+struct upm_verdict upm_find_or_give(struct upm_finder *f, struct page **page,
+				    struct page **shared)
+{
+	return find_mapped(f, *page, page, true, shared);
 }

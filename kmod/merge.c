@@ -55,13 +55,6 @@
 #include "trace.h"
 #include "upm.h"
 
-/*
- * What a VMA with shared pages carries. VM_SOFTDIRTY, since a shared PTE has
- * lost the soft-dirty bit of the page that it replaced: who tracks writes
- * (CRIU) shall see too many rather than too few.
- */
-#define UPM_VM_MERGED (VM_MIXEDMAP | VM_SOFTDIRTY)
-
 /* One batch; kept over the batches of a call. */
 struct batch {
 	struct upm_call *call;

@@ -12,6 +12,7 @@
  * decided again by the freeze, except for the pages of ours, which nobody but
  * a fault or an unmap of this range replaces.
  */
+#include <linux/bitmap.h>
 #include <linux/mman.h>
 #include <linux/mmap_lock.h>
 #include <linux/mmzone.h>
@@ -103,9 +104,23 @@ static struct upm_verdict look_at_pte(struct vm_area_struct *vma, pte_t pte,
 	return look_at_page(pfn_to_page(pte_pfn(pte)), vma->vm_file);
 }
 
+/* A huge page, or one under migration, in place of a table. */
+static struct upm_verdict look_at_pmd(pmd_t pmd)
+{
+	if (!pmd_present(pmd))
+		return upm_page_left(UPM_SKIP_SWAPPED);
+	if (!pmd_trans_huge(pmd))
+		return upm_page_left(UPM_SKIP_SPECIAL);
+	/* The freeze splits it. Each process has one reference. */
+	if (page_ref_count(pmd_page(pmd)) > UPM_ANON_MAPPINGS_MAX)
+		return upm_page_alone(UPM_SKIP_SHARED);
+	return upm_page_is(UPM_PAGE_CANDIDATE);
+}
+
 /*
  * The PTE table for @addr, NULL if there is none; *@all then holds for all pages
- * that the missing table would map.
+ * that the missing table would map. That they are not present is said only where
+ * nothing is in the place of a table.
  */
 static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
 			struct upm_verdict *all)
@@ -113,37 +128,33 @@ static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
 	pud_t *pud;
-	pmd_t pmd, *pmdp;
+	pmd_t pmd;
 
 	*all = upm_page_left(UPM_SKIP_NOT_PRESENT);
-	if (pgd_none(*pgd) || pgd_bad(*pgd))
+	if (pgd_none(*pgd))
 		return NULL;
 	p4d = p4d_offset(pgd, addr);
-	if (p4d_none(*p4d) || p4d_bad(*p4d))
+	if (pgd_bad(*pgd) || p4d_bad(*p4d))
+		goto special;
+	if (p4d_none(*p4d))
 		return NULL;
 	pud = pud_offset(p4d, addr);
-	if (pud_none(*pud) || !pud_present(*pud) || pud_trans_huge(*pud) ||
-	    pud_bad(*pud))
+	if (pud_none(*pud))
 		return NULL;
-	pmdp = pmd_offset(pud, addr);
-	pmd = READ_ONCE(*pmdp);
+	if (!pud_present(*pud) || pud_trans_huge(*pud) || pud_bad(*pud))
+		goto special;
+	pmd = READ_ONCE(*pmd_offset(pud, addr));
 	if (pmd_none(pmd))
 		return NULL;
-	if (!pmd_present(pmd)) {
-		/* A huge page under migration. */
-		*all = upm_page_left(UPM_SKIP_SWAPPED);
+	if (!pmd_present(pmd) || pmd_trans_huge(pmd) || pmd_bad(pmd)) {
+		*all = look_at_pmd(pmd);
 		return NULL;
 	}
-	if (pmd_trans_huge(pmd)) {
-		/* The freeze splits it. Each process has one reference. */
-		*all = page_ref_count(pmd_page(pmd)) > UPM_ANON_MAPPINGS_MAX ?
-			       upm_page_alone(UPM_SKIP_SHARED) :
-			       upm_page_is(UPM_PAGE_CANDIDATE);
-		return NULL;
-	}
-	if (pmd_bad(pmd))
-		return NULL;
 	return pte_offset_kernel(&pmd, addr & PMD_MASK);
+
+special:
+	*all = upm_page_left(UPM_SKIP_SPECIAL);
+	return NULL;
 }
 
 /**
@@ -190,6 +201,34 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 	}
 	rcu_read_unlock();
 	scan->first = min(scan->first, scan->nr);
+}
+
+/**
+ * upm_scan_empty() - find the pages of [@addr, @addr + @nr pages) that are not there
+ * @mm: its mmap_lock is held
+ * @addr: page-aligned
+ * @nr: pages
+ * @empty: bitmap; a bit is set if nothing at all is in the place of the page
+ */
+void upm_scan_empty(struct mm_struct *mm, unsigned long addr, unsigned int nr,
+		    unsigned long *empty)
+{
+	struct upm_verdict none = {};
+	pte_t *table = NULL;
+	unsigned int i;
+
+	mmap_assert_locked(mm);
+	bitmap_zero(empty, nr);
+	rcu_read_lock();
+	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
+		if (i == 0 || !(addr & ~PMD_MASK))
+			table = pte_table(mm, addr, &none);
+		if (table ? pte_none(ptep_get(table + pte_index(addr))) :
+			    none.state == UPM_PAGE_LEFT &&
+			    none.reason == UPM_SKIP_NOT_PRESENT)
+			__set_bit(i, empty);
+	}
+	rcu_read_unlock();
 }
 
 /* Leave every candidate, and what might become one, as it is, for @reason. */

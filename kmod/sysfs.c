@@ -296,6 +296,9 @@ TOTAL(pages_zero, zero);
 TOTAL(pages_unmerged, unmerged);
 TOTAL(pages_predicted, successors);
 TOTAL(pages_freed, freed);
+TOTAL(loads, loads);
+TOTAL(bytes_loaded, loaded_bytes);
+TOTAL(bytes_copied, copied_bytes);
 TOTAL(scan_ns, phase_ns[UPM_PHASE_SCAN]);
 TOTAL(freeze_ns, phase_ns[UPM_PHASE_FREEZE]);
 TOTAL(find_ns, phase_ns[UPM_PHASE_FIND]);
@@ -320,6 +323,7 @@ static const char *const skip_names[] = {
 	[UPM_SKIP_COLLISION] = "collision",
 	[UPM_SKIP_FILE] = "file",
 	[UPM_SKIP_UNMAPPED] = "unmapped",
+	[UPM_SKIP_PRESENT] = "present",
 };
 
 static_assert(ARRAY_SIZE(skip_names) == UPM_SKIP_NR);
@@ -370,6 +374,9 @@ static struct attribute *upm_attrs[] = {
 	&total_pages_unmerged.attr.attr,
 	&total_pages_predicted.attr.attr,
 	&total_pages_freed.attr.attr,
+	&total_loads.attr.attr,
+	&total_bytes_loaded.attr.attr,
+	&total_bytes_copied.attr.attr,
 	&total_scan_ns.attr.attr,
 	&total_freeze_ns.attr.attr,
 	&total_find_ns.attr.attr,

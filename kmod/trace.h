@@ -50,6 +50,36 @@ TRACE_EVENT(upm_call,
 		  __entry->nanoseconds, __entry->err)
 );
 
+/* One load, at its end. */
+TRACE_EVENT(upm_load,
+	TP_PROTO(pid_t pid, const struct upm_ioc_load *load, int err),
+	TP_ARGS(pid, load, err),
+	TP_STRUCT__entry(
+		__field(pid_t, pid)
+		__field(u64, offset)
+		__field(u64, addr)
+		__field(u64, len)
+		__field(u64, done)
+		__field(u64, copied)
+		__field(u64, nanoseconds)
+		__field(int, err)
+	),
+	TP_fast_assign(
+		__entry->pid = pid;
+		__entry->offset = load->offset;
+		__entry->addr = load->addr;
+		__entry->len = load->len;
+		__entry->done = load->done;
+		__entry->copied = load->copied;
+		__entry->nanoseconds = load->counts.nanoseconds;
+		__entry->err = err;
+	),
+	TP_printk("pid=%d offset=%llu addr=%#llx len=%llu done=%llu copied=%llu ns=%llu err=%d",
+		  __entry->pid, __entry->offset, __entry->addr, __entry->len,
+		  __entry->done, __entry->copied, __entry->nanoseconds,
+		  __entry->err)
+);
+
 /* One batch: pages from addr on, and how long the mmap lock was held. */
 TRACE_EVENT(upm_batch,
 	TP_PROTO(u64 addr, unsigned int pages, u64 locked_ns),

@@ -9,14 +9,15 @@
  *	upm_domains_mutex		domain table (add, remove)
  *	  owners_mutex			owner.c, its list
  *	domain->walk_mutex		one sweep of a domain at a time
- *	mmap_lock of the target		one batch of an advise
+ *	mmap_lock of the target		one batch of an advise, one window of a load
  *	  vma lock (6.4 and newer)	by vm_flags_clear(), before the freeze
  *	    folio locks			taken by trylock in migrate_vma_setup()
  *	      domain->lock		spinlock, list of entries
  *	        rhashtable bucket	hash of entries
  *	        list_lru's lock		entries by memory cgroup
  *
- * An advise never holds the first three while it holds an mmap_lock. The
+ * An advise never holds the first three while it holds an mmap_lock, and a load holds
+ * none of all these while it reads the file or copies to its caller (load.c). The
  * shrinker, which may run under any mmap_lock, comes from the list_lru's lock and
  * takes domain->lock by trylock only. Nothing is allocated with GFP flags that may
  * reclaim, and no hash or comparison is made, under a spinlock; nothing at all is
@@ -128,6 +129,9 @@ struct upm_totals {
 	atomic64_t successors;	/* found by order, without a hash */
 	atomic64_t freed;	/* shared pages that nobody mapped any more */
 	atomic64_t skipped[UPM_SKIP_NR];
+	atomic64_t loads;	/* calls, which are no part of the above */
+	atomic64_t loaded_bytes;
+	atomic64_t copied_bytes; /* of these, in pages that did not come to share */
 	atomic64_t phase_ns[UPM_PHASE_NR];
 	atomic64_t lock_ns;	/* mmap_lock held for writing, sum */
 	atomic64_t lock_ns_max;	/* the same, longest batch */
@@ -330,6 +334,8 @@ struct upm_scan {
 void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 		    unsigned int nr, struct upm_scan *scan);
 void upm_scan_refuse(struct upm_scan *scan, enum upm_skip reason);
+void upm_scan_empty(struct mm_struct *mm, unsigned long addr, unsigned int nr,
+		    unsigned long *empty);
 bool upm_vma_refused(struct vm_area_struct *vma, enum upm_skip *reason);
 
 /* ---- find.c: the shared page for some bytes --------------------------- */
@@ -344,6 +350,7 @@ struct upm_finder {
 	struct upm_domain *dom;
 	struct mem_cgroup *memcg; /* to charge in place of the caller's, or NULL */
 	struct upm_entry *cursor; /* last hit; its page is referenced */
+	u64 resting;		/* hash of the cursor that a rest let go, or 0 */
 	unsigned int successors; /* hits without a hash */
 	unsigned int nr_spare;
 	unsigned int want_spare;
@@ -356,8 +363,13 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 		     struct mm_struct *mm);
 void upm_finder_refill(struct upm_finder *f);
 void upm_finder_release(struct upm_finder *f);
+void upm_finder_rest(struct upm_finder *f);
+void upm_finder_resume(struct upm_finder *f);
+gfp_t upm_finder_gfp(void);
 struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 			    struct page **shared);
+struct upm_verdict upm_find_or_give(struct upm_finder *f, struct page **page,
+				    struct page **shared);
 
 /* ---- call.c: the way over a range -------------------------------------- */
 
@@ -378,11 +390,29 @@ struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end);
 struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
 					  unsigned int *nr);
 
-/* ---- prepare.c, merge.c, dry_run.c, unmerge.c: the work ----------------- */
+/* ---- fill.c: shared pages where nothing is yet --------------------------- */
+
+/* Pages of one fill. */
+#define UPM_FILL_MAX 64U
+
+/*
+ * What a VMA with shared pages carries. VM_SOFTDIRTY, since a shared PTE has
+ * lost the soft-dirty bit of the page that it replaced: who tracks writes
+ * (CRIU) shall see too many rather than too few.
+ */
+#define UPM_VM_MERGED (VM_MIXEDMAP | VM_SOFTDIRTY)
+
+bool upm_fill_refused(struct vm_area_struct *vma, enum upm_skip *reason);
+void upm_fill(struct vm_area_struct *vma, unsigned long addr, unsigned int nr,
+	      struct page **pages, unsigned long *wanted);
+
+/* ---- prepare.c, merge.c, load.c, dry_run.c, unmerge.c: the work ---------- */
 
 void upm_prepare(struct vm_area_struct *vma, unsigned long addr,
 		 struct upm_scan *scan);
 int upm_merge(struct upm_call *call);
+int upm_load(struct upm_call *call, struct file *file,
+	     struct upm_ioc_load *arg);
 int upm_dry_run(struct upm_call *call);
 int upm_unmerge(struct upm_call *call);
 int upm_unmerge_all(void);

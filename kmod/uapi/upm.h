@@ -11,7 +11,8 @@
  * zero-extends it, and takes a longer (newer) one when the part that it does
  * not know is zero; the size is in the ioctl number. A field that the kernel
  * does not know is never written. The structures of this header are the shortest;
- * only upm_ioc_advise may end anywhere behind its reserved1.
+ * only upm_ioc_advise may end anywhere behind its reserved1, and upm_ioc_load
+ * anywhere behind its copied.
  *
  * Errors, the same for every call (each also fails with EFAULT when the
  * argument cannot be read or written, and ENOTTY for an unknown call):
@@ -29,7 +30,7 @@
  *  ESRCH       no process pid in the caller's pid namespace, or it has no
  *              address space (a kernel thread, a zombie), or it ended, or
  *              executed another program, while the call ran
- *  EBADF       domain_fd is not an open domain
+ *  EBADF       domain_fd is not an open domain, or see UPM_IOC_LOAD
  *  EMFILE, ENFILE  no file descriptor is left for a domain
  *  ENOSPC      the limit on the number of domains is reached
  *  EINTR       a fatal signal arrived; the counts tell how far the call got
@@ -67,7 +68,8 @@ enum upm_skip {
 	UPM_SKIP_COLLISION = 12,  /* another content has the same hash */
 	UPM_SKIP_FILE = 13,	  /* private copy of a file's page; or clean, and left out */
 	UPM_SKIP_UNMAPPED = 14,	  /* unmapped while the call ran */
-	UPM_SKIP_NR = 15,
+	UPM_SKIP_PRESENT = 15,	  /* UPM_IOC_LOAD: there was a page already */
+	UPM_SKIP_NR = 16,
 	UPM_SKIP_SLOTS = 24	  /* slots in the structure; the rest read 0 */
 };
 
@@ -128,6 +130,7 @@ struct upm_ioc_domain {
 #define UPM_FEATURE_DRY_RUN (1ULL << 3)
 #define UPM_FEATURE_UNMERGE (1ULL << 4)
 #define UPM_FEATURE_NUMA (1ULL << 5)	   /* merge_across_nodes */
+#define UPM_FEATURE_LOAD (1ULL << 6)	   /* UPM_IOC_LOAD */
 
 struct upm_ioc_info {
 	__u32 abi_version;	/* UPM_ABI_VERSION of the module */
@@ -158,9 +161,40 @@ struct upm_ioc_stats {
 	__aligned_u64 reserved[3];
 };
 
+/*
+ * UPM_IOC_LOAD: what pread(fd, addr, len, offset) does to the caller's memory, and
+ * whole pages of it come to share. A page shares where nothing was before, in a private
+ * anonymous mapping that can be written to; all else gets the same bytes by a copy.
+ *
+ * As pread(2), the call succeeds if it read anything. A call that read less than len
+ * came to the end of the file, or was stopped by something, which pread(2) of the rest
+ * tells: by its error, or by going on. Before anything is read it fails with what
+ * pread(2) would say of descriptor, offset (EINVAL also if offset + len overflows),
+ * addr (EFAULT) or the file; EBADF is also said of domain_fd. It fails with EOPNOTSUPP
+ * where the file has to be read by read(2): it is not a regular one, is open for direct
+ * I/O, has no size (as those of /proc), or its file system reads in an old way; also if
+ * merging is disabled.
+ *
+ * counts is about the whole pages among the bytes that were read.
+ */
+struct upm_ioc_load {
+	__u32 flags;		/* must be 0 */
+	__s32 fd;		/* open for reading */
+	__s32 domain_fd;	/* -1: the caller's default domain */
+	__u32 reserved0;
+	__aligned_u64 offset;	/* bytes, in the file, whose position stays */
+	__aligned_u64 addr;	/* of any byte */
+	__aligned_u64 len;	/* bytes */
+	__aligned_u64 reserved1[3];
+	__aligned_u64 done;	/* out: bytes that were read */
+	__aligned_u64 copied;	/* out: of these, in pages that do not share */
+	struct upm_ioc_counts counts; /* out */
+};
+
 #define UPM_IOC_INFO _IOWR(UPM_IOC_MAGIC, 0, struct upm_ioc_info)
 #define UPM_IOC_ADVISE _IOWR(UPM_IOC_MAGIC, 1, struct upm_ioc_advise)
 #define UPM_IOC_DOMAIN_OPEN _IOWR(UPM_IOC_MAGIC, 2, struct upm_ioc_domain)
 #define UPM_IOC_STATS _IOWR(UPM_IOC_MAGIC, 3, struct upm_ioc_stats)
+#define UPM_IOC_LOAD _IOWR(UPM_IOC_MAGIC, 4, struct upm_ioc_load)
 
 #endif /* _UAPI_UPM_H */

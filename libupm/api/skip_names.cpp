@@ -24,6 +24,7 @@ struct Names {
         of[UPM_SKIPPED_COLLISION] = "collision";
         of[UPM_SKIPPED_FILE] = "file";
         of[UPM_SKIPPED_UNMAPPED] = "unmapped";
+        of[UPM_SKIPPED_PRESENT] = "present";
         of[UPM_SKIPPED_UNSUPPORTED] = "unsupported";
     }
 };

@@ -167,7 +167,7 @@ TEST_F(Arguments, UnreadableArgument) {
 TEST_F(Arguments, UnknownCalls) {
     std::array<std::byte, 4096> argument{};
     const unsigned long requests[] = {
-        _IOWR(UPM_IOC_MAGIC, 4, upm_ioc_info), _IOWR(UPM_IOC_MAGIC - 1, 1, upm_ioc_advise),
+        _IOWR(UPM_IOC_MAGIC, 5, upm_ioc_info), _IOWR(UPM_IOC_MAGIC - 1, 1, upm_ioc_advise),
         _IOW(UPM_IOC_MAGIC, 1, upm_ioc_advise), _IO(UPM_IOC_MAGIC, 0)};
     for (const unsigned long request : requests)
         EXPECT_EQ(try_ioctl(device_.fd(), request, argument.data()), ENOTTY) << request;
@@ -308,10 +308,9 @@ TEST_F(Arguments, TooShortStructure) {
         unsigned number;
         std::size_t least;
     } calls[] = {
-        {0, sizeof(upm_ioc_info)},
-        {1, offsetof(upm_ioc_advise, counts)},
-        {2, sizeof(upm_ioc_domain)},
-        {3, sizeof(upm_ioc_stats)},
+        {0, sizeof(upm_ioc_info)},           {1, offsetof(upm_ioc_advise, counts)},
+        {2, sizeof(upm_ioc_domain)},         {3, sizeof(upm_ioc_stats)},
+        {4, offsetof(upm_ioc_load, counts)},
     };
     for (const auto &call : calls) {
         for (const std::size_t size : {std::size_t{0}, std::size_t{4}, call.least - 1}) {
@@ -363,8 +362,9 @@ TEST_F(Arguments, EndOfTheTargetEndsAnAgentsCall) {
                 return Device().advise(base, len, {.flags = how, .pid = pid});
             },
             target.base(), target.len(), target.pid(), flags);
-        if (flags == 0)
+        if (flags == 0) {
             ASSERT_TRUE(eventually([&] { return statistic("batches") > before + 4; }));
+        }
         target.process().kill();
         const auto advice = agent.finish<Advice>();
         EXPECT_EQ(advice.error, ESRCH);

@@ -3,6 +3,7 @@
 // When memory is short: limits of a cgroup, swap, reclaim. Merging then does less,
 // and says so, but what it does is right.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/cgroup.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -25,41 +26,6 @@ constexpr std::size_t kBig = 1024; // pages
 class MemoryPressure : public KmodTest {};
 
 // ---- memory cgroups --------------------------------------------------------------
-
-class Cgroup {
-  public:
-    Cgroup() {
-        if (!exists("/sys/fs/cgroup/cgroup.controllers") ||
-            read_file("/sys/fs/cgroup/cgroup.subtree_control").find("memory") == std::string::npos)
-            return;
-        path_ = "/sys/fs/cgroup/upm-test-" + std::to_string(::getpid());
-        must(::mkdir(path_.c_str(), 0755), "mkdir");
-    }
-    ~Cgroup() {
-        if (!path_.empty())
-            eventually([&] { return ::rmdir(path_.c_str()) == 0; });
-    }
-    Cgroup(const Cgroup &) = delete;
-    Cgroup &operator=(const Cgroup &) = delete;
-
-    [[nodiscard]] explicit operator bool() const { return !path_.empty(); }
-    void join(pid_t pid) const {
-        EXPECT_EQ(write_file(path_ + "/cgroup.procs", std::to_string(pid)), 0);
-    }
-    [[nodiscard]] std::uint64_t current() const {
-        return std::stoull(read_file(path_ + "/memory.current"));
-    }
-    void limit(std::uint64_t bytes) const {
-        EXPECT_EQ(write_file(path_ + "/memory.max", std::to_string(bytes)), 0);
-    }
-    void unlimited() const { EXPECT_EQ(write_file(path_ + "/memory.max", "max"), 0); }
-    [[nodiscard]] bool killed_any() const {
-        return read_file(path_ + "/memory.events").find("oom_kill 0\n") == std::string::npos;
-    }
-
-  private:
-    std::string path_;
-};
 
 // A limit that leaves next to no room: pages are skipped for want of memory, nobody is
 // killed, and no byte is lost. With room again the rest is merged.

@@ -2,14 +2,13 @@
 //
 // What is not merged: the call says why, page by page, and touches nothing.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/uffd.hpp"
 
 #include <cerrno>
 #include <cstring>
 #include <thread>
 
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -128,34 +127,6 @@ TEST_F(Skips, Special) {
 }
 
 // ---- userfaultfd -------------------------------------------------------------
-
-class Uffd {
-  public:
-    // Empty if the kernel does not allow it.
-    explicit Uffd(std::uint64_t features)
-        : fd_(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
-        uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
-        if (fd_ && ::ioctl(fd_.get(), UFFDIO_API, &api) != 0)
-            fd_.reset();
-    }
-    [[nodiscard]] explicit operator bool() const { return static_cast<bool>(fd_); }
-    [[nodiscard]] int get() const { return fd_.get(); }
-
-    // Returns 0 or errno.
-    [[nodiscard]] int watch(const std::byte *base, std::size_t len, std::uint64_t mode) const {
-        uffdio_register call{};
-        call.range = {.start = reinterpret_cast<std::uintptr_t>(base), .len = len};
-        call.mode = mode;
-        return ::ioctl(fd_.get(), UFFDIO_REGISTER, &call) == 0 ? 0 : errno;
-    }
-    void ignore(const std::byte *base, std::size_t len) const {
-        uffdio_range range{.start = reinterpret_cast<std::uintptr_t>(base), .len = len};
-        must(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range), "UFFDIO_UNREGISTER");
-    }
-
-  private:
-    Fd fd_;
-};
 
 // Somebody else handles the faults of this memory, and would see ours. Only the
 // watched part is left out, and only as long as it is watched.

@@ -40,6 +40,7 @@ enum upm_skip_reason {
 	UPM_SKIPPED_COLLISION = 12,
 	UPM_SKIPPED_FILE = 13,	     /* private copy of a file's page, or switched off */
 	UPM_SKIPPED_UNMAPPED = 14,   /* unmapped during the call */
+	UPM_SKIPPED_PRESENT = 15,    /* of a load: there was a page already */
 	/* The last slot is the library's own: the kernel's grow from below. */
 	UPM_SKIPPED_UNSUPPORTED = 23, /* the backend cannot do it */
 	UPM_SKIPPED_NR = 24	     /* slots; unknown ones have the name NULL */

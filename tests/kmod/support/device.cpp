@@ -88,6 +88,32 @@ Advice Device::unmerge(const void *addr, std::size_t len, AdviseOptions options)
     return advise(addr, len, options);
 }
 
+Loaded Device::load(int fd, std::uint64_t offset, void *into, std::size_t len, int domain) const {
+    upm_ioc_load call{};
+    call.fd = fd;
+    call.domain_fd = domain;
+    call.offset = offset;
+    call.addr = reinterpret_cast<std::uintptr_t>(into);
+    call.len = len;
+    Loaded loaded;
+    if (::ioctl(fd_.get(), UPM_IOC_LOAD, &call) != 0)
+        loaded.error = errno;
+    loaded.done = call.done;
+    loaded.copied = call.copied;
+    loaded.counts = call.counts;
+    if (loaded.error != 0) {
+        EXPECT_EQ(loaded.done, 0U);
+        return loaded;
+    }
+    const upm_ioc_counts &c = call.counts;
+    EXPECT_EQ(c.pages, loaded.shared() + std::accumulate(std::begin(c.skipped), std::end(c.skipped),
+                                                         std::uint64_t{0}));
+    EXPECT_EQ(c.next, call.addr + call.done);
+    EXPECT_LE(call.done, call.len);
+    EXPECT_EQ(call.done - call.copied, loaded.shared() * kPage);
+    return loaded;
+}
+
 upm_ioc_info Device::info() const {
     upm_ioc_info info{};
     must(::ioctl(fd_.get(), UPM_IOC_INFO, &info), "UPM_IOC_INFO");

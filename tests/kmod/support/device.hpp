@@ -30,6 +30,19 @@ struct Advice {
     }
 };
 
+// What a load said.
+struct Loaded {
+    int error = 0; // errno, 0: success
+    std::uint64_t done = 0;
+    std::uint64_t copied = 0;
+    upm_ioc_counts counts{};
+
+    // Pages that share, or need no memory.
+    [[nodiscard]] std::uint64_t shared() const {
+        return counts.merged + counts.inserted + counts.zero;
+    }
+};
+
 struct AdviseOptions {
     std::uint32_t flags = 0; // UPM_ADVISE_*
     pid_t pid = 0;
@@ -48,6 +61,9 @@ class Device {
                                 const AdviseOptions &options = {}) const;
     [[nodiscard]] Advice unmerge(const void *addr, std::size_t len,
                                  AdviseOptions options = {}) const;
+    // As pread(2). Also expects what holds for all loads.
+    [[nodiscard]] Loaded load(int fd, std::uint64_t offset, void *into, std::size_t len,
+                              int domain = -1) const;
     [[nodiscard]] upm_ioc_info info() const;
     [[nodiscard]] upm_ioc_stats stats(int domain = -1) const;
 

@@ -37,6 +37,7 @@ TEST(SkipNames, AreStable) {
     EXPECT_STREQ(upm_skip_name(UPM_SKIP_COLLISION), "collision");
     EXPECT_STREQ(upm_skip_name(UPM_SKIP_FILE), "file");
     EXPECT_STREQ(upm_skip_name(UPM_SKIP_UNMAPPED), "unmapped");
+    EXPECT_STREQ(upm_skip_name(UPM_SKIP_PRESENT), "present");
 }
 
 TEST(SkipNames, UnusedSlotsHaveNone) {

@@ -27,13 +27,15 @@ template <class T>
 constexpr bool kPlain = std::is_trivial_v<T> &&std::is_standard_layout_v<T>;
 
 static_assert(kPlain<upm_ioc_counts> && kPlain<upm_ioc_advise> && kPlain<upm_ioc_domain> &&
-              kPlain<upm_ioc_info> && kPlain<upm_ioc_stats> && kPlain<upm_counts>);
+              kPlain<upm_ioc_info> && kPlain<upm_ioc_stats> && kPlain<upm_ioc_load> &&
+              kPlain<upm_counts>);
 // Bytes of implicit padding would carry the caller's stack into the kernel.
 static_assert(std::has_unique_object_representations_v<upm_ioc_counts> &&
               std::has_unique_object_representations_v<upm_ioc_advise> &&
               std::has_unique_object_representations_v<upm_ioc_domain> &&
               std::has_unique_object_representations_v<upm_ioc_info> &&
-              std::has_unique_object_representations_v<upm_ioc_stats>);
+              std::has_unique_object_representations_v<upm_ioc_stats> &&
+              std::has_unique_object_representations_v<upm_ioc_load>);
 
 TEST(Abi, CanBeUsedFromC) {
     EXPECT_EQ(upm_c_smoke(), -EINVAL);
