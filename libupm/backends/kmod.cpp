@@ -18,7 +18,7 @@ namespace upm {
 namespace {
 
 static_assert(int{UPM_SKIPPED_NR} == int{UPM_SKIP_SLOTS}, "one slot for each of the kernel's");
-static_assert(int{UPM_SKIPPED_UNMAPPED} == int{UPM_SKIP_UNMAPPED});
+static_assert(int{UPM_SKIPPED_PRESENT} == int{UPM_SKIP_PRESENT});
 static_assert(int{UPM_SKIPPED_UNSUPPORTED} >= int{UPM_SKIP_NR},
               "the library's own reason must not hide one of the kernel's");
 
@@ -119,7 +119,7 @@ int KmodBackend::handshake(int fd, Reason &reason, Capabilities &found) noexcept
 
     found.advise = true;
     found.immediate = true;
-    found.load = 1;
+    found.load = (info.features & UPM_FEATURE_LOAD) != 0 ? 2 : 1;
     found.remote = (info.features & UPM_FEATURE_REMOTE) != 0;
     found.file_pages = (info.features & UPM_FEATURE_FILE_PAGES) != 0;
     found.domains = (info.features & UPM_FEATURE_DOMAINS) != 0;
@@ -195,8 +195,35 @@ int KmodBackend::run(const Call &call, upm_counts &counts) noexcept {
     return again;
 }
 
-// Reads and merges block by block, so that no more than one block is held twice.
+// The module shares while it reads. What it leaves, for whatever reason, is read plainly,
+// which also tells an end of the file from an error.
 std::int64_t KmodBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
+    if (capabilities_.load < 2)
+        return read_and_merge(call, counts);
+    upm_ioc_load argument{};
+    argument.fd = call.fd;
+    argument.domain_fd = call.domain_fd;
+    argument.offset = call.offset;
+    argument.addr = reinterpret_cast<std::uint64_t>(call.into);
+    argument.len = call.len;
+    const std::size_t done = this->call(UPM_IOC_LOAD, &argument) < 0 ? 0 : argument.done;
+    std::int64_t rest = 0;
+    if (done < call.len)
+        rest = plain_read(call.fd, call.offset + done, call.into + done, call.len - done);
+    if (rest < 0 && done == 0)
+        return rest;
+    const std::size_t all = done + static_cast<std::size_t>(std::max<std::int64_t>(rest, 0));
+    if (done != 0) {
+        counts.shared = (argument.counts.merged + argument.counts.zero) * page_size();
+        counts.made = argument.counts.inserted * page_size();
+    }
+    counts.copied = all - counts.shared - counts.made;
+    return static_cast<std::int64_t>(all);
+}
+
+// For a module that cannot load: reads and merges block by block, so that no more than
+// one block is held twice.
+std::int64_t KmodBackend::read_and_merge(const LoadCall &call, upm_load_counts &counts) noexcept {
     constexpr std::size_t kBlock = 2UL << 20;
     const std::uint64_t mask = page_size() - 1;
     std::size_t done = 0;

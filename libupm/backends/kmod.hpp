@@ -57,6 +57,7 @@ class KmodBackend final : public Backend {
 
   private:
     int advise(const Call &call, upm_counts &counts) noexcept;
+    std::int64_t read_and_merge(const LoadCall &call, upm_load_counts &counts) noexcept;
     int handshake(int fd, Reason &reason, Capabilities &found) noexcept;
     int call(unsigned long request, void *argument) noexcept;
     bool lost(int fd, int error) noexcept;

@@ -7,12 +7,15 @@
 #include "tests/libupm/engine/fake_backend.hpp"
 #include "tests/support/support.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <set>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace upm::test {
@@ -57,6 +60,8 @@ class FakeModule final : public DeviceOps {
             return do_domain(*static_cast<upm_ioc_domain *>(argument));
         case UPM_IOC_STATS:
             return do_stats(*static_cast<upm_ioc_stats *>(argument));
+        case UPM_IOC_LOAD:
+            return do_load(*static_cast<upm_ioc_load *>(argument));
         default:
             return -ENOTTY;
         }
@@ -92,7 +97,27 @@ class FakeModule final : public DeviceOps {
         return 0;
     }
 
+    // Reads as much as the test says, into pages of which the first is known, the second
+    // new and the third zero.
+    int do_load(upm_ioc_load &argument) {
+        loaded.push_back(argument);
+        if (load_error != 0)
+            return load_error;
+        const ssize_t got = ::pread(argument.fd, reinterpret_cast<void *>(argument.addr),
+                                    std::min<std::size_t>(argument.len, load_most),
+                                    static_cast<off_t>(argument.offset));
+        EXPECT_GE(got, 0);
+        argument.done = static_cast<std::uint64_t>(got);
+        argument.copied = argument.done - 3 * page_size();
+        argument.counts.pages = 3;
+        argument.counts.merged = argument.counts.inserted = argument.counts.zero = 1;
+        return 0;
+    }
+
     upm_ioc_info info{};
+    std::vector<upm_ioc_load> loaded;
+    std::size_t load_most = ~std::size_t{0};
+    int load_error = 0;
     upm_ioc_counts counts{};
     upm_ioc_counts counts_after_split{};
     std::vector<Call> splits;
@@ -250,6 +275,89 @@ TEST_F(Kmod, MapsEveryCount) {
     EXPECT_EQ(counts.nanoseconds, 8U);
     for (unsigned i = 0; i < UPM_SKIPPED_NR; ++i)
         EXPECT_EQ(counts.skipped[i], 100 + i);
+}
+
+class KmodLoad : public Kmod {
+  protected:
+    KmodLoad() {
+        dir.write("file", content);
+        file = ::open((dir.path() + "/file").c_str(), O_RDONLY | O_CLOEXEC);
+        module.info.features |= UPM_FEATURE_LOAD;
+    }
+    ~KmodLoad() override { ::close(file); }
+    KmodLoad(const KmodLoad &) = delete;
+    KmodLoad &operator=(const KmodLoad &) = delete;
+
+    // Loads from byte 100 on, more than there is.
+    std::int64_t load() {
+        return backend.load({.fd = file,
+                             .offset = 100,
+                             .into = reinterpret_cast<std::byte *>(into.data()),
+                             .len = into.size(),
+                             .domain_fd = 6},
+                            done);
+    }
+    // All of the file has been read, and `shared` pages are said to be so.
+    void expect_all(std::int64_t got, std::uint64_t known, std::uint64_t made) {
+        EXPECT_EQ(got, static_cast<std::int64_t>(content.size() - 100));
+        EXPECT_EQ(std::memcmp(into.data(), content.data() + 100, content.size() - 100), 0);
+        EXPECT_EQ(done.shared, known * page_size());
+        EXPECT_EQ(done.made, made * page_size());
+        EXPECT_EQ(done.shared + done.made + done.copied, content.size() - 100);
+    }
+
+    const TempDir dir;
+    const std::string content = std::string(5 * page_size(), 'a') + std::string(999, 'b');
+    int file = -1;
+    Pages into{8};
+    upm_load_counts done{};
+};
+
+TEST_F(KmodLoad, PassesTheCallOn) {
+    ASSERT_EQ(open(), 0);
+    EXPECT_EQ(backend.capabilities().load, 2U);
+    expect_all(load(), 2, 1);
+    ASSERT_EQ(module.loaded.size(), 1U);
+    EXPECT_EQ(module.loaded[0].fd, file);
+    EXPECT_EQ(module.loaded[0].domain_fd, 6);
+    EXPECT_EQ(module.loaded[0].offset, 100U);
+    EXPECT_EQ(module.loaded[0].addr, reinterpret_cast<std::uint64_t>(into.data()));
+    EXPECT_EQ(module.loaded[0].len, into.size());
+    EXPECT_EQ(module.loaded[0].flags, 0U);
+    EXPECT_TRUE(module.advised.empty()) << "nothing is merged again";
+}
+
+// What the module does not read, for whatever reason, the library does.
+TEST_F(KmodLoad, ReadsTheRest) {
+    ASSERT_EQ(open(), 0);
+    module.load_most = 3 * page_size() + 5;
+    expect_all(load(), 2, 1);
+}
+
+TEST_F(KmodLoad, ReadsWhatTheModuleRefuses) {
+    ASSERT_EQ(open(), 0);
+    for (const int error : {-EOPNOTSUPP, -ENOMEM, -EIO}) {
+        module.load_error = error;
+        done = {};
+        expect_all(load(), 0, 0);
+    }
+    ::close(file);
+    module.load_error = -EBADF;
+    EXPECT_EQ(load(), -EBADF);
+    EXPECT_EQ(module.opened.size(), 1U) << "the device is not lost";
+}
+
+// An older module is not asked: it would say what a lost device says.
+TEST_F(KmodLoad, OlderModuleMergesWhatWasRead) {
+    module.info.features &= ~UPM_FEATURE_LOAD;
+    ASSERT_EQ(open(), 0);
+    EXPECT_EQ(backend.capabilities().load, 1U);
+    module.counts.merged = 3;
+    module.counts.inserted = 1;
+    expect_all(load(), 3, 1);
+    EXPECT_TRUE(module.loaded.empty());
+    EXPECT_EQ(module.advised.size(), 1U);
+    EXPECT_EQ(module.opened.size(), 1U);
 }
 
 // What the module cannot split, the library splits by other means, and then the
