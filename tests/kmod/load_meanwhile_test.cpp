@@ -43,7 +43,7 @@ TEST_F(LoadsAnd, Fork) {
             const Mapping memory(kPages * kPage);
             const Device upm;
             ASSERT_EQ(upm.load(source->fd(), 0, memory.base(), memory.len()).shared(), kPages);
-            const pid_t pid = ::fork();
+            const pid_t pid = fork_tied();
             if (pid == 0) {
                 const bool same = source->equal(memory.base(), 0, memory.len());
                 std::memset(memory.base(), 1, memory.len());
@@ -333,7 +333,7 @@ void race(const Source *source, double seconds) {
     std::thread threads[] = {std::thread(loader, 1), std::thread(loader, 2), std::thread(others)};
     const double end = now() + seconds;
     for (unsigned round = 0; now() < end || round < 10; round++) {
-        const pid_t pid = ::fork();
+        const pid_t pid = fork_tied();
         if (pid == 0) {
             for (std::size_t i = 0; i < kPages; i++)
                 *memory.page(i) ^= std::byte{1};
