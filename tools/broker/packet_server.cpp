@@ -183,7 +183,8 @@ void PacketServer::read_client(int socket) {
         read_plainly(client->second, false);
         return;
     }
-    if (receiver_.receive(client->second.id, client->second.uid, socket))
+    if (service_.accepts(client->second.uid) &&
+        receiver_.receive(client->second.id, client->second.uid, socket))
         unwatch(socket); // until it has been received
     else
         read_plainly(client->second, true);

@@ -37,6 +37,8 @@ class Service {
     // go.
     virtual bool handle(ClientId id, std::span<const std::byte> packet,
                         Attachments attachments) = 0;
+    // Says if a user may bring descriptors just now. If not, the kernel drops what comes.
+    [[nodiscard]] virtual bool accepts(uid_t /*uid*/) { return true; }
     // Does what is due. How many ms may pass until the next call, -1: any number;
     // nothing: it is time to end.
     virtual std::optional<int> tick() = 0;

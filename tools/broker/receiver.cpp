@@ -156,20 +156,24 @@ Receiver::Thread *Receiver::free_thread(uid_t uid) {
                                    [](const Thread &thread) { return !thread.busy; });
     if (idle != threads_.end())
         return &*idle;
-    return threads_.size() < settings_.threads ? start_thread() : nullptr;
+    const std::size_t left_behind = std::min(hanging(nullptr), settings_.hanging);
+    return threads_.size() < settings_.threads + left_behind ? start_thread() : nullptr;
+}
+
+// How many threads hang, of one user or of all.
+std::size_t Receiver::hanging(const uid_t *uid) const {
+    const std::uint64_t now = now_ms();
+    return static_cast<std::size_t>(
+        std::count_if(threads_.begin(), threads_.end(), [&](const Thread &thread) {
+            return thread.busy && (uid == nullptr || thread.uid == *uid) &&
+                   thread.since + settings_.patience_ms <= now;
+        }));
 }
 
 // Says if waiting for a thread is of no use, since those that this user may have hang.
 bool Receiver::all_hang(uid_t uid) const {
-    const std::uint64_t now = now_ms();
-    std::size_t mine = 0;
-    std::size_t all = 0;
-    for (const Thread &thread : threads_) {
-        const bool hangs = thread.busy && thread.since + settings_.patience_ms <= now;
-        mine += hangs && thread.uid == uid ? 1 : 0;
-        all += hangs ? 1 : 0;
-    }
-    return mine >= settings_.user_threads || all >= settings_.threads;
+    return hanging(&uid) >= settings_.user_threads ||
+           hanging(nullptr) >= settings_.threads + settings_.hanging;
 }
 
 bool Receiver::begin(Thread &thread, const Waiting &wanted) {

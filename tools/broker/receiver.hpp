@@ -5,7 +5,8 @@
 // never answer, and one that is in a table of descriptors can only leave it by a close.
 // So such packets are received by threads with tables of their own. They look at what
 // came, hand on what the service welcomes, and close the rest themselves. A thread that
-// hangs there is left behind; each user can do that to two of them.
+// hangs there is left behind and replaced, up to a bound; each user can do that to two of
+// them.
 #ifndef UPM_TOOLS_BROKER_RECEIVER_HPP
 #define UPM_TOOLS_BROKER_RECEIVER_HPP
 
@@ -55,8 +56,9 @@ class Receiver {
         std::size_t bytes = 0; // of a packet
         std::size_t fds = 0;   // with a packet
         Welcome welcome = nullptr;
-        std::size_t threads = 16;
+        std::size_t threads = 16; // that do not hang
         std::size_t user_threads = 2;
+        std::size_t hanging = 32; // that are left behind
         std::uint64_t patience_ms = 200;
     };
     Receiver(const Settings &settings, Watch watch, Ready ready);
@@ -89,6 +91,7 @@ class Receiver {
 
     Thread *free_thread(uid_t uid);
     Thread *start_thread();
+    [[nodiscard]] std::size_t hanging(const uid_t *uid) const;
     [[nodiscard]] bool all_hang(uid_t uid) const;
     bool begin(Thread &thread, const Waiting &wanted);
     void begin_waiting();

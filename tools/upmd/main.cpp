@@ -113,7 +113,8 @@ std::string default_socket() {
 // Shares out what there is. Each segment is an open file, and so is each connection, with
 // one more for its process: half of what may be open for segments.
 void share_out(Options &options, std::uint64_t files, bool several_users) {
-    constexpr std::uint64_t kOwnFiles = 64; // and more for threads that hang
+    constexpr std::uint64_t kMostTasks = 256;
+    constexpr std::uint64_t kTaskShare = 16;
     Settings &settings = options.settings;
     Limits &limits = settings.limits;
     const std::uint64_t share = several_users ? kUserShare : 1;
@@ -125,7 +126,9 @@ void share_out(Options &options, std::uint64_t files, bool several_users) {
     limits.max_segments =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(limits.max_segments, files / 2));
     limits.user_segments = static_cast<std::uint32_t>(limits.max_segments / share);
-    const std::uint64_t rest = files / 2 - std::min(files / 4, kOwnFiles);
+    settings.tasks = std::clamp(files / kTaskShare, kUserShare, kMostTasks);
+    const std::uint64_t own = 64 + settings.tasks; // and more for threads that hang
+    const std::uint64_t rest = files / 2 - std::min(files / 4, own);
     settings.clients =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(settings.clients, rest / 2));
     settings.user_clients = static_cast<std::uint32_t>(settings.clients / share);

@@ -21,6 +21,7 @@ constexpr std::uint64_t kMetricsMs = 10'000;
 // Threads that make segments, of all users and of one.
 constexpr std::size_t kMakers = 8;
 constexpr std::size_t kUserMakers = 2;
+constexpr std::size_t kUserShare = 4; // of the tasks
 
 // A segment to be published, or a file to make one of. Called where it may block.
 bool is_welcome(int fd) {
@@ -42,8 +43,11 @@ std::uint64_t random_seed() {
 } // namespace
 
 Server::Server(broker::Listener &listener, const Settings &settings)
-    : settings_(settings), listener_(listener),
-      maker_({.threads = kMakers, .user_threads = kUserMakers}, make_segment),
+    : settings_(settings), listener_(listener), maker_({.threads = kMakers,
+                                                        .user_threads = kUserMakers,
+                                                        .user_tasks = settings.tasks / kUserShare,
+                                                        .tasks = settings.tasks},
+                                                       make_segment),
       broker_(
           settings.limits,
           [this](ClientId id, std::span<const std::byte> packet, int fd) {
@@ -168,6 +172,8 @@ std::optional<int> Server::tick() {
         next = std::min(next, idle_since_ + settings_.idle_exit_ms);
     if (!settings_.metrics_file.empty())
         next = std::min(next, metrics_at_);
+    if (const int makers = maker_.tick(); makers >= 0)
+        next = std::min(next, now + static_cast<std::uint64_t>(makers));
     if (next == kNever)
         return -1;
     return static_cast<int>(std::min(kLongest, next - std::min(next, now)));

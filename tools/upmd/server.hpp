@@ -24,6 +24,7 @@ struct Settings {
     Limits limits;
     std::uint32_t clients = 4096;      // connections
     std::uint32_t user_clients = 4096; // of one user
+    std::size_t tasks = 256;           // that hold a client's file; of one user, a quarter
     std::uint64_t idle_exit_ms = 0;    // end after so long without work; 0: never
     std::string metrics_file;          // for a collector; empty: none
 };
@@ -42,6 +43,7 @@ class Server final : public broker::Service {
     void disconnect(ClientId id) override;
     bool handle(ClientId id, std::span<const std::byte> packet,
                 broker::Attachments attachments) override;
+    [[nodiscard]] bool accepts(uid_t uid) override { return maker_.takes(uid); }
     std::optional<int> tick() override;
 
   private:

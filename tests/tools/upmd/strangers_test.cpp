@@ -256,10 +256,11 @@ TEST_F(UpmdStrangers, RemappedContainers) {
     EXPECT_EQ(::rmdir(name), 0);
 }
 
-// A file system whose server never answers when one of its files is closed.
+// A file system whose server never answers when one of its files is closed, or read.
 class SilentFuse {
   public:
-    SilentFuse() {
+    enum class Never : std::uint8_t { kCloses, kReads };
+    explicit SilentFuse(Never never = Never::kCloses) : never_(never) {
         device_ = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
         const std::string options =
             "fd=" + std::to_string(device_) + ",rootmode=40000,user_id=0,group_id=0,allow_other";
@@ -284,6 +285,7 @@ class SilentFuse {
         mounted_ = false;
     }
     [[nodiscard]] bool mounted() const { return mounted_; }
+    [[nodiscard]] const std::string &folder() const { return folder_.path(); }
     [[nodiscard]] std::string file() const { return folder_.path() + "/f"; }
     [[nodiscard]] bool was_closed() const { return closed_; }
 
@@ -294,6 +296,7 @@ class SilentFuse {
         attr.mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | 0644;
         attr.nlink = 1;
         attr.blksize = 4096;
+        attr.size = node == 1 ? 0 : 1U << 20U;
         return attr;
     }
     void answer(const fuse_in_header &request) {
@@ -301,6 +304,7 @@ class SilentFuse {
         fuse_entry_out entry{};
         fuse_attr_out attr{};
         fuse_open_out opened{};
+        fuse_statfs_out system{};
         fuse_out_header head{.len = sizeof(head), .error = 0, .unique = request.unique};
         iovec parts[2] = {{.iov_base = &head, .iov_len = sizeof(head)}, {}};
         switch (request.opcode) {
@@ -325,8 +329,17 @@ class SilentFuse {
         case FUSE_OPEN:
             parts[1] = {.iov_base = &opened, .iov_len = sizeof(opened)};
             break;
+        case FUSE_STATFS:
+            system.st.bsize = 4096;
+            system.st.namelen = 255;
+            parts[1] = {.iov_base = &system, .iov_len = sizeof(system)};
+            break;
         case FUSE_FLUSH:
             closed_ = true;
+            if (never_ == Never::kCloses)
+                return; // for ever
+            break;
+        case FUSE_READ:
             return; // for ever
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
@@ -351,6 +364,7 @@ class SilentFuse {
         }
     }
 
+    Never never_;
     TempDir folder_;
     int device_ = -1;
     bool mounted_ = false;
@@ -391,6 +405,68 @@ TEST_F(UpmdStrangers, ADescriptorThatCannotBeClosed) {
                   return other.open(path(), {.named = true, .key = {9}});
               }),
               0);
+    fuse.end();
+}
+
+// Asks for a segment of a file, on a connection of its own that stays. 0 or -errno, in time.
+int ask_for_segment(const store::SocketPath &path, int file, std::uint64_t likeness,
+                    int patience_ms) {
+    auto &client = *std::make_unique<store::Connection>().release(); // until the process ends
+    store::MakeRequest request{};
+    request.likeness = likeness;
+    request.pages = 16;
+    int ret = client.open(path, {});
+    if (ret == 0)
+        ret = client.begin_make(request, file);
+    std::uint32_t segment = 0;
+    store::Connection::Attached attached;
+    return ret == 0 ? client.end_make(segment, attached, patience_ms) : ret;
+}
+
+// Becomes another user for good, and does something.
+StayingChild as_user(uid_t uid, const std::function<int()> &body) {
+    return StayingChild([&] { return ::setgid(uid) == 0 && ::setuid(uid) == 0 ? body() : -90; });
+}
+
+// An overlay above such a file system looks like one whose files can be shared. Five users
+// have files of it read, which lasts for ever; a sixth one's file is read all the same.
+TEST_F(UpmdStrangers, FilesThatCannotBeRead) {
+    SilentFuse fuse(SilentFuse::Never::kReads);
+    const TempDir empty;
+    const TempDir merged;
+    const std::string layers = "lowerdir=" + fuse.folder() + ":" + empty.path();
+    if (!fuse.mounted() ||
+        ::mount("overlay", merged.path().c_str(), "overlay", MS_RDONLY, layers.c_str()) != 0)
+        GTEST_SKIP() << "needs root, /dev/fuse and overlayfs";
+    const BrokerProcess open_to_all({"--mode", "0666"});
+    ASSERT_EQ(::chmod(open_to_all.folder().path().c_str(), 0755), 0);
+    const store::SocketPath path = path_of(open_to_all.socket());
+    const int silent = ::open((merged.path() + "/f").c_str(), O_RDONLY | O_CLOEXEC);
+    ASSERT_GE(silent, 0);
+    const TempDir folder;
+    const std::string content(16 * page_size(), 'x');
+    folder.write("file", content);
+    const int good = ::open((folder.path() + "/file").c_str(), O_RDONLY | O_CLOEXEC);
+    {
+        std::vector<StayingChild> attackers;
+        for (uid_t uid = 2001; uid <= 2005; ++uid) {
+            attackers.push_back(as_user(uid, [&] {
+                int hang = 0;
+                for (std::uint64_t i = 1; i <= 4; ++i)
+                    hang += ask_for_segment(path, silent, i, 10) == -ETIMEDOUT ? 1 : 0;
+                return hang;
+            }));
+            EXPECT_GE(attackers.back().result(), 2) << "else this tests nothing";
+        }
+        EXPECT_EQ(as_user(3000, [&] { return ask_for_segment(path, good, 1, 60'000); }).result(),
+                  0);
+        // One whose threads hang is refused, and nothing of it is kept.
+        EXPECT_EQ(as_user(2001, [&] { return ask_for_segment(path, good, 9, 60'000); }).result(),
+                  -EMFILE);
+    }
+    (void)::close(silent);
+    (void)::close(good);
+    EXPECT_EQ(::umount2(merged.path().c_str(), MNT_DETACH), 0);
     fuse.end();
 }
 
