@@ -103,6 +103,9 @@ enum LookupFlag : std::uint16_t {
     kReserve = 1U << 0,
     // Send the descriptor of the first segment among the places along.
     kAttach = 1U << 1,
+    // Of equal hashes in a row, each gets another place (since version 3); what there is no
+    // further place for is unknown.
+    kCandidates = 1U << 2,
 };
 
 struct LookupRequest {

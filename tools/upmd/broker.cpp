@@ -20,7 +20,9 @@ using store::Place;
 Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make)
     : limits_(limits), send_(std::move(send)), random_(std::move(random)),
       catalog_(HashKey{.low = random_(), .high = random_()}), ledger_(limits),
-      usage_(limits, catalog_, [this](Segment &segment) { drop(segment); }),
+      usage_(
+          limits, catalog_, [this](Segment &segment) { drop(segment); },
+          [this](Segment &segment) { credit(segment); }),
       make_(std::move(make)) {}
 
 Broker::~Broker() = default;
@@ -186,7 +188,9 @@ void Broker::join(Client &client, const store::HelloRequest &request) {
 bool Broker::lookup(Client &client, std::span<const std::byte> packet, std::uint64_t now) {
     store::LookupRequest request{};
     if (!store::take(packet, request) || request.count == 0 || request.count > store::kMaxPages ||
-        (request.flags & ~(store::kReserve | store::kAttach)) != 0)
+        (request.flags & ~(store::kReserve | store::kAttach | store::kCandidates)) != 0 ||
+        ((request.flags & store::kCandidates) != 0 &&
+         (client.version < 3 || (request.flags & store::kReserve) != 0)))
         return false;
     Parked lookup{.header = request.header, .flags = request.flags, .hashes = {}};
     lookup.hashes.resize(request.count);
@@ -258,22 +262,26 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
     store::LookupReply head{};
     std::vector<std::byte> answer(sizeof(head) + count * sizeof(Place));
     std::uint64_t left = reserve ? ledger_.room(client.owner) : 0;
+    const bool candidates = (request.flags & store::kCandidates) != 0;
+    Ref ref; // of the hash before
     Ref last;
     std::uint32_t last_name = store::kUnknown;
     Segment *first = nullptr;
     for (std::size_t i = 0; i < count; ++i) {
         const std::uint64_t hash = request.hashes[i];
-        const Ref known = Catalog::find(domain, hash);
+        const bool again = candidates && i != 0 && request.hashes[i - 1] == hash;
+        const Ref known = again ? catalog_.after(ref) : Catalog::find(domain, hash);
+        ref = known;
         Place place;
         if (known.segment != 0) {
-            ++totals_.hits;
+            totals_.hits += again ? 0 : 1;
             if (known.segment != last.segment)
                 last_name = name(client, known.segment);
             last = known;
             place = {.segment = last_name, .page = known.page};
             if (first == nullptr && last_name != store::kUnknown)
                 first = catalog_.find(known.segment);
-        } else {
+        } else if (!again) {
             ++totals_.misses;
             const auto holder = domain.reserved.find(hash);
             if (reserve && holder == domain.reserved.end()) {
@@ -404,6 +412,10 @@ void Broker::drop(Segment &segment) {
     }
     ledger_.take(segment.owner, &Account::pages, segment.pages.size());
     ledger_.take(segment.owner, &Account::segments, 1);
+    // Made for nothing: its process has that much less made from now on.
+    if (segment.made && !segment.shared && !segment.alone &&
+        ledger_.process(segment.owner.process).clients != 0)
+        made_alone_[segment.owner.process] += segment.pages.size();
     ++totals_.dropped;
     catalog_.remove(segment);
 }

@@ -103,6 +103,7 @@ class Broker {
     Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
     void credit(const Owner &owner, std::uint64_t pages);
+    void credit(Segment &segment);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);
     void stats(const Client &client, const store::Header &header) const;
     void describe(const Client &client, const store::Header &header) const;
@@ -135,8 +136,8 @@ class Broker {
     Make make_;
     std::map<std::uint64_t, std::unique_ptr<Job>> jobs_;
     std::uint64_t last_job_ = 0;
-    // Pages that were made for a process and that nobody else has used, whether or not
-    // they are still there.
+    // Pages that were made for a process: until it is seen to map them, or another one uses
+    // them; and again once they have gone without that.
     std::unordered_map<std::uint64_t, std::uint64_t> made_alone_;
     std::uint64_t next_ = 0; // no reservation and no patience ends before; 0: none does
 

@@ -51,6 +51,7 @@ struct Segment {
     std::uint64_t mapped = 0; // pages, in all of them
     bool shared = false;      // a second process had it
     bool made = false;        // by this broker, from a file
+    bool alone = false;       // counts as made for nobody but its owner
     std::uint64_t unused_since = 0;
 
     [[nodiscard]] std::uint64_t saved() const {
@@ -92,6 +93,11 @@ class Catalog {
     [[nodiscard]] Segment *by_inode(std::uint64_t inode) const;
     // Post: its segment is 0 if nobody has published it.
     [[nodiscard]] static Ref find(const Domain &domain, std::uint64_t hash);
+
+    // Another page with the hash of this one, if there is one.
+    [[nodiscard]] Ref after(const Ref &ref) const {
+        return ref.segment != 0 ? segments_.at(ref.segment)->pages.at(ref.page).after : Ref{};
+    }
 
     [[nodiscard]] const auto &domains() const { return domains_; }
     [[nodiscard]] const auto &segments() const { return segments_; }

@@ -26,8 +26,9 @@ struct Limits {
     std::uint64_t look_ms = 10'000;       // between two looks at a process's mappings
     std::uint64_t look_soon_ms = 1'000;   // the same if it has published or unmapped
     std::uint64_t blind_ms = 60'000;      // the same if they cannot be read
-    // Pages that are made for a process before another one uses some of them.
-    std::uint64_t alone_pages = 262'144;
+    // Pages that are made for a process, and that it was not seen to map yet, or that went
+    // before another one had used them.
+    std::uint64_t alone_pages = 131'072;
 };
 
 // Who pays.

@@ -101,6 +101,7 @@ void Broker::made(Made result, std::uint64_t now) {
         segment =
             &catalog_.add(domain, job->owner, result.hashes, std::move(result.fd), result.inode);
         segment->made = true;
+        segment->alone = true;
     }
     for (const Job::Waiting &waiting : job->waiting) {
         Client &client = *clients_.at(waiting.client);
@@ -112,6 +113,8 @@ void Broker::made(Made result, std::uint64_t now) {
             continue;
         }
         hand_out(client, *segment, true, now);
+        if (made_alone_[segment->owner.process] > limits_.alone_pages / 4)
+            usage_.look_now(client.id, now);
         store::MakeReply answer{};
         answer.segment = known;
         answer.pages = static_cast<std::uint32_t>(segment->pages.size());
@@ -125,11 +128,14 @@ void Broker::made(Made result, std::uint64_t now) {
 // Counts a client as a user of a segment, and credits whoever had it made when somebody
 // else comes to use it.
 void Broker::hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now) {
-    const bool before = segment.shared;
     usage_.use(client.id, segment, published, now);
-    if (before || !segment.shared || !segment.made)
-        return;
-    credit(segment.owner, segment.pages.size());
+    if (segment.shared)
+        credit(segment);
+}
+
+void Broker::credit(Segment &segment) {
+    if (std::exchange(segment.alone, false))
+        credit(segment.owner, segment.pages.size());
 }
 
 void Broker::credit(const Owner &owner, std::uint64_t pages) {

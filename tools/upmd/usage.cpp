@@ -88,6 +88,10 @@ void Usage::unmapped(ClientId id, std::uint64_t now) {
     want_look(processes_.at(clients_.at(id).owner.process), now + limits_.look_soon_ms);
 }
 
+void Usage::look_now(ClientId id, std::uint64_t now) {
+    want_look(processes_.at(clients_.at(id).owner.process), now);
+}
+
 bool Usage::uses_any(const Process &process) const {
     return std::any_of(process.clients.begin(), process.clients.end(),
                        [&](ClientId id) { return !clients_.at(id).uses.empty(); });
@@ -136,10 +140,13 @@ void Usage::judge(const Process &process, const Look &look, std::uint64_t starte
         for (auto &[number, use] : client.uses) {
             Segment &segment = *catalog_.find(number);
             const bool settled = use.since + limits_.look_soon_ms <= started;
-            if (const auto pages = look.pages.find(segment.inode); pages != look.pages.end())
+            if (const auto pages = look.pages.find(segment.inode); pages != look.pages.end()) {
                 set(segment, use, std::exchange(left[segment.inode], 0));
-            else if (look.gone || (look.complete && settled))
+                if (client.owner.process == segment.owner.process)
+                    seen_(segment);
+            } else if (look.gone || (look.complete && settled)) {
                 over.push_back(number);
+            }
         }
         for (const SegmentId number : over)
             release(client, number, now);

@@ -27,9 +27,10 @@ struct Look {
 
 class Usage {
   public:
-    // `drop` ends a segment that nobody uses.
-    Usage(const Limits &limits, Catalog &catalog, std::function<void(Segment &)> drop)
-        : limits_(limits), catalog_(catalog), drop_(std::move(drop)) {}
+    // `drop` ends a segment that nobody uses; `seen` gets one that its owner maps.
+    Usage(const Limits &limits, Catalog &catalog, std::function<void(Segment &)> drop,
+          std::function<void(Segment &)> seen)
+        : limits_(limits), catalog_(catalog), drop_(std::move(drop)), seen_(std::move(seen)) {}
 
     void enter(ClientId id, const Owner &owner, const Domain &domain);
     void leave(ClientId id, std::uint64_t now);
@@ -40,6 +41,8 @@ class Usage {
     void report(ClientId id, SegmentId segment, std::int64_t pages, std::uint64_t now);
     // It has unmapped something, whatever that was.
     void unmapped(ClientId id, std::uint64_t now);
+    // Whether it maps what was made for it is to be known at once.
+    void look_now(ClientId id, std::uint64_t now);
 
     // Processes whose mappings are to be looked at now. For each of them seen() follows.
     std::vector<std::uint64_t> take_due(std::uint64_t now);
@@ -82,6 +85,7 @@ class Usage {
     Limits limits_;
     Catalog &catalog_;
     std::function<void(Segment &)> drop_;
+    std::function<void(Segment &)> seen_;
     std::unordered_map<ClientId, Client> clients_;
     std::unordered_map<std::uint64_t, Process> processes_;
     std::uint64_t next_ = 0; // nothing is due before; 0: nothing is due at all

@@ -113,6 +113,36 @@ TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
     work();
 }
 
+// What its process is seen to map is no waste, however much it is; what goes unused is.
+TEST_F(UpmdMaking, WhatIsMappedCountsAgainWhenItGoes) {
+    upmd::Limits limits = roomy();
+    limits.alone_pages = 3 * kPages;
+    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+        if (task.pages != 0)
+            tasks.push_back(std::move(task));
+    });
+    const Id id = join_as(1000, 77);
+    upmd::Look look;
+    look.readable = look.complete = true;
+    std::vector<std::uint64_t> inodes;
+    for (std::uint64_t likeness = 1; likeness <= 9; ++likeness) {
+        ASSERT_EQ(ask(id, likeness), 1) << likeness;
+        work();
+        ASSERT_EQ(error(id), 0);
+        struct stat status {};
+        ASSERT_EQ(::fstat(attached(id), &status), 0);
+        look.pages[status.st_ino] = kPages;
+        EXPECT_EQ(broker().usage().take_due(now_).size(), 1U) << "at once, a quarter is passed";
+        broker().usage().seen(77, look, now_, now_);
+    }
+    // All of it goes at one time.
+    look.pages.clear();
+    pass(2'000);
+    broker().usage().seen(77, look, now_, now_);
+    EXPECT_EQ(value("segments"), 0U);
+    EXPECT_EQ(ask(id, 10), -EDQUOT);
+}
+
 // A file that is shorter than was believed costs its reader nothing of that bound.
 TEST_F(UpmdMaking, WhatFailsIsNotCounted) {
     upmd::Limits limits = roomy();
