@@ -244,7 +244,12 @@ std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) n
     if (call.len < store::Load::kLeast || read_domain(call.domain_fd, domain) != 0)
         return Backend::load(call, counts);
     budget_.recount();
-    store::Load load({.path = path_, .pool = pool_, .budget = budget_, .patience = patience_},
+    store::Load load({.path = path_,
+                      .pool = pool_,
+                      .budget = budget_,
+                      .patience = patience_,
+                      .making = making_,
+                      .luck = luck_},
                      domain, call, counts);
     return load.run();
 }

@@ -50,7 +50,9 @@ class StoreBackend final : public Backend {
     store::SocketPath path_;
     store::ConnectionPool pool_;
     store::RunBudget budget_;
-    store::Patience patience_;
+    store::Patience patience_{1'000};
+    store::Patience making_{100};
+    store::Luck luck_;
 };
 
 } // namespace upm

@@ -163,17 +163,17 @@ int Connection::wait(int patience_ms) const noexcept {
     const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
     pollfd event{.fd = fd_, .events = POLLIN, .revents = 0};
     for (;;) {
-        const std::uint64_t now = now_ms();
-        if (now >= deadline)
-            return -ETIMEDOUT;
+        const std::uint64_t left = deadline - std::min(deadline, now_ms());
         if (gate_ != nullptr && gate_->over())
             return -ECANCELED;
-        const std::uint64_t pause = gate_ != nullptr ? kLookMs : deadline - now;
-        const int ready = ::poll(&event, 1, static_cast<int>(std::min(pause, deadline - now)));
+        const std::uint64_t pause = gate_ != nullptr ? std::min(kLookMs, left) : left;
+        const int ready = ::poll(&event, 1, static_cast<int>(pause));
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
             return -errno;
+        if (left == 0)
+            return -ETIMEDOUT;
     }
 }
 
@@ -208,9 +208,24 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
 
 int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
                        std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept {
-    LookupRequest request{};
-    request.flags =
+    const auto flags =
         static_cast<std::uint16_t>((reserve ? kReserve : 0) | (attached != nullptr ? kAttach : 0));
+    return look_up(flags, hashes, places, buffer, attached, patience_ms);
+}
+
+int Connection::lookup_all(std::span<const std::uint64_t> hashes, std::span<Place> places,
+                           std::span<std::byte> buffer, Attached &attached,
+                           int patience_ms) noexcept {
+    const auto flags = static_cast<std::uint16_t>(kAttach | (version_ > 2 ? kCandidates : 0));
+    return look_up(flags, hashes, places, buffer, &attached, patience_ms);
+}
+
+int Connection::look_up(std::uint16_t flags, std::span<const std::uint64_t> hashes,
+                        std::span<Place> places, std::span<std::byte> buffer, Attached *attached,
+                        int patience_ms) noexcept {
+    const bool reserve = (flags & kReserve) != 0;
+    LookupRequest request{};
+    request.flags = flags;
     if (reserve && version_ > 2)
         request.patience_ms = kPatienceMs;
     request.count = static_cast<std::uint32_t>(hashes.size());
@@ -255,13 +270,14 @@ int Connection::end_make(std::uint32_t &segment, Attached &attached, int patienc
     return 0;
 }
 
-int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept {
+int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages,
+                    int patience_ms) noexcept {
     GetRequest request{};
     request.segment = segment;
     SmallReply room;
     Answer answer;
     fd = -1;
-    int ret = exchange(bytes_of(request), Op::kGet, room.bytes, answer);
+    int ret = exchange(bytes_of(request), Op::kGet, room.bytes, answer, -1, patience_ms);
     if (ret == 0)
         ret = read_get(answer.packet, number_, segment, pages);
     if (ret != 0)

@@ -71,13 +71,17 @@ class Connection {
     int lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
                std::span<std::byte> buffer, Attached *attached = nullptr,
                int patience_ms = kReplyMs) noexcept;
+    // The same for hashes of which each comes several times in a row, for several places.
+    int lookup_all(std::span<const std::uint64_t> hashes, std::span<Place> places,
+                   std::span<std::byte> buffer, Attached &attached, int patience_ms) noexcept;
     // Asks for a segment of a part of a file, and waits for it. Between the two nothing
     // else may be asked here; after ETIMEDOUT the connection is of no use any more.
     // EDQUOT, EAGAIN: no room for more; EINVAL: of no such file; ENODATA: it is shorter.
     int begin_make(MakeRequest request, int file) noexcept;
     int end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept;
     // A checked descriptor of the segment in `fd`, its size in `pages`.
-    int get(std::uint32_t segment, int &fd, std::uint32_t &pages) noexcept;
+    int get(std::uint32_t segment, int &fd, std::uint32_t &pages,
+            int patience_ms = kReplyMs) noexcept;
     int publish(int fd, std::span<const std::uint64_t> hashes, std::uint32_t &segment,
                 std::span<std::byte> buffer) noexcept;
     int release() noexcept;
@@ -99,6 +103,9 @@ class Connection {
 
   private:
     class Answer;
+
+    int look_up(std::uint16_t flags, std::span<const std::uint64_t> hashes, std::span<Place> places,
+                std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept;
 
     int connect(const SocketPath &path, int patience_ms) noexcept;
     int greet(std::uint16_t version, int patience_ms) noexcept;

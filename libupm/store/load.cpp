@@ -5,80 +5,38 @@
 #include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/mm/vma_reader.hpp"
-#include "libupm/store/hash.hpp"
 #include "libupm/store/overlay.hpp"
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
-#include <string_view>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <utility>
 
 namespace upm::store {
 
 namespace {
 
 // What is read and compared in one go: it stays in a processor's second cache.
-constexpr std::size_t kPiece = 256UL << 10U;
-// So many pieces that differ from a segment end the comparison with it.
+constexpr std::size_t kPiece = Pace::kPiece;
+// So many pieces that differ from a segment end the comparison with it; then another one
+// may be found for the rest of the window, so many times.
 constexpr unsigned kMostDiffering = 4;
-// Pages by which a window is found.
-constexpr std::uint32_t kSample = 16;
-// How long a look-up may take, ms, where a processor is free: a broker that is awake
-// answers in a tenth of one.
-constexpr std::uint64_t kFindMs = 15;
-// How long making a segment may take: so many times what reading it here would, and as
-// many ms more. The broker reads, hashes and writes.
-constexpr std::uint64_t kMakeFactor = 32;
-constexpr std::uint64_t kMakeMs = 5;
-constexpr std::uint64_t kMostMs = 10'000;
+constexpr unsigned kMostSegments = 3;
 // Memory that is not known to be ordinary is looked up in smaps only for this much: the
 // kernel walks every page of the process for that.
 constexpr std::size_t kWorthSmaps = 64UL << 20U;
-constexpr std::uint64_t kFirstPauseNs = 1'000'000'000;
-constexpr std::uint32_t kMostDoublings = 6;
-
 static_assert(kMaxPages * 4096UL % kHugePage == 0);
 
-// How many threads there are for each processor just now, 1 at least: so many times as
-// long it takes until the broker gets one, and a plain read as well.
-std::uint64_t crowding() noexcept {
-    constexpr std::uint64_t kMost = 16;
-    char text[64];
-    const int fd = ::open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-    const ssize_t got = fd >= 0 ? ::read(fd, text, sizeof(text)) : -1;
-    if (fd >= 0)
-        ::close(fd);
-    // "0.20 0.18 0.12 3/80 11206": three threads run or want to.
-    std::string_view line(text, got > 0 ? static_cast<std::size_t>(got) : 0);
-    for (int field = 0; field < 3; ++field)
-        line.remove_prefix(std::min(line.size(), line.find(' ') + 1));
-    std::uint64_t running = 1;
-    (void)std::from_chars(line.data(), line.data() + line.size(), running);
-    const long processors = ::sysconf(_SC_NPROCESSORS_ONLN);
-    return std::clamp<std::uint64_t>(running / static_cast<std::uint64_t>(std::max(processors, 1L)),
-                                     1, kMost);
-}
-
 } // namespace
-
-bool Patience::good() const noexcept {
-    return now_ns() >= not_before_ns_.load(std::memory_order_relaxed);
-}
-
-void Patience::failed() noexcept {
-    const std::uint32_t before = failures_.fetch_add(1, std::memory_order_relaxed);
-    not_before_ns_.store(now_ns() + (kFirstPauseNs << std::min(before, kMostDoublings)),
-                         std::memory_order_relaxed);
-}
 
 // A mapping of its own: nothing here may take memory from the program's heap.
 struct Load::Scratch {
     std::byte pieces[2][kPiece];
+    std::byte page[64UL << 10U]; // of a sample, whatever its size is
     std::byte packet[kMaxPacket];
     std::uint64_t entries[kMaxPages]; // of the page map
 };
@@ -90,16 +48,22 @@ Load::Load(const Tools &tools, const DomainKey &domain, const LoadCall &call,
 }
 
 Load::~Load() {
-    for (const std::size_t slot : slots_)
-        if (slot != ConnectionPool::kSlots)
-            tools_.pool.put_back(slot);
+    for (const std::size_t turn : {0, 1}) {
+        if (slots_[turn] == ConnectionPool::kSlots)
+            continue;
+        if (!settle(turn)) // what comes late must not be taken for another answer
+            tools_.pool.at(slots_[turn]).close();
+        tools_.pool.put_back(slots_[turn]);
+    }
+    if (late_ && counts_.made == 0)
+        tools_.making.failed();
     if (scratch_ != nullptr)
         (void)::munmap(scratch_, sizeof(Scratch));
 }
 
 // Returns true if something can be shared.
 bool Load::begin() noexcept {
-    if (!tools_.patience.good() || pagemap_.error() != 0)
+    if (!tools_.patience.good() || tools_.luck.skips_all(call_.len) || pagemap_.error() != 0)
         return false;
     const auto start = reinterpret_cast<std::uint64_t>(call_.into);
     const std::uint64_t end = start + call_.len;
@@ -122,7 +86,8 @@ bool Load::begin() noexcept {
         return false;
     (void)::madvise(memory, sizeof(Scratch), MADV_DONTFORK); // no child has a use for it
     scratch_ = static_cast<Scratch *>(memory);
-    crowding_ = crowding();
+    pace_.begin();
+    make_ = tools_.making.good();
     return view_.reserve(kMaxPages * page_size() + kHugePage);
 }
 
@@ -236,70 +201,82 @@ bool Load::absent(const std::byte *at, std::size_t size) noexcept {
 
 // Finds where the content of a window is, or has the broker begin to make a segment.
 void Load::prepare(Window &window) noexcept {
-    if (!talk_)
+    if (!talk_ || !pace_.may_ask() || tools_.luck.skips(window.size))
         return;
     const std::size_t wanted = std::min(window.size, kPiece);
     const std::uint64_t start = now_ns();
     if (plain_read(call_.fd, window.offset, window.piece, wanted) !=
         static_cast<std::int64_t>(wanted))
-        return;             // copying finds out why
-    if (wanted == kPiece) { // the fastest: others may have come in between
-        const std::uint64_t took = now_ns() - start;
-        piece_ns_ = piece_ns_ == 0 ? took : std::min(piece_ns_, took);
-    }
+        return; // copying finds out why
+    if (wanted == kPiece)
+        pace_.read(now_ns() - start, std::exchange(fresh_[window.slot], false));
     window.sampled = wanted;
-    std::size_t &slot = slots_[window.slot];
-    if (slot == ConnectionPool::kSlots &&
-        tools_.pool.acquire_existing(tools_.path, domain_, patience_ms(kFindMs), slot) != 0) {
-        slot = ConnectionPool::kSlots;
-        give_up();
-        return;
-    }
-    std::uint64_t likeness = 0;
-    if (!find(window, likeness) && talk_ && likeness != 0)
-        ask_for(window, likeness);
+    Sample sample;
+    if (settle(window.slot) && connect(window.slot) &&
+        sample.take(call_.fd, window.offset, window.size, {window.piece, wanted}, scratch_->page,
+                    tools_.pool.at(slots_[window.slot]).seed()) &&
+        !find(window, sample) && talk_)
+        ask_for(window, sample.likeness());
+    pace_.spent(now_ns() - start);
 }
 
-int Load::patience_ms(std::uint64_t ms) const noexcept {
-    return static_cast<int>(std::min<std::uint64_t>(ms * crowding_, kMostMs));
+bool Load::connect(std::size_t turn) noexcept {
+    std::size_t &slot = slots_[turn];
+    if (slot != ConnectionPool::kSlots)
+        return true;
+    if (tools_.pool.acquire_existing(tools_.path, domain_, pace_.answer_ms(), slot) == 0)
+        return true;
+    slot = ConnectionPool::kSlots;
+    give_up();
+    return false;
 }
 
-// Looks a few pages up. Returns true if they are in a segment. `likeness` stands for
-// them: 0 if they are all of zeros.
-bool Load::find(Window &window, std::uint64_t &likeness) noexcept {
-    Connection &connection = tools_.pool.at(slots_[window.slot]);
-    std::uint64_t hashes[kSample];
-    std::uint32_t pages[kSample];
-    Place places[kSample];
-    std::uint32_t count = 0;
-    for (std::size_t at = 0; at < window.sampled && count < kSample; at += page_size()) {
-        if (is_zero(window.piece + at))
-            continue;
-        hashes[count] = hash_bytes(window.piece + at, page_size(), connection.seed());
-        pages[count++] = static_cast<std::uint32_t>(at / page_size());
-    }
-    if (count == 0)
-        return false;
-    likeness = hash_bytes(hashes, count * sizeof(hashes[0]), window.size) | 1U;
+// Takes an answer that came late. False: it has not come yet.
+bool Load::settle(std::size_t turn) noexcept {
+    if (!owing_[turn])
+        return true;
+    std::uint32_t segment = 0;
     Connection::Attached attached;
-    const int ret = connection.lookup({hashes, count}, false, {places, count}, scratch_->packet,
-                                      &attached, patience_ms(kFindMs));
+    owing_[turn] = tools_.pool.at(slots_[turn]).end_make(segment, attached, 0) == -ETIMEDOUT;
+    if (attached.fd >= 0)
+        ::close(attached.fd);
+    return !owing_[turn];
+}
+
+// Returns true if the sample is in a segment.
+bool Load::find(Window &window, Sample &sample) noexcept {
+    Connection &connection = tools_.pool.at(slots_[window.slot]);
+    Place places[Sample::kPlaces];
+    const std::span<const std::uint64_t> hashes = sample.hashes();
+    Connection::Attached attached;
+    int ret = connection.lookup_all(hashes, {places, hashes.size()}, scratch_->packet, attached,
+                                    pace_.answer_ms());
+    const Sample::Candidate best =
+        ret == 0 ? sample.choose({places, hashes.size()}, window.except) : Sample::Candidate{};
+    if (ret == 0 && best.votes != 0) {
+        const auto *const first =
+            std::find_if(places, places + hashes.size(),
+                         [](const Place &place) { return is_segment(place.segment); });
+        window.segment = attached;
+        if (attached.fd < 0 || first->segment != best.first.segment) {
+            forget(window);
+            ret = connection.get(best.first.segment, window.segment.fd, window.segment.pages,
+                                 pace_.answer_ms());
+            if (ret == -ENOENT || ret == -EMFILE) // it has just gone, or there is no room
+                ret = 0;
+        }
+    } else if (attached.fd >= 0) {
+        ::close(attached.fd);
+    }
     if (ret != 0) {
         give_up();
         return false;
     }
     tools_.patience.answered();
-    window.segment = attached;
-    for (std::uint32_t i = 0; i < count; ++i) {
-        if (!is_segment(places[i].segment))
-            continue;
-        // The descriptor that came along is of the first one. What lies in front of its
-        // first page is not in it: then the window is made anew.
-        if (attached.fd < 0 || places[i].page < pages[i] || places[i].page >= attached.pages)
-            break;
-        window.place = {.segment = places[i].segment, .page = places[i].page - pages[i]};
+    window.place = best.first;
+    const bool useful = window.segment.fd >= 0 && best.first.page < window.segment.pages;
+    if (useful && (!make_ || sample.convinces(best, window.segment.pages)))
         return true;
-    }
     forget(window);
     return false;
 }
@@ -326,21 +303,29 @@ void Load::ask_for(Window &window, std::uint64_t likeness) noexcept {
     make_ = make_ && ret == 0;
 }
 
-// Waits for the segment that was asked for, no longer than reading would take some times.
+// Waits for the segment that was asked for, no longer than this load can spare.
 void Load::await(Window &window) noexcept {
     window.asked = false;
     if (!talk_)
         return;
-    const std::uint64_t pieces = window.size / kPiece + 1;
-    const std::uint64_t ms = kMakeMs + kMakeFactor * piece_ns_ * pieces / 1'000'000U;
+    const std::uint64_t start = now_ns();
     window.place = {};
     const int ret = tools_.pool.at(slots_[window.slot])
-                        .end_make(window.place.segment, window.segment, patience_ms(ms));
+                        .end_make(window.place.segment, window.segment, pace_.making_ms());
+    pace_.spent(now_ns() - start);
     window.made = ret == 0;
-    if (ret == -ETIMEDOUT || ret == -ECONNRESET || ret == -EPROTO)
+    if (ret == 0) {
+        tools_.making.answered();
+    } else if (ret == -ETIMEDOUT) {
+        owing_[window.slot] = true;
+        late_ = true;
+    } else if (ret == -ECONNRESET || ret == -EPROTO) {
         give_up();
-    else if (ret != 0)
+    } else {
         make_ = false; // no room, or not of this file
+        if (ret == -EDQUOT)
+            tools_.luck.alone();
+    }
 }
 
 // Shares or copies all of a window. Returns the bytes read, or -errno if that is none.
@@ -351,30 +336,55 @@ std::int64_t Load::finish(Window &window) noexcept {
                    ? got
                    : static_cast<std::int64_t>(done) + std::max<std::int64_t>(got, 0);
     };
-    for (;;) {
+    for (unsigned segments = 0;;) {
         if (window.asked)
             await(window);
         if (window.segment.fd < 0)
             return result(copy(window.at, window.offset, window.size));
-        const std::size_t covered =
+        std::size_t covered =
             std::min(window.size, (window.segment.pages - window.place.page) * page_size());
-        const std::int64_t got = compare_and_map(window, covered);
+        bool differs = false;
+        const std::int64_t got = compare_and_map(window, covered, differs);
         forget(window);
+        if (differs && got > 0)
+            covered = static_cast<std::size_t>(got);
         if (got < 0 || static_cast<std::size_t>(got) < covered || covered == window.size)
             return result(got);
-        // The segment ends before the window does: the rest may be in another one.
+        // The segment ends before the window does, or is another one from here on: the
+        // rest may be in a further one.
         done += covered;
         window.at += covered;
         window.offset += covered;
         window.size -= covered;
         window.sampled = 0;
-        if (window.size >= kLeast)
+        window.made = false;
+        if (differs)
+            window.except = window.place.segment;
+        segments += differs ? 1 : 0;
+        if (window.size >= kLeast && segments < kMostSegments)
             prepare(window);
     }
 }
 
-std::int64_t Load::compare_and_map(Window &window, std::size_t size) noexcept {
+// Returns true if the file's bytes are those of the segment.
+bool Load::same(const Window &window, const std::byte *view, std::size_t at,
+                std::size_t size) noexcept {
+    if (at != 0 || window.sampled < size) {
+        const std::uint64_t start = now_ns();
+        if (plain_read(call_.fd, window.offset + at, window.piece, size) !=
+            static_cast<std::int64_t>(size))
+            return false;
+        if (size == kPiece)
+            pace_.read(now_ns() - start, std::exchange(fresh_[window.slot], false));
+    }
+    return std::memcmp(window.piece, view + at, size) == 0;
+}
+
+// Returns the bytes read from the beginning of the window, fewer than `size` if the file
+// ends or, with `differs`, if the segment is too different to go on with it.
+std::int64_t Load::compare_and_map(Window &window, std::size_t size, bool &differs) noexcept {
     std::byte *const view = view_.data() + reinterpret_cast<std::uintptr_t>(window.at) % kHugePage;
+    const std::uint64_t start = now_ns();
     if (::mmap(view, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, window.segment.fd,
                static_cast<off_t>(window.place.page * page_size())) == MAP_FAILED)
         return copy(window.at, window.offset, size);
@@ -392,10 +402,7 @@ std::int64_t Load::compare_and_map(Window &window, std::size_t size) noexcept {
     };
     while (at < size && differing < kMostDiffering) {
         const std::size_t wanted = std::min(kPiece, size - at);
-        const bool there = (at == 0 && window.sampled >= wanted) ||
-                           plain_read(call_.fd, window.offset + at, window.piece, wanted) ==
-                               static_cast<std::int64_t>(wanted);
-        if (there && std::memcmp(window.piece, view + at, wanted) == 0) {
+        if (same(window, view, at, wanted)) {
             at += wanted;
             continue;
         }
@@ -408,12 +415,9 @@ std::int64_t Load::compare_and_map(Window &window, std::size_t size) noexcept {
         equal = at;
         ++differing;
     }
-    if (!flush())
-        return static_cast<std::int64_t>(equal);
-    if (at == size)
-        return static_cast<std::int64_t>(size);
-    const std::int64_t got = copy(window.at + at, window.offset + at, size - at);
-    return static_cast<std::int64_t>(at) + std::max<std::int64_t>(got, 0);
+    pace_.spent(now_ns() - start);
+    differs = at < size;
+    return flush() ? static_cast<std::int64_t>(at) : static_cast<std::int64_t>(equal);
 }
 
 // Maps the view's bytes from `start` to `end` in place of pages that do not exist. False:
@@ -436,6 +440,9 @@ bool Load::map_run(const Window &window, std::size_t start, std::size_t end) noe
     if (!mapped)
         return false;
     (window.made ? counts_.made : counts_.shared) += size;
+    pace_.won(size);
+    if (!window.made)
+        tools_.luck.shared();
     (void)tools_.pool.at(slots_[window.slot])
         .report(window.place.segment, static_cast<std::int64_t>(size / page_size()));
     return true;
@@ -444,8 +451,7 @@ bool Load::map_run(const Window &window, std::size_t start, std::size_t end) noe
 // The answer to what was asked for it is still to come, and must not be taken for another.
 void Load::drop(Window &window) noexcept {
     forget(window);
-    if (window.asked)
-        tools_.pool.at(slots_[window.slot]).close();
+    owing_[window.slot] = owing_[window.slot] || window.asked;
 }
 
 void Load::forget(Window &window) noexcept {
@@ -463,6 +469,7 @@ void Load::give_up() noexcept {
     for (const std::size_t slot : slots_)
         if (slot != ConnectionPool::kSlots)
             tools_.pool.at(slot).close();
+    std::fill(std::begin(owing_), std::end(owing_), false);
 }
 
 } // namespace upm::store

@@ -12,27 +12,14 @@
 #include "libupm/mm/aligned_range.hpp"
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/store/client.hpp"
+#include "libupm/store/pace.hpp"
 #include "libupm/store/run_budget.hpp"
+#include "libupm/store/sample.hpp"
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 namespace upm::store {
-
-// Remembers, for all loads of a process, whether the broker answers in time. A broker
-// that does not is asked again later and later, up to a minute.
-class Patience {
-  public:
-    // Returns true if the broker may be asked now.
-    [[nodiscard]] bool good() const noexcept;
-    void failed() noexcept;
-    void answered() noexcept { failures_.store(0, std::memory_order_relaxed); }
-
-  private:
-    std::atomic<std::uint64_t> not_before_ns_{0};
-    std::atomic<std::uint32_t> failures_{0};
-};
 
 class Load {
   public:
@@ -43,7 +30,9 @@ class Load {
         const SocketPath &path;
         ConnectionPool &pool;
         RunBudget &budget;
-        Patience &patience;
+        Patience &patience; // with the broker
+        Patience &making;   // with what makes segments there
+        Luck &luck;
     };
     Load(const Tools &tools, const DomainKey &domain, const LoadCall &call,
          upm_load_counts &counts) noexcept;
@@ -65,8 +54,9 @@ class Load {
         std::size_t slot = ConnectionPool::kSlots;
         Place place;
         Connection::Attached segment;
-        bool asked = false; // the broker is making a segment
-        bool made = false;  // it has
+        std::uint32_t except = kUnknown; // a segment that turned out to differ
+        bool asked = false;              // the broker is making a segment
+        bool made = false;               // it has
     };
     struct Scratch;
 
@@ -76,12 +66,15 @@ class Load {
     [[nodiscard]] std::size_t next_window(const std::byte *at, std::size_t size,
                                           bool &none) noexcept;
     void prepare(Window &window) noexcept;
-    bool find(Window &window, std::uint64_t &likeness) noexcept;
+    bool connect(std::size_t turn) noexcept;
+    bool settle(std::size_t turn) noexcept;
+    bool find(Window &window, Sample &sample) noexcept;
     void ask_for(Window &window, std::uint64_t likeness) noexcept;
     void await(Window &window) noexcept;
-    [[nodiscard]] int patience_ms(std::uint64_t ms) const noexcept;
     std::int64_t finish(Window &window) noexcept;
-    std::int64_t compare_and_map(Window &window, std::size_t size) noexcept;
+    std::int64_t compare_and_map(Window &window, std::size_t size, bool &differs) noexcept;
+    bool same(const Window &window, const std::byte *view, std::size_t at,
+              std::size_t size) noexcept;
     bool map_run(const Window &window, std::size_t start, std::size_t end) noexcept;
     [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
     void drop(Window &window) noexcept;
@@ -95,12 +88,14 @@ class Load {
     PageMap pagemap_;
     AlignedRange view_;
     Scratch *scratch_ = nullptr;
-    std::uint64_t piece_ns_ = 0; // what reading one piece took
-    std::uint64_t crowding_ = 1; // threads for each processor
-    std::size_t slots_[2];       // connections, for windows by turns
+    Pace pace_;
+    std::size_t slots_[2];         // connections, for windows by turns
+    bool owing_[2] = {};           // an answer is still to come there
+    bool fresh_[2] = {true, true}; // the memory of the piece does not exist yet
     std::size_t turn_ = 0;
-    bool talk_ = true; // the broker may still be asked
-    bool make_ = true; // and asked to make segments
+    bool talk_ = true;  // the broker may still be asked
+    bool late_ = false; // a segment came too late
+    bool make_ = true;  // and asked to make segments
 };
 
 } // namespace upm::store

@@ -137,6 +137,12 @@ int SegmentWriter::fill(std::uint64_t offset, std::span<const std::byte> bytes) 
     return 0;
 }
 
+std::span<std::byte> SegmentWriter::room(std::uint64_t offset, std::size_t size) const noexcept {
+    if (offset + size > huge_)
+        return {};
+    return {view_.data() + offset, size};
+}
+
 int SegmentWriter::seal() noexcept {
     view_.reset(); // no file that is mapped for writing can be sealed
     return ::fcntl(fd_, F_ADD_SEALS, kSeals) == 0 ? 0 : -errno;

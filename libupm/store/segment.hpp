@@ -33,6 +33,8 @@ class SegmentWriter {
     int reserve(std::uint64_t offset, std::uint64_t size) noexcept;
     // Copies memory to a part. 0 or -errno: EFAULT (unmapped meanwhile).
     [[nodiscard]] int fill(std::uint64_t offset, std::span<const std::byte> bytes) const noexcept;
+    // Where to put that part, if it has huge pages; else nothing: fill() takes it.
+    [[nodiscard]] std::span<std::byte> room(std::uint64_t offset, std::size_t size) const noexcept;
     // Leaves out what comes behind. 0 or -errno.
     [[nodiscard]] int cut(std::uint64_t size) const noexcept;
     // Ends every change to it. 0 or -errno: EBUSY (a device reads from it).

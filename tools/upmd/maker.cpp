@@ -21,9 +21,13 @@ namespace {
 constexpr std::size_t kPiece = 256UL << 10U;
 constexpr std::size_t kSmallPage = 4096;
 
-// Reads, hashes and writes one part. 0 or -errno.
+// Reads, hashes and writes one part: into a huge page straight away, else by way of `piece`.
+// 0 or -errno.
 int fill(const MakeTask &task, const store::SegmentWriter &writer, std::uint64_t at,
          std::span<std::byte> piece, std::vector<std::uint64_t> &hashes) {
+    const std::span<std::byte> there = writer.room(at, piece.size());
+    const bool straight = !there.empty();
+    piece = straight ? there : piece;
     const std::int64_t got =
         plain_read(task.file.get(), task.offset + at, piece.data(), piece.size());
     if (got < 0)
@@ -32,7 +36,7 @@ int fill(const MakeTask &task, const store::SegmentWriter &writer, std::uint64_t
         return -ENODATA;
     for (std::size_t page = 0; page < piece.size(); page += page_size())
         hashes.push_back(store::hash_bytes(piece.data() + page, page_size(), task.seed));
-    return writer.fill(at, piece);
+    return straight ? 0 : writer.fill(at, piece);
 }
 
 int make(MakeTask &task, store::SegmentWriter &writer, std::vector<std::uint64_t> &hashes) {

@@ -36,10 +36,11 @@ class StoreLoad : public StoreTest {
     ~StoreLoad() override { ::close(fd_); }
 
     // Loads the file, and expects its bytes.
-    std::int64_t load(const Pages &into, std::size_t offset = 0) {
+    std::int64_t load(const Pages &into) { return load_from(fd_, into); }
+    std::int64_t load_from(int fd, const Pages &into) {
         loaded = {};
-        const std::int64_t got = backend.load({.fd = fd_,
-                                               .offset = offset,
+        const std::int64_t got = backend.load({.fd = fd,
+                                               .offset = 0,
                                                .into = reinterpret_cast<std::byte *>(into.data()),
                                                .len = into.size(),
                                                .ordinary = true},
@@ -203,6 +204,56 @@ TEST_F(StoreLoad, SegmentThatBeginsWithinTheSample) {
         expect_whole_file();
         expect_whole_file();
     }
+}
+
+// Files of one kind often begin alike. Each is shared as a whole, whichever came first.
+TEST_F(StoreLoad, FilesThatBeginAlike) {
+    ASSERT_EQ(open(), 0) << text;
+    const TempDir dir;
+    std::vector<std::unique_ptr<Pages>> stay;
+    constexpr std::size_t kAlike = 512; // pages
+    for (std::uint64_t salt = 20; salt < 23; ++salt) {
+        const Pages content(kPagesOfFile);
+        fill_pattern(content, salt);
+        const Pages beginning(kAlike);
+        fill_pattern(beginning, 7);
+        std::memcpy(content.data(), beginning.data(), beginning.size());
+        dir.write(std::to_string(salt), {content.data(), content.size()});
+        const int fd = ::open((dir.path() + "/" + std::to_string(salt)).c_str(), O_RDONLY);
+        // The first one has it made, the second one shares all of it.
+        bool shared = false;
+        for (int i = 0; i < 100 && !shared; ++i) {
+            stay.push_back(std::make_unique<Pages>(kPagesOfFile));
+            EXPECT_EQ(load_from(fd, *stay.back()), static_cast<std::int64_t>(content.size()));
+            EXPECT_EQ(std::memcmp(stay.back()->data(), content.data(), content.size()), 0);
+            shared = loaded.shared == content.size();
+            if (loaded.copied != 0)
+                ::usleep(200'000); // the broker was late
+        }
+        EXPECT_TRUE(shared) << salt;
+        ::close(fd);
+    }
+}
+
+// They are equal where a sample looks, and differ elsewhere.
+TEST_F(StoreLoad, FilesThatAreHardlyAlike) {
+    ASSERT_EQ(open(), 0) << text;
+    const auto stays = load_without_copies();
+    ASSERT_NE(stays, nullptr);
+    Pages content(kPagesOfFile);
+    fill_pattern(content, 7);
+    for (std::size_t page = 100; page < 4000; page += 3)
+        if (page % 509 > 10)
+            content.page(page)[8] ^= 1;
+    const TempDir dir;
+    dir.write("other", {content.data(), content.size()});
+    const int fd = ::open((dir.path() + "/other").c_str(), O_RDONLY);
+    for (int i = 0; i < 4; ++i) {
+        const Pages into(kPagesOfFile);
+        EXPECT_EQ(load_from(fd, into), static_cast<std::int64_t>(into.size()));
+        EXPECT_EQ(std::memcmp(into.data(), content.data(), content.size()), 0);
+    }
+    ::close(fd);
 }
 
 TEST_F(StoreLoad, FileThatEndsMeanwhile) {
