@@ -44,7 +44,8 @@ def parts(raws: Raws) -> list[Part]:
         for words, value in (("off", off), ("on", on)):
             mark = [(growth.MOST, value)]
             curves.append(drawing.curve(f"original, UPM {words}", mark, drawing.ORIGINAL))
-            more = [drawing.change(off, on), str(theirs["further"])] if words == "on" else ["", ""]
+            fell = [f"{theirs['system_change_percent']} %", str(theirs["further"])]
+            more = fell if words == "on" else ["", ""]
             rows.append(
                 [
                     f"{title}, original, UPM {words} (the machine's)",

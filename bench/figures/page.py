@@ -80,19 +80,24 @@ def _machine(document: Data) -> str:
     text += f"groups {of['control_groups']}, huge pages {of['huge_pages']}, load {load} (before, "
     text += f"after); hook's scope: {of['hook_scope']}"
     about = "; ".join(f"{name} {value}" for name, value in document["about"].items())
+    if of["load_average"][0] > of["processors"]:
+        about += ". The machine was busy with other things: times of this run say nothing"
     trial = " A TRIAL (--quick): these numbers say nothing." if document["quick"] else ""
     return f"{document['experiment']}: {text}; {about}.{trial}"
 
 
-def parts(section: Section, raws: Raws, to_raw: str) -> list[Part]:
-    """Of a section; to_raw: path of the raw files from the page."""
+def parts(section: Section, raws: Raws, to_raw: str, known: set[str]) -> list[Part]:
+    """Of a section; to_raw: path of the raw files from the page; known: experiments that the
+    page has said already how they were made.
+    """
     made: list[Part] = [{"heading": section.title}]
     there = [each.name for each in section.experiments if each.name in raws]
     missing = [each.name for each in section.experiments if each.name not in raws]
     if there:
         made += section.parts(raws)
         made.append({"links": [[f"{name}.json", f"{to_raw}/{name}.json"] for name in there]})
-        made += [{"paragraph": _machine(raws[name])} for name in there]
+        made += [{"paragraph": _machine(raws[name])} for name in there if name not in known]
+        known |= set(there)
     made += [{"paragraph": f"Not measured: {name}."} for name in missing]
     return made
 
@@ -108,7 +113,8 @@ def describe(raws: Raws, to_raw: str) -> Data:
             "number is computed from the raw data named below it."
         },
     ]
-    body = [part for section in SECTIONS for part in parts(section, raws, to_raw)]
+    known: set[str] = set()
+    body = [part for section in SECTIONS for part in parts(section, raws, to_raw, known)]
     return {"title": TITLE, "parts": head + body}
 
 

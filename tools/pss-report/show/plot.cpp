@@ -97,10 +97,12 @@ std::string header(const Figure &figure, Ground ground, const Scale &scale) {
         quoted(figure.y_title.empty() ? scale.name : scale.name + " " + figure.y_title));
     out += "title = \"\"; x_title = \"\"; y_title = \"\"\n"
            "stats $text using (title = strcol(1), x_title = strcol(2), "
-           "y_title = strcol(3), 0) nooutput\n";
+           "y_title = strcol(3), 0) nooutput\n"
+           // An empty line, else a key of several lines touches the axis's name.
+           "if (strlen(x_title) > 0) { x_title = x_title . \"\\n \" }\n";
     if (ground == Ground::kWhite)
         out += "set title title noenhanced font \",17\"\n";
-    out += "set xlabel x_title noenhanced offset 0,0.5\nset ylabel y_title noenhanced\n"
+    out += "set xlabel x_title noenhanced\nset ylabel y_title noenhanced\n"
            "set border 3 linecolor \"#808080\"\nset tics nomirror textcolor \"#404040\"\n"
            "set grid ytics linecolor \"#d8d8d8\" linetype 1 linewidth 0.7\n"
            "set key below center horizontal noenhanced reverse Left samplen 2 width 1\n"

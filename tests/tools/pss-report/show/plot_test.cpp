@@ -62,7 +62,8 @@ TEST(Plot, BarsOfTheScript) {
 TEST(Plot, LinesOfTheScript) {
     const std::string script = gnuplot_script(lines(), Ground::kPage);
     EXPECT_THAT(script, AllOf(HasSubstr("\n1 4\n2 2\n"), HasSubstr("\"GiB\""),
-                              HasSubstr("dashtype 2"), HasSubstr("linespoints")));
+                              HasSubstr("dashtype 2"), HasSubstr("linespoints"),
+                              HasSubstr("x_title . \"\\n \""))); // room above the key
 }
 
 TEST(Plot, UnitOfTheAxis) {
