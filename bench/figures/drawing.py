@@ -85,3 +85,6 @@ def draw(description: dict[str, Any], option: str, path: Path) -> None:
         json.dump(description, file)
         file.flush()
         measure.run(PSS_REPORT, "--draw", file.name, option, str(path))
+    # They are kept in the tree, which has no blanks at the ends of lines; gnuplot writes some.
+    text = "\n".join(line.rstrip() for line in path.read_text().splitlines()).rstrip("\n")
+    path.write_text(f"{text}\n")

@@ -50,6 +50,7 @@ class Room:
     """Path of the control group of all of them and of the broker."""
     containers: list[Container] = field(default_factory=list)
     answers: set[str] = field(default_factory=set)
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def pids(self) -> list[int]:
@@ -58,8 +59,9 @@ class Room:
 
     def start(self, requests: int = 1, way: merging.Way | None = None) -> list[float]:
         """Another container; seconds of its requests. `way`: for this one only."""
-        container = self.host.create(f"c{len(self.containers) + 1}")
-        self.containers.append(container)
+        with self._making:  # several may be started at once
+            container = self.host.create(f"c{len(self.containers) + 1}")
+            self.containers.append(container)
         self.session.start(self.host, container, way or self.way)
         return [self.ask(container) for _ in range(requests)]
 

@@ -6,14 +6,16 @@ import copy
 import json
 import random
 import re
+import time
 import unittest
-import unittest.mock
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import bench_support  # noqa: F401  # finds the modules that are imported below
 import support
-from figures import density, drawing, growth, original, page, peak_at_start, raw
+from figures import density, drawing, growth, lab, original, page, peak_at_start, raw
 
 MIB = 1 << 20
 
@@ -305,7 +307,7 @@ class PageTest(unittest.TestCase):
             self.assertIn(number, text)
         changed = copy.deepcopy(original.NUMBERS)
         changed["alexnet"]["pss_mib"] = [777.7, 1.25]
-        with unittest.mock.patch.object(original, "NUMBERS", changed):
+        with mock.patch.object(original, "NUMBERS", changed):
             other = json.dumps(page.describe(samples(1), "raw"))
         self.assertIn("777.7", other)
         self.assertNotIn("388.3", other)
@@ -363,6 +365,27 @@ class ComputationTest(unittest.TestCase):
         self.assertEqual([step["n"] for step in growth.paper_steps(state)], [1, 2, 4, 8, 16])
 
 
+class RoomTest(unittest.TestCase):
+    """Containers of one state."""
+
+    def test_many_at_once_have_names_of_their_own(self) -> None:
+        """However long each takes to be made."""
+        host, session = mock.Mock(), mock.Mock()
+        session.ask.return_value = 0.5
+
+        def create(name: str) -> mock.Mock:
+            time.sleep(0.02)
+            made = mock.Mock()
+            made.name = name
+            return made
+
+        host.create.side_effect = create
+        room = lab.Room(session, host, None, "")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: room.start(), range(8)))
+        self.assertEqual(len({each.name for each in room.containers}), 8)
+
+
 class RawFileTest(support.TemporaryDirectory):
     """Raw files."""
 
@@ -387,7 +410,7 @@ class RawFileTest(support.TemporaryDirectory):
     def test_the_default_scope_is_known(self) -> None:
         """From the documentation of the hook; UPM_SCOPE comes first."""
         self.assertRegex(raw.hook_scope(), r"^(blocks|all|loads) \((default|UPM_SCOPE)\)$")
-        with unittest.mock.patch.dict("os.environ", {"UPM_SCOPE": "all"}):
+        with mock.patch.dict("os.environ", {"UPM_SCOPE": "all"}):
             self.assertEqual(raw.hook_scope(), "all (UPM_SCOPE)")
 
 
