@@ -33,7 +33,7 @@ _model: Any = None
 
 
 def _as_is(*_args: Any, **_more: Any) -> None:
-    """In place of first values that load_state_dict() overwrites at once."""
+    """In place of first values that the weights replace at once."""
 
 
 def _tiny() -> Any:
@@ -52,6 +52,18 @@ def build(name: str) -> Any:
     return getattr(torchvision.models, name)(weights=None)
 
 
+def _adopt(model: Any, state: dict[str, Any]) -> None:
+    """What load_state_dict(assign=True) of PyTorch 2.1 does: no second copy of the weights.
+
+    Raises ValueError if model and weights do not belong together.
+    """
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if own.keys() != state.keys() or any(own[key].shape != state[key].shape for key in own):
+        raise ValueError("the weights are not those of the model")
+    for key, tensor in own.items():
+        tensor.data = state[key]
+
+
 def load(name: str, weights: Path) -> Any:
     """The model with the weights of that file."""
     with contextlib.ExitStack() as stack:
@@ -59,7 +71,7 @@ def load(name: str, weights: Path) -> Any:
             stack.enter_context(mock.patch.object(layer, "reset_parameters", _as_is))
         stack.enter_context(mock.patch.object(torch.nn.init, "kaiming_normal_", _as_is))
         model = build(name)
-    model.load_state_dict(torch.load(weights))
+    _adopt(model, torch.load(weights))
     return model.eval()
 
 
