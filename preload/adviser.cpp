@@ -51,7 +51,8 @@ constinit std::atomic<std::uint32_t> news{0};
 constinit std::atomic<bool> no_backend{false};
 // Reads into blocks come to share, whether or not the backend can advise them.
 constinit std::atomic<bool> loads{false};
-constexpr std::uint32_t kLoadsWhileReading = 2; // upm_info.load
+// UPM_TRIGGER=manual: the thread has found out, which is all that it has to do.
+constinit std::atomic<bool> looked{false};
 
 // A thread that is awake sees the new value before it sleeps.
 void ring() noexcept {
@@ -180,11 +181,15 @@ bool wait_for_backend() noexcept {
 
 // Has reads share from now on, if that is wished and the backend does it.
 void look_for_loads() noexcept {
-    if (!settings.loads || loads.load() || upm::info().load != kLoadsWhileReading)
+    if (!settings.loads || loads.load())
         return;
-    loads = true;
-    set_may_restore(true);
-    set_load_threshold(settings.min_bytes);
+    const Info found = upm::info();
+    const bool shares = found.load == kLoadsWhileReading;
+    if (shares) {
+        loads = true;
+        set_may_restore(maps_over_blocks(found));
+    }
+    set_loads(shares);
 }
 
 void *run(void * /*unused*/) noexcept {
@@ -194,6 +199,11 @@ void *run(void * /*unused*/) noexcept {
         return nullptr;
     }
     look_for_loads();
+    if (settings.trigger == Trigger::kManual) {
+        looked = true;
+        local().thread_runs = false;
+        return nullptr;
+    }
     show_state(false);
     std::uint32_t seen = news.load();
     if (settings.trigger == Trigger::kSignal)
@@ -282,7 +292,7 @@ void start_adviser(const Settings &chosen) noexcept {
 bool notice_block(bool may_start) noexcept {
     if (no_backend.load(std::memory_order_relaxed))
         return loads.load(std::memory_order_relaxed);
-    if (settings.trigger == Trigger::kManual)
+    if (settings.trigger == Trigger::kManual && (!settings.loads || looked.load()))
         return true;
     std::atomic<bool> &thread_runs = local().thread_runs;
     if (!thread_runs.load(std::memory_order_relaxed)) {

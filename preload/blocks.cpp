@@ -70,6 +70,7 @@ void reset(Block &block, bool own) noexcept {
     block.advised = false;
     block.hands_off = false;
     block.reshaped = false;
+    block.unloadable = false;
     block.own = own;
     block.history = History();
     block.resume_at = 0;

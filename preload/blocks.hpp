@@ -36,12 +36,13 @@ enum class State : std::uint32_t {
 
 struct Block {
     std::atomic<State> state{State::kEmpty};
-    std::atomic<bool> advised{false};   // pages of it may be shared
-    std::atomic<bool> hands_off{false}; // something special was done to it: not for the store
-    std::atomic<bool> reshaped{false};  // its parts may differ in protection or other flags
-    bool own = false;                   // false: a mapping that the program made
-    std::uint32_t next = 0;             // in the list of empty records
-    std::uint32_t stack = 0;            // profile: who allocated it; 0: unknown
+    std::atomic<bool> advised{false};    // pages of it may be shared
+    std::atomic<bool> hands_off{false};  // something special was done to it: not for the store
+    std::atomic<bool> reshaped{false};   // its parts may differ in protection or other flags
+    std::atomic<bool> unloadable{false}; // the same, in more than advice about huge pages
+    bool own = false;                    // false: a mapping that the program made
+    std::uint32_t next = 0;              // in the list of empty records
+    std::uint32_t stack = 0;             // profile: who allocated it; 0: unknown
     std::atomic<char *> addr{nullptr};
     std::atomic<std::size_t> len{0};      // whole pages
     std::atomic<std::uint64_t> number{0}; // in order of allocation

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "preload/changes.hpp"
 
+#include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/sandbox.hpp"
+
+#include <cstring>
 
 namespace upm::hook {
 
@@ -70,6 +73,11 @@ void end(const sigset_t &before) noexcept {
 
 bool may_restore() noexcept {
     return restores.load(std::memory_order_relaxed);
+}
+
+bool maps_over_blocks(const upm_info &found) noexcept {
+    return found.restores != 0 ||
+           (found.load == kLoadsWhileReading && std::strcmp(found.backend, "kmod") != 0);
 }
 
 void set_may_restore(bool may) noexcept {

@@ -27,6 +27,8 @@
 #include "libupm/base/gate.hpp"
 #include "preload/blocks.hpp"
 
+#include <upm/upm.h>
+
 #include <atomic>
 #include <csignal>
 #include <cstddef>
@@ -38,6 +40,10 @@ namespace upm::hook {
 // hold anything. It is true until that is known, since a call that began before could
 // otherwise come to its end after something was mapped there.
 bool may_restore() noexcept;
+
+// Returns true if that backend maps something else over blocks, for merging or for loads:
+// KSM merges in place, but loads go to the store then. The module does both in place.
+bool maps_over_blocks(const upm_info &found) noexcept;
 void set_may_restore(bool may) noexcept;
 
 // While it lives, the adviser touches no memory.

@@ -2,9 +2,13 @@
 #include "preload/loads.hpp"
 
 #include "libupm/api/library.hpp"
+#include "libupm/base/plain_read.hpp"
 #include "libupm/base/sharable_file.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/local.hpp"
+#include "preload/page.hpp"
+#include "preload/pass.hpp"
 #include "preload/real.hpp"
 
 #include <algorithm>
@@ -13,6 +17,8 @@
 #include <csignal>
 #include <cstdint>
 #include <optional>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 namespace upm::hook {
@@ -21,8 +27,20 @@ namespace {
 
 // Below this, a plain read is as fast: bytes.
 constexpr std::size_t kLeast = 256UL << 10U;
+// No read(2) gives more: MAX_RW_COUNT of the kernel.
+constexpr std::size_t kMost = 0x7ffff000;
+// How long the program's first reads wait, in all, for the thread that looks for a backend:
+// a millisecond for each megabyte that is read, and this at most. A look at a broker that
+// runs takes less than one.
+constexpr std::uint64_t kMostPatienceNs = 15'000'000;
+constexpr std::size_t kBytesPerMs = 1UL << 20U;
+
+enum Known : std::uint32_t { kNotYet, kShared, kNotShared };
 
 constinit std::atomic<std::size_t> threshold{SIZE_MAX};
+constinit std::atomic<std::size_t> wished{SIZE_MAX}; // the threshold while loads are shared
+constinit std::atomic<std::uint32_t> known{kNotYet};
+constinit std::atomic<std::uint64_t> patience_ns{kMostPatienceNs};
 // The process whose connections these are: a child that shares the memory (vfork) stays out.
 constinit std::atomic<pid_t> home{0};
 constinit std::atomic<std::uint64_t> shared{0}; // bytes
@@ -32,7 +50,7 @@ constinit std::atomic<std::uint64_t> made{0};
 Block *block_of(const void *buffer, std::size_t len) noexcept {
     Block *const block = ::getpid() == home.load() ? block_map().before(buffer) : nullptr;
     if (block == nullptr || !block->own || block->state.load() != State::kLive ||
-        block->hands_off || block->reshaped)
+        block->hands_off || block->unloadable)
         return nullptr;
     const char *const start = block->addr;
     const auto *const at = static_cast<const char *>(buffer);
@@ -89,22 +107,95 @@ class LoadGate final : public Gate {
     std::optional<Change> change_;
 };
 
-ssize_t load(Block &block, int fd, off_t offset, void *buffer, std::size_t len) noexcept {
-    const Guard guard;
-    const EntryGuard entry;
+// Returns true if loads are shared, or if that is known soon.
+bool may_be_shared() noexcept {
+    const std::uint32_t now = known.load();
+    return now == kShared || (now == kNotYet && local().thread_runs.load());
+}
+
+// Waits for the thread, if it is about to find out. Returns true if loads are shared.
+bool are_shared(std::size_t len) noexcept {
+    const std::uint64_t left =
+        std::min<std::uint64_t>(patience_ns.load(), std::uint64_t{len / kBytesPerMs} * 1'000'000U);
+    if (known.load() == kNotYet && left != 0) {
+        const std::uint64_t start = now_ns();
+        futex_wait(known, kNotYet, left);
+        const std::uint64_t took = now_ns() - start;
+        patience_ns = patience_ns.load() - std::min(patience_ns.load(), took);
+    }
+    return known.load() == kShared;
+}
+
+std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcept {
     block.advised = true; // before anything is mapped there: free() asks for it
-    LoadGate gate(buffer, len);
+    LoadGate gate(part.iov_base, part.iov_len);
     upm_load_counts counts{};
     const std::int64_t got = engine().load({.fd = fd,
                                             .offset = offset,
-                                            .into = buffer,
-                                            .len = len,
+                                            .into = part.iov_base,
+                                            .len = part.iov_len,
                                             .flags = UPM_LOAD_ORDINARY,
                                             .gate = &gate},
                                            counts);
     shared += counts.shared;
     made += counts.made;
     return got;
+}
+
+Block *block_of(const iovec &part) noexcept {
+    return part.iov_len >= kLeast ? block_of(part.iov_base, part.iov_len) : nullptr;
+}
+
+// Returns true if a part of the vector can be shared.
+bool worthwhile(const iovec *vector, int count) noexcept {
+    return may_be_shared() && std::any_of(vector, vector + count, [](const iovec &part) {
+               return block_of(part) != nullptr;
+           });
+}
+
+std::size_t sum_of(const iovec *vector, int count) noexcept {
+    std::size_t sum = 0;
+    for (int i = 0; i < count; ++i)
+        sum += std::min(vector[i].iov_len, kMost - sum);
+    return sum;
+}
+
+// Returns false for what the kernel refuses as a whole.
+bool acceptable(const iovec *vector, int count) noexcept {
+    constexpr std::size_t kTop = PTRDIFF_MAX; // addresses of programs, and sums, are below
+    std::size_t sum = 0;
+    for (int i = 0; i < count; ++i) {
+        const auto at = reinterpret_cast<std::uintptr_t>(vector[i].iov_base);
+        const std::size_t len = vector[i].iov_len;
+        if (len > kTop - sum || at > kTop || len > kTop - at)
+            return false;
+        sum += len;
+    }
+    return true;
+}
+
+// `most` bytes into one part after the other. Returns the bytes, or -errno if that is none.
+std::int64_t load_parts(int fd, off_t offset, const iovec *vector, int count,
+                        std::size_t most) noexcept {
+    const Guard guard;
+    const EntryGuard entry;
+    std::size_t done = 0;
+    for (int i = 0; i < count && done < most; ++i) {
+        const iovec part{.iov_base = vector[i].iov_base,
+                         .iov_len = std::min(vector[i].iov_len, most - done)};
+        Block *const block = block_of(part);
+        const off_t at = offset + static_cast<off_t>(done);
+        const std::int64_t got =
+            block != nullptr ? load(*block, fd, at, part)
+                             : plain_read(fd, static_cast<std::uint64_t>(at),
+                                          static_cast<std::byte *>(part.iov_base), part.iov_len);
+        if (got < 0 && done == 0)
+            return got;
+        done += static_cast<std::size_t>(std::max<std::int64_t>(got, 0));
+        if (got < static_cast<std::int64_t>(part.iov_len))
+            break;
+    }
+    return static_cast<std::int64_t>(done);
 }
 
 } // namespace
@@ -114,22 +205,66 @@ void fill_load_report(upm_hook_stats &report) noexcept {
     report.loaded_made = made.load();
 }
 
-void set_load_threshold(std::size_t bytes) noexcept {
+void expect_loads(std::size_t least) noexcept {
     home = ::getpid();
-    threshold = bytes == SIZE_MAX ? bytes : std::max(bytes, kLeast);
+    wished = std::max(least, kLeast);
+    threshold = wished.load();
+}
+
+void set_loads(bool now_shared) noexcept {
+    if (wished.load() == SIZE_MAX)
+        return;
+    home = ::getpid();
+    threshold = now_shared ? wished.load() : SIZE_MAX;
+    known = now_shared ? kShared : kNotShared;
+    futex_wake_all(known);
+}
+
+void end_loads() noexcept {
+    wished = SIZE_MAX;
+    threshold = SIZE_MAX;
+    known = kNotShared;
 }
 
 bool may_load(std::size_t len) noexcept {
     return len >= threshold.load(std::memory_order_relaxed) && !Guard::active() && ready();
 }
 
-bool load_at(int fd, off_t offset, void *buffer, std::size_t len, ssize_t &got) noexcept {
+// The kernel looks at a set of signals before it looks at what is to be done with it, which is
+// nothing that exists.
+bool may_load_vector(const iovec *vector, int count) noexcept {
+    constexpr int kMostParts = 1024; // IOV_MAX
+    constexpr long kNothing = -1;
+    constexpr std::size_t kSet = 8; // bytes
+    if (count <= 0 || count > kMostParts)
+        return false;
+    const auto start = reinterpret_cast<std::uintptr_t>(vector);
+    const std::uintptr_t last = start + static_cast<std::size_t>(count) * sizeof(iovec) - kSet;
+    const auto stack = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    bool readable = true;
     const int error = errno;
-    Block *const block = block_of(buffer, len);
-    bool served = block != nullptr && rest_of(fd, offset) >= kLeast;
+    const bool near =
+        start / kPageSize == stack / kPageSize && last / kPageSize == stack / kPageSize;
+    for (std::uintptr_t at = start; readable && !near && at <= last;
+         at = at == last ? last + 1 : std::min(at + kPageSize, last))
+        readable =
+            ::syscall(SYS_rt_sigprocmask, kNothing, at, nullptr, kSet) == -1 && errno == EINVAL;
+    errno = error;
+    return readable && acceptable(vector, count) && sum_of(vector, count) >= threshold.load();
+}
+
+bool concerns_loads(const void *buffer, std::size_t len) noexcept {
+    return block_of(buffer, len) != nullptr;
+}
+
+bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got) noexcept {
+    const int error = errno;
+    const std::size_t len = sum_of(vector, count);
+    const std::uint64_t rest = worthwhile(vector, count) ? rest_of(fd, offset) : 0;
+    bool served = rest >= kLeast && are_shared(std::min<std::uint64_t>(len, rest));
     if (served) {
         const NoSignals guard;
-        got = load(*block, fd, offset, buffer, len);
+        got = load_parts(fd, offset, vector, count, len);
         served = got >= 0;
     }
     errno = error;
@@ -139,18 +274,18 @@ bool load_at(int fd, off_t offset, void *buffer, std::size_t len, ssize_t &got) 
 // One lseek takes the bytes and moves on, as one read would: another thread that reads
 // from the same open file at the same time gets what comes behind them. It never goes
 // behind the end of the file.
-bool load_here(int fd, void *buffer, std::size_t len, ssize_t &got) noexcept {
+bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept {
     const int error = errno;
-    Block *const block = block_of(buffer, len);
-    const off_t here = block != nullptr ? ::lseek(fd, 0, SEEK_CUR) : -1;
+    const std::size_t len = sum_of(vector, count);
+    const off_t here = worthwhile(vector, count) ? ::lseek(fd, 0, SEEK_CUR) : -1;
     const std::uint64_t rest = here >= 0 ? rest_of(fd, here) : 0;
-    bool served = rest >= kLeast;
+    bool served = rest >= kLeast && are_shared(std::min<std::uint64_t>(len, rest));
     if (served) {
         const NoSignals guard;
         const auto step = static_cast<off_t>(std::min<std::uint64_t>(len, rest));
         const off_t end = ::lseek(fd, step, SEEK_CUR);
         if (end >= step)
-            got = load(*block, fd, end - step, buffer, static_cast<std::size_t>(step));
+            got = load_parts(fd, end - step, vector, count, static_cast<std::size_t>(step));
         served = end >= step && got >= 0;
         const off_t back = (served ? static_cast<off_t>(got) : 0) - step;
         if (end >= 0 && back != 0)

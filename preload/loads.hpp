@@ -7,23 +7,43 @@
 #define UPM_PRELOAD_LOADS_HPP
 
 #include <cstddef>
+#include <cstdint>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <upm/hook.h>
 
 namespace upm::hook {
 
-// From now on, or no more (SIZE_MAX): reads of so many bytes and above. Once a backend is
-// known that shares on load.
-void set_load_threshold(std::size_t bytes) noexcept;
+// upm_info.load of a backend that shares while it reads.
+inline constexpr std::uint32_t kLoadsWhileReading = 2;
+
+// Reads of so many bytes and above may come to share from now on, once it is known that the
+// backend shares on load.
+void expect_loads(std::size_t least) noexcept;
+
+// The answer to that, which may change later. From the adviser's thread, or at a look that
+// the program asked for.
+void set_loads(bool shared) noexcept;
+
+// No more, for good.
+void end_loads() noexcept;
 
 // Returns true if a read of that size may be one to serve. Costs a comparison.
 bool may_load(std::size_t len) noexcept;
 
-// Reads what pread(2) would. False: nothing was done, and the real function is to serve.
-bool load_at(int fd, off_t offset, void *buffer, std::size_t len, ssize_t &got) noexcept;
+// The same for a vector, which may be memory that cannot be read. Costs a system call if it
+// does not lie on the stack.
+bool may_load_vector(const iovec *vector, int count) noexcept;
 
-// The same from the file's position, which moves on, as with read(2).
-bool load_here(int fd, void *buffer, std::size_t len, ssize_t &got) noexcept;
+// Returns true if this is memory of one of the hook's own blocks, to which nothing special
+// was done.
+bool concerns_loads(const void *buffer, std::size_t len) noexcept;
+
+// Reads what preadv(2) would. False: nothing was done, and the real function is to serve.
+bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got) noexcept;
+
+// The same from the file's position, which moves on, as with readv(2).
+bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept;
 
 // The child of a fork has connections of its own.
 void loads_after_fork_child() noexcept;

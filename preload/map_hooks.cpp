@@ -39,14 +39,19 @@ bool watched() noexcept {
 // are not all alike any more.
 void reshape(Block &block) noexcept {
     block.reshaped = true;
+    block.unloadable = true;
     block.hands_off = true;
 }
 
 // The same for what every backend may work on all the same: but no block like that is
 // kept for the next allocation.
-void mark_reshaped(const void *addr, std::size_t len) noexcept {
+void mark_reshaped(const void *addr, std::size_t len, bool loadable = false) noexcept {
     if (!Guard::active())
-        for_each_block(addr, len, [](Block &block) { block.reshaped = true; });
+        for_each_block(addr, len, [&](Block &block) {
+            block.reshaped = true;
+            if (!loadable)
+                block.unloadable = true;
+        });
 }
 
 // A range is unmapped, or another mapping takes its place, by `change`. Of a mapping that
@@ -111,6 +116,12 @@ bool drops_content(int advice) noexcept {
 bool marks_mapping(int advice) noexcept {
     return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK || advice == MADV_DONTDUMP ||
            advice == MADV_REMOVE;
+}
+
+// Advice that is without meaning where shared content is mapped. numpy gives it to each
+// large array.
+bool about_huge_pages(int advice) noexcept {
+    return advice == MADV_HUGEPAGE || advice == MADV_NOHUGEPAGE;
 }
 
 // Advice about the range that leaves a mapping what it was.
@@ -363,7 +374,7 @@ UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
         if (careful && marks_mapping(advice))
             (void)make_private(addr, len);
         else if (!drops_content(advice))
-            mark_reshaped(addr, len);
+            mark_reshaped(addr, len, about_huge_pages(advice));
     }
     return real().madvise(addr, len, advice);
 }

@@ -323,12 +323,17 @@ void Pass::advise_heap() noexcept {
 int Pass::run() noexcept {
     if (std::strcmp(info_.backend, "none") == 0)
         return EOPNOTSUPP;
-    set_may_restore(restores_);
+    set_may_restore(maps_over_blocks(info_));
     const std::uint64_t trimmed = trim(wanted_.forced);
     {
         const Locked exclusive(local().totals);
         ++totals.passes;
         totals.trimmed += trimmed;
+    }
+    if (restores_ && settings_.loads && !wanted_.forced) {
+        next_due = UINT64_MAX;
+        last_look = began_;
+        return 0; // what loads do not cover is not worth a freeze that nobody asked for
     }
     static const bool heap = settings_.everything && restores_ && heap_is_glibcs();
     if (restores_) {
@@ -377,7 +382,7 @@ bool worked_since_last_look() noexcept {
 
 void note_advised(void *addr, std::size_t len) noexcept {
     const Guard guard;
-    set_may_restore(upm::info().restores != 0);
+    set_may_restore(maps_over_blocks(upm::info()));
     for_each_block(addr, len, [](Block &block) {
         if (block.own)
             block.advised = true;

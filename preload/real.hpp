@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdio>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 // X(return type, name, parameters): all that is hooked, and nothing else is.
 // C++'s operator new and delete come in through malloc and free.
@@ -31,7 +33,24 @@
     X(int, madvise, (void *addr, std::size_t len, int advice))                                     \
     X(ssize_t, read, (int fd, void *buffer, std::size_t len))                                      \
     X(ssize_t, pread, (int fd, void *buffer, std::size_t len, off_t offset))                       \
-    X(ssize_t, pread64, (int fd, void *buffer, std::size_t len, off_t offset))
+    X(ssize_t, pread64, (int fd, void *buffer, std::size_t len, off_t offset))                     \
+    X(ssize_t, __read_chk, (int fd, void *buffer, std::size_t len, std::size_t room))              \
+    X(ssize_t, __pread_chk,                                                                        \
+      (int fd, void *buffer, std::size_t len, off_t offset, std::size_t room))                     \
+    X(ssize_t, __pread64_chk,                                                                      \
+      (int fd, void *buffer, std::size_t len, off_t offset, std::size_t room))                     \
+    X(ssize_t, readv, (int fd, const iovec *vector, int count))                                    \
+    X(ssize_t, preadv, (int fd, const iovec *vector, int count, off_t offset))                     \
+    X(ssize_t, preadv64, (int fd, const iovec *vector, int count, off_t offset))                   \
+    X(ssize_t, preadv2, (int fd, const iovec *vector, int count, off_t offset, int flags))         \
+    X(ssize_t, preadv64v2, (int fd, const iovec *vector, int count, off_t offset, int flags))      \
+    X(std::size_t, fread, (void *buffer, std::size_t size, std::size_t count, FILE *stream))       \
+    X(std::size_t, fread_unlocked,                                                                 \
+      (void *buffer, std::size_t size, std::size_t count, FILE *stream))                           \
+    X(std::size_t, __fread_chk,                                                                    \
+      (void *buffer, std::size_t room, std::size_t size, std::size_t count, FILE *stream))         \
+    X(std::size_t, __fread_unlocked_chk,                                                           \
+      (void *buffer, std::size_t room, std::size_t size, std::size_t count, FILE *stream))
 
 namespace upm::hook {
 

@@ -108,7 +108,7 @@ void begin() noexcept {
     if (!begun.exchange(true)) {
         const Guard guard;
         set_threshold(SIZE_MAX);
-        set_load_threshold(SIZE_MAX);
+        end_loads();
         end_all_pieces();
         wake_adviser();
         if (local().thread_runs.load())
@@ -130,8 +130,10 @@ bool system_calls_allowed() noexcept {
     int status = -1;
     if (child > 0 && ::waitpid(child, &status, __WCLONE) != child)
         status = -1;
-    if (status != 0)
+    if (status != 0) {
         begun = true;
+        end_loads();
+    }
     return status == 0;
 }
 

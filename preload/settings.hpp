@@ -18,7 +18,7 @@ struct Settings {
     Trigger trigger = Trigger::kIdle;    // UPM_TRIGGER
     std::uint64_t idle_ns = 100'000'000; // UPM_IDLE_MS
     bool everything = false;             // UPM_SCOPE=all
-    bool loads = false;                  // UPM_SCOPE=loads
+    bool loads = true;                   // UPM_SCOPE=loads
     bool verbose = false;                // UPM_VERBOSE
     bool profile = false;                // UPM_PROFILE
 };

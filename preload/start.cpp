@@ -7,6 +7,7 @@
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/enable.hpp"
+#include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/page.hpp"
 #include "preload/pass.hpp"
@@ -14,6 +15,7 @@
 #include "preload/sandbox.hpp"
 #include "preload/settings.hpp"
 #include "preload/stacks.hpp"
+#include "preload/streams.hpp"
 
 #include <cstdio>
 #include <string_view>
@@ -53,13 +55,18 @@ bool may_work() noexcept {
     make_local();
     start_adviser(settings);
     awake = true;
+    if (settings.loads) {
+        find_streams();
+        expect_loads(settings.min_bytes);
+    }
     set_threshold(settings.min_bytes);
 }
 
 // A backend that takes nothing of an unmodified program has a reason for it.
 void print_why_nothing() noexcept {
     const Info found = upm::info();
-    if (found.quiescent == 0 && std::string_view(found.backend) != "none")
+    const bool loads = settings.loads && found.load == kLoadsWhileReading;
+    if (loads || (found.quiescent == 0 && std::string_view(found.backend) != "none"))
         return;
     char line[512];
     const int length =

@@ -15,7 +15,7 @@ namespace upm::env {
 
 enum class Backend : std::uint8_t { kAuto, kKmod, kStore, kKsm, kNone };
 enum class Trigger : std::uint8_t { kIdle, kManual, kSignal };
-enum class Scope : std::uint8_t { kBlocks, kAll, kLoads };
+enum class Scope : std::uint8_t { kLoads, kBlocks, kAll };
 enum class Use : std::uint8_t { kRead, kWrite };
 
 // The types of variables. An empty value is an unset one.
@@ -70,8 +70,8 @@ struct Key : Variable {};
     X(Number, idle_ms, "UPM_IDLE_MS", "hook: idle is that long without work, ms", false, 100, 1,   \
       3'600'000)                                                                                   \
     X(ScopeChoice, scope, "UPM_SCOPE",                                                             \
-      "hook: advise blocks, or all private memory, or blocks and share reads",                     \
-      {"blocks", "all", "loads"})                                                                  \
+      "hook: share what is read (loads), or merge idle blocks, or all private memory",             \
+      {"loads", "blocks", "all"})                                                                  \
     X(Flag, enable, "UPM_ENABLE", "1: Python programs start with the hook (docs/python.md)")       \
     X(Flag, profile, "UPM_PROFILE", "hook: tell at exit which allocations were merged")            \
     X(Text, cuda_driver, "UPM_CUDA_DRIVER", "GPU: library to load as the CUDA driver",             \

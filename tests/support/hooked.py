@@ -39,8 +39,12 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def hook(backend: str, *others: str | Path, **variables: str) -> dict[str, str]:
-    """The variables for the hook at its most eager, preloaded with other libraries."""
+    """The variables for the hook at its most eager, preloaded with other libraries.
+
+    So it merges idle blocks by every backend, which is not the default with the store.
+    """
     return {
+        "UPM_SCOPE": "blocks",
         "LD_PRELOAD": ":".join(str(path) for path in (HOOK, *others)),
         "UPM_BACKEND": backend,
         "UPM_IDLE_MS": "10",

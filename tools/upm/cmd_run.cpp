@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fmt/format.h>
+#include <string_view>
 #include <sys/personality.h>
 #include <unistd.h>
 
@@ -79,9 +80,19 @@ void check_choice(const char *name, const std::string &value,
     throw UsageError(fmt::format("--{} '{}' is none of {}", name, printable(value), all));
 }
 
+// What the hook will go by.
+std::string scope_of(const cxxopts::ParseResult &options) {
+    if (options.count("scope") != 0)
+        return options["scope"].as<std::string>();
+    const std::string_view wished = env::raw(env::scope);
+    if (wished.empty() && options.count("deterministic") != 0)
+        return "all";
+    return env::scope.words[static_cast<std::size_t>(env::get(env::scope))];
+}
+
 void pass_on(const cxxopts::ParseResult &options) {
     if (options.count("scope") != 0) {
-        check_choice("scope", options["scope"].as<std::string>(), {"blocks", "all", "loads"});
+        check_choice("scope", options["scope"].as<std::string>(), {"loads", "blocks", "all"});
         set("UPM_SCOPE", options["scope"].as<std::string>());
     }
     if (options.count("trigger") != 0) {
@@ -109,7 +120,7 @@ void pass_on(const cxxopts::ParseResult &options) {
 
 // A program in which nothing will be merged runs all the same, but not without a word.
 // UPM_VERBOSE asks for one in any case; UPM_BACKEND=none asks for nothing else.
-void say_what_merges(const std::string &command) {
+void say_what_merges(const std::string &command, const std::string &scope) {
     if (env::get(env::backend) == env::Backend::kNone)
         return;
     if (const std::string why = why_no_hook(look_at_program(command)); !why.empty()) {
@@ -117,7 +128,10 @@ void say_what_merges(const std::string &command) {
         return;
     }
     start_no_service();
-    const Outlook expected = outlook(upm::info(), read_surroundings(Root()));
+    Info found = upm::info();
+    if (scope != "loads")
+        found.load = 0;
+    const Outlook expected = outlook(found, read_surroundings(Root()));
     if (!expected.merges)
         complain("run",
                  fmt::format("this merges {}; to merge more: {}", expected.what, expected.cure));
@@ -127,8 +141,9 @@ void say_what_merges(const std::string &command) {
 
 cxxopts::Options make_options() {
     cxxopts::Options options(
-        "upm run", "Runs a program with the hook preloaded: its large blocks of memory are merged\n"
-                   "with those of others when it falls idle.");
+        "upm run", "Runs a program with the hook preloaded: what it reads from files into large\n"
+                   "blocks of memory is shared with others (backend store), or its large blocks\n"
+                   "are merged with those of others when it falls idle.");
     options.custom_help("[OPTION...] -- COMMAND...");
     options.add_options()("deterministic",
                           "the same memory layout in each run: merges far more, but switches "
@@ -136,9 +151,9 @@ cxxopts::Options make_options() {
         "profile", "tell at exit which allocations were merged (needs libunwind8)")(
         "trigger", "when to merge: idle, manual or signal", cxxopts::value<std::string>(), "WHEN")(
         "min-bytes", "leave smaller blocks alone (4096, 64K, 2M)", cxxopts::value<std::string>(),
-        "N")("idle-ms", "idle is that long without work", cxxopts::value<std::string>(),
-             "N")("scope", "what to merge: blocks, all private memory, or loads as well",
-                  cxxopts::value<std::string>(), "WHAT")("h,help", "this text");
+        "N")("idle-ms", "idle is that long without work", cxxopts::value<std::string>(), "N")(
+        "scope", "what to share: loads (what is read), idle blocks, or all private memory",
+        cxxopts::value<std::string>(), "WHAT")("h,help", "this text");
     return options;
 }
 
@@ -163,7 +178,7 @@ int run_run(const Arguments &arguments) {
     if (command == arguments.end())
         throw UsageError("say what to run: upm run -- COMMAND...");
 
-    say_what_merges(*command);
+    say_what_merges(*command, scope_of(chosen));
     preload(find_hook());
     pass_on(chosen);
     if (chosen.count("deterministic") != 0)

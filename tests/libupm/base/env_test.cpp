@@ -33,7 +33,7 @@ TEST_F(Env, UnsetGivesTheDefault) {
     EXPECT_EQ(env::get(env::backend), env::Backend::kAuto);
     EXPECT_EQ(env::get(env::min_bytes), 64U << 10);
     EXPECT_EQ(env::get(env::idle_ms), 100U);
-    EXPECT_EQ(env::get(env::scope), env::Scope::kBlocks);
+    EXPECT_EQ(env::get(env::scope), env::Scope::kLoads);
     EXPECT_STREQ(env::get(env::cuda_driver), "libcuda.so.1");
     EXPECT_FALSE(env::get(env::verbose));
     std::uint8_t key[16];

@@ -462,12 +462,12 @@ int without_userfaultfd(const std::vector<std::string> &words) {
     return run(words).status;
 }
 
-TEST(Look, SaysThatNothingWillBeMerged) {
+TEST(Look, SaysWhatWillBeMergedWithoutUserfaultfd) {
     const TempDir dir;
     (void)::setenv("UPM_BACKEND", "store", 1);
     (void)::setenv("UPM_SOCKET", (dir.path() + "/upmd.sock").c_str(), 1);
     EXPECT_EQ(in_child([] {
-                  return without_userfaultfd({UPM_COMMAND, "doctor"}) == 1 ? 0 : 1;
+                  return without_userfaultfd({UPM_COMMAND, "doctor"}) == 0 ? 0 : 1;
               }),
               0);
     const auto said = [&](const std::vector<std::string> &words) {
@@ -482,14 +482,16 @@ TEST(Look, SaysThatNothingWillBeMerged) {
         return read_file(file);
     };
     EXPECT_THAT(said({"doctor"}),
-                AllOf(HasSubstr("fail  merges"), HasSubstr("nothing of unmodified programs"),
+                ContainsRegex("ok +merges +files that programs read into large blocks"));
+    EXPECT_THAT(said({"status"}), HasSubstr("merges   files that programs read"));
+    EXPECT_EQ(said({"run", "--", "true"}), "");
+    // Nothing but that.
+    EXPECT_THAT(said({"run", "--scope", "blocks", "--", "true"}),
+                AllOf(StartsWith("upm run: "), HasSubstr("nothing of unmodified programs"),
                       HasSubstr("seccomp profile")));
-    EXPECT_THAT(said({"status"}), HasSubstr("merges   nothing of unmodified programs"));
-    EXPECT_THAT(said({"run", "--", "true"}),
-                AllOf(StartsWith("upm run: "), HasSubstr("nothing of unmodified programs")));
-    // And so does the hook, in the end.
+    // And so says the hook, in the end.
     (void)::setenv("UPM_VERBOSE", "1", 1);
-    EXPECT_THAT(said({"run", "--idle-ms", "1", "--", "/usr/bin/python3", "-c",
+    EXPECT_THAT(said({"run", "--scope", "blocks", "--idle-ms", "1", "--", "/usr/bin/python3", "-c",
                       "'import time; block = bytearray(8 << 20); time.sleep(1)'"}),
                 ContainsRegex("upm.[0-9]+.: nothing was merged: [^\n]*vouched for"));
     for (const char *name : {"UPM_BACKEND", "UPM_SOCKET", "UPM_VERBOSE"})

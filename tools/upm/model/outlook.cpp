@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upm/model/outlook.hpp"
 
+#include <cstdint>
 #include <string_view>
 
 namespace upm::tool::cli {
@@ -27,6 +28,16 @@ Outlook outlook(const Info &info, const Surroundings &here) {
         return {.merges = false,
                 .what = "nothing",
                 .cure = "run upmd, load the module, or switch KSM on; see the reason"};
+    // Sharing on load needs no privilege, and goes to the store whatever merges.
+    constexpr std::uint32_t kLoadsWhileReading = 2;
+    const bool loads = info.load == kLoadsWhileReading;
+    const std::string read = loads ? "files that programs read into large blocks, at once" : "";
+    if (loads && info.quiescent != 0)
+        return {.merges = true, .what = read, .cure = ""};
+    if (loads && info.immediate != 0)
+        return {.merges = true,
+                .what = read + "; with UPM_SCOPE=blocks or all, private anonymous pages instead",
+                .cure = ""};
     if (info.quiescent != 0)
         return {.merges = false,
                 .what = "nothing of unmodified programs: only memory that a program vouches for "
@@ -37,7 +48,7 @@ Outlook outlook(const Info &info, const Surroundings &here) {
         return {
             .merges = true, .what = "private anonymous" + files + " pages, at once", .cure = ""};
     return {.merges = true,
-            .what = "private anonymous" + files +
+            .what = read + (loads ? "; " : "") + "private anonymous" + files +
                     " pages, when the kernel comes by, with those of the whole machine",
             .cure = "load the module or run upmd to merge at once"};
 }

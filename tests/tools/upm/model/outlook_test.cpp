@@ -22,13 +22,39 @@ Info info(const char *backend) {
 }
 
 TEST(Outlook, AtOnce) {
-    const Outlook expected = outlook(info("store"), {});
+    Info module = info("kmod");
+    const Outlook expected = outlook(module, {});
     EXPECT_TRUE(expected.merges);
     EXPECT_EQ(expected.what, "private anonymous pages, at once");
     EXPECT_EQ(expected.cure, "");
-    Info module = info("kmod");
     module.file_pages = 1;
     EXPECT_THAT(outlook(module, {}).what, HasSubstr("file pages"));
+}
+
+// The store, with and without the privilege to freeze.
+TEST(Outlook, WhatIsRead) {
+    Info store = info("store");
+    store.load = 2;
+    const Outlook expected = outlook(store, {});
+    EXPECT_TRUE(expected.merges);
+    EXPECT_THAT(expected.what, HasSubstr("files that programs read"));
+    EXPECT_THAT(expected.what, HasSubstr("UPM_SCOPE=blocks"));
+    EXPECT_EQ(expected.cure, "");
+    store.quiescent = 1;
+    const Outlook user = outlook(store, {.filtered = true, .in_initial = true});
+    EXPECT_TRUE(user.merges);
+    EXPECT_THAT(user.what, HasSubstr("files that programs read"));
+    EXPECT_THAT(user.what, Not(HasSubstr("anonymous")));
+    EXPECT_EQ(user.cure, "");
+}
+
+// KSM merges, and the store shares what is read.
+TEST(Outlook, BothOfThem) {
+    Info ksm = info("ksm");
+    ksm.immediate = 0;
+    ksm.load = 2;
+    EXPECT_THAT(outlook(ksm, {}).what, HasSubstr("files that programs read"));
+    EXPECT_THAT(outlook(ksm, {}).what, HasSubstr("whole machine"));
 }
 
 TEST(Outlook, Later) {
@@ -48,7 +74,7 @@ TEST(Outlook, NothingWithoutABackend) {
     EXPECT_NE(expected.cure, "");
 }
 
-// The mode of Docker's default container, and of an ordinary user on a default system.
+// Where there is no broker that makes segments of files.
 TEST(Outlook, NothingOfUnmodifiedProgramsWithoutFreezing) {
     Info store = info("store");
     store.quiescent = 1;
