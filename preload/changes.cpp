@@ -75,7 +75,7 @@ bool may_restore() noexcept {
     return restores.load(std::memory_order_relaxed);
 }
 
-bool maps_over_blocks(const upm_info &found) noexcept {
+bool maps_over_blocks(const Info &found) noexcept {
     return found.restores != 0 ||
            (found.load == kLoadsWhileReading && std::strcmp(found.backend, "kmod") != 0);
 }

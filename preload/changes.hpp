@@ -27,12 +27,11 @@
 #include "libupm/base/gate.hpp"
 #include "preload/blocks.hpp"
 
-#include <upm/upm.h>
-
 #include <atomic>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <upm/upm.hpp>
 
 namespace upm::hook {
 
@@ -43,7 +42,7 @@ bool may_restore() noexcept;
 
 // Returns true if that backend maps something else over blocks, for merging or for loads:
 // KSM merges in place, but loads go to the store then. The module does both in place.
-bool maps_over_blocks(const upm_info &found) noexcept;
+bool maps_over_blocks(const Info &found) noexcept;
 void set_may_restore(bool may) noexcept;
 
 // While it lives, the adviser touches no memory.

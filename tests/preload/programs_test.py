@@ -165,9 +165,11 @@ class Python(Case):
         )
 
     def test_joblib(self) -> None:
+        """It copies arrays from buffers of 16 MiB: the copies are its own."""
         self.check_python(
             NUMPY + "import joblib\njoblib.dump({'w': words}, 'file')",
             "import joblib\ndata = joblib.load('file')['w']" + SUM,
+            shares=False,
         )
 
     def test_read(self) -> None:
