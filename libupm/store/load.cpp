@@ -48,7 +48,7 @@ Load::Load(const Tools &tools, const DomainKey &domain, const LoadCall &call,
 }
 
 Load::~Load() {
-    for (const std::size_t turn : {0, 1}) {
+    for (const std::size_t turn : {0U, 1U}) {
         if (slots_[turn] == ConnectionPool::kSlots)
             continue;
         if (!settle(turn)) // what comes late must not be taken for another answer

@@ -54,7 +54,7 @@ Sample::Candidate Sample::choose(std::span<const Place> places,
         std::uint32_t votes = 0;
         for (std::uint32_t page = 0; page < count_ && first.segment != kUnknown; ++page) {
             for (std::size_t each = 0; each < kCandidates; ++each) {
-                if (first_of(page * kCandidates + each) == first) {
+                if (first_of(std::size_t{page} * kCandidates + each) == first) {
                     ++votes;
                     break;
                 }

@@ -54,6 +54,34 @@ TEST_F(UpmdProtocol, NumbersOfSegmentsCannotBeGuessed) {
     EXPECT_EQ(get(later, found.segment), -ENOENT) << "each connection has numbers of its own";
 }
 
+// What comes first need not be what fits: a client may see several places of a hash.
+TEST_F(UpmdProtocol, SeveralPlacesOfOneHash) {
+    const Id one = join(0);
+    for (int i = 0; i < 3; ++i)
+        ASSERT_EQ(publish(one, {50, 7}), 0);
+    const Id other = join(0);
+    store::LookupRequest request{};
+    request.flags = store::kCandidates;
+    const Hashes hashes = {7, 7, 7, 7, 50, 8, 8};
+    request.count = static_cast<std::uint32_t>(hashes.size());
+    ASSERT_EQ(say(other, Op::kLookup, request, hashes), 0);
+    const std::vector<store::Place> found = places(other);
+    EXPECT_TRUE(store::is_segment(found[0].segment) && store::is_segment(found[1].segment) &&
+                store::is_segment(found[2].segment));
+    EXPECT_NE(found[0].segment, found[1].segment);
+    EXPECT_NE(found[1].segment, found[2].segment);
+    EXPECT_NE(found[0].segment, found[2].segment);
+    EXPECT_EQ(found[2].page, 1U);
+    EXPECT_EQ(found[3].segment, store::kUnknown);
+    EXPECT_EQ(found[4].segment, found[0].segment);
+    EXPECT_EQ(found[5].segment, store::kUnknown);
+    EXPECT_EQ(found[6].segment, store::kUnknown);
+    EXPECT_EQ(lookup(other, {7, 7}), 0);
+    EXPECT_EQ(places(other)[0], places(other)[1]) << "only if it asks for that";
+    request.flags = store::kCandidates | store::kReserve;
+    EXPECT_EQ(say(other, Op::kLookup, request, hashes), -1);
+}
+
 // With any other request one is a mistake, or an attempt to fill the broker's table.
 TEST_F(UpmdProtocol, DescriptorsComeWithSegmentsOnly) {
     const Id client = join(0);
