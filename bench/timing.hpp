@@ -23,6 +23,9 @@ class Stopwatch {
                 .cpu_ns = now(CLOCK_THREAD_CPUTIME_ID) - cpu_};
     }
 
+    // Of CLOCK_MONOTONIC.
+    [[nodiscard]] std::uint64_t started_ns() const noexcept { return wall_; }
+
   private:
     static std::uint64_t now(clockid_t clock) noexcept {
         timespec time{};
