@@ -6,6 +6,8 @@
 #include "preload/sandbox.hpp"
 
 #include <cstring>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace upm::hook {
 
@@ -151,6 +153,9 @@ bool Piece::enter() noexcept {
     Local &mine = local();
     if (const std::uint32_t waiting = mine.changers.load(); waiting != 0)
         futex_wait(mine.changers, waiting, kPatienceNs);
+    // It begins with a time slice of its own: on a busy machine, whoever waits for `change`
+    // waits mostly for a holder whose slice came to its end.
+    (void)::syscall(SYS_sched_yield);
     mine.change.lock();
     inside_ = !over() &&
               (block_ == nullptr || (block_->state.load() == State::kBusy && !block_->hands_off));

@@ -47,6 +47,7 @@ class Target {
     [[nodiscard]] int protection() const noexcept { return part_.protection; }
     [[nodiscard]] bool segment() const noexcept { return (part_.flags & kVmaSegment) != 0; }
     [[nodiscard]] const PageMap &pagemap() const noexcept { return tools_.pagemap; }
+    [[nodiscard]] Gate *gate() const noexcept { return tools_.gate; }
     // What has been mapped here since the first freeze is to be frozen as well.
     void renew() noexcept { registered_ = false; }
     // The memory is not ours to touch any more: nothing is frozen from now on.

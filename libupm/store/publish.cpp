@@ -106,7 +106,11 @@ int Publisher::fill(SegmentWriter &writer, Window &window, Replacer &replacer,
 int Publisher::fill_batch(SegmentWriter &writer, Window &window, Replacer &replacer,
                           const Run &batch) noexcept {
     const std::uint64_t offset = batch.place.page * page_size();
+    // Finding memory may take the kernel long, and touches nothing of the program.
+    Outside outside(replacer.target().gate());
     int ret = writer.reserve(offset, batch.count * page_size());
+    if (!outside.back())
+        return -ECANCELED;
     if (ret != 0)
         return ret;
     Frozen frozen(replacer.target(), window.address(batch.first), batch.count);

@@ -157,8 +157,11 @@ Replacer::Reached Replacer::merge(Window &window, const Run &run, OpenSegment &s
         const std::uint64_t at = window.address(batch.first);
         batch.count = std::min(end - batch.first, room_in_batch(at));
         const std::uint32_t view_pages = std::min(batch.count, segment.pages - batch.place.page);
+        Outside outside(target_.gate()); // faults of the view are none of the program's
         const int mapped =
             view_.map(at, segment, batch.place.page, view_pages, target_.protection());
+        if (!outside.back())
+            return {.page = end, .successor = {}, .error = -ECANCELED};
         if (mapped != 0) {
             window.refuse(batch.first, end - batch.first, mapped);
             return {.page = end, .successor = {}};

@@ -473,7 +473,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         soak = Soak(options, Path(folder))
-        soak.run()
+        try:
+            soak.run()
+        finally:
+            for program in soak.programs:
+                soak.kill(program)
         return soak.verdict()
 
 

@@ -30,6 +30,8 @@ int fallocate_error = 0;
 
 } // namespace
 
+std::function<void()> upm::test::while_allocating;
+
 extern "C" ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
     using Write = ssize_t (*)(int, const void *, size_t, off_t);
     static const auto real = reinterpret_cast<Write>(::dlsym(RTLD_NEXT, "pwrite"));
@@ -43,6 +45,8 @@ extern "C" ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
 extern "C" int fallocate(int fd, int mode, off_t offset, off_t size) {
     using Allocate = int (*)(int, int, off_t, off_t);
     static const auto real = reinterpret_cast<Allocate>(::dlsym(RTLD_NEXT, "fallocate"));
+    if (upm::test::while_allocating)
+        upm::test::while_allocating();
     if (fallocate_error != 0) {
         errno = fallocate_error;
         return -1;

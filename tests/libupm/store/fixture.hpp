@@ -48,6 +48,9 @@ inline int make_segment(const void *data, std::size_t size) {
     return writer.release();
 }
 
+// Called when a segment gets memory (fallocate, which failure_test.cpp stands in for).
+extern std::function<void()> while_allocating;
+
 class StoreTest : public testing::Test {
   protected:
     void SetUp() override { use(broker.socket()); }

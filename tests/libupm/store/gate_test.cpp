@@ -126,6 +126,23 @@ TEST_F(StoreGate, ItWaitsOutside) {
     EXPECT_EQ(counts.inserted, kPages);
 }
 
+// The kernel may take long to find memory.
+TEST_F(StoreGate, ItFindsMemoryOutside) {
+    ASSERT_EQ(open(), 0) << text;
+    const Pages pages(100);
+    fill_pattern(pages, 1);
+    ClosingGate gate(pages, kNever);
+    unsigned times = 0;
+    while_allocating = [&] {
+        EXPECT_FALSE(gate.inside());
+        ++times;
+    };
+    EXPECT_EQ(advise_by(pages, gate), 0);
+    while_allocating = nullptr;
+    EXPECT_GT(times, 0U);
+    EXPECT_EQ(counts.inserted, 100U);
+}
+
 } // namespace
 
 } // namespace upm::test
