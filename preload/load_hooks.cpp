@@ -27,22 +27,34 @@ namespace {
 [[gnu::noinline]] ssize_t read_large(int fd, void *buffer, std::size_t len) {
     const iovec whole{.iov_base = buffer, .iov_len = len};
     ssize_t got = 0;
-    return load_here(fd, &whole, 1, got) ? got : real().read(fd, buffer, len);
+    return may_load(len) && load_here(fd, &whole, 1, got) ? got : real().read(fd, buffer, len);
 }
 
 [[gnu::noinline]] ssize_t pread_large(int fd, void *buffer, std::size_t len, off_t offset) {
     const iovec whole{.iov_base = buffer, .iov_len = len};
     ssize_t got = 0;
-    return load_at(fd, offset, &whole, 1, got) ? got : real().pread(fd, buffer, len, offset);
+    return may_load(len) && load_at(fd, offset, &whole, 1, got)
+               ? got
+               : real().pread(fd, buffer, len, offset);
 }
 
-[[gnu::noinline]] bool readv_large(int fd, const iovec *vector, int count, ssize_t &got) {
+bool readv_large(int fd, const iovec *vector, int count, ssize_t &got) {
     return may_load_vector(vector, count) && load_here(fd, vector, count, got);
 }
 
-[[gnu::noinline]] bool preadv_large(int fd, const iovec *vector, int count, off_t offset,
-                                    ssize_t &got) {
+bool preadv_large(int fd, const iovec *vector, int count, off_t offset, ssize_t &got) {
     return may_load_vector(vector, count) && load_at(fd, offset, vector, count, got);
+}
+
+[[gnu::noinline]] ssize_t readv_some(int fd, const iovec *vector, int count) {
+    ssize_t got = 0;
+    return readv_large(fd, vector, count, got) ? got : real().readv(fd, vector, count);
+}
+
+[[gnu::noinline]] ssize_t preadv_some(int fd, const iovec *vector, int count, off_t offset) {
+    ssize_t got = 0;
+    return preadv_large(fd, vector, count, offset, got) ? got
+                                                        : real().preadv(fd, vector, count, offset);
 }
 
 // Where libc has no such function (preadv2 came with glibc 2.26).
@@ -53,18 +65,14 @@ ssize_t preadv_by_kernel(int fd, const iovec *vector, int count, off_t offset, i
 } // namespace
 
 UPM_HOOK ssize_t read(int fd, void *buffer, std::size_t len) {
-    if (may_load(len)) [[unlikely]]
+    if (is_large(len)) [[unlikely]]
         return read_large(fd, buffer, len);
-    if (!ready()) [[unlikely]]
-        return ::syscall(SYS_read, fd, buffer, len);
     return real().read(fd, buffer, len);
 }
 
 UPM_HOOK ssize_t pread(int fd, void *buffer, std::size_t len, off_t offset) {
-    if (may_load(len)) [[unlikely]]
+    if (is_large(len)) [[unlikely]]
         return pread_large(fd, buffer, len, offset);
-    if (!ready()) [[unlikely]]
-        return ::syscall(SYS_pread64, fd, buffer, len, offset);
     return real().pread(fd, buffer, len, offset);
 }
 
@@ -96,20 +104,14 @@ UPM_HOOK ssize_t __pread64_chk(int fd, void *buffer, std::size_t len, off_t offs
 // NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 UPM_HOOK ssize_t readv(int fd, const iovec *vector, int count) {
-    ssize_t got = 0;
-    if (may_load(SIZE_MAX) && readv_large(fd, vector, count, got)) [[unlikely]]
-        return got;
-    if (!ready()) [[unlikely]]
-        return ::syscall(SYS_readv, fd, vector, count);
+    if (may_load_vectors())
+        return readv_some(fd, vector, count);
     return real().readv(fd, vector, count);
 }
 
 UPM_HOOK ssize_t preadv(int fd, const iovec *vector, int count, off_t offset) {
-    ssize_t got = 0;
-    if (may_load(SIZE_MAX) && preadv_large(fd, vector, count, offset, got)) [[unlikely]]
-        return got;
-    if (!ready()) [[unlikely]]
-        return preadv_by_kernel(fd, vector, count, offset, 0);
+    if (may_load_vectors())
+        return preadv_some(fd, vector, count, offset);
     return real().preadv(fd, vector, count, offset);
 }
 
@@ -120,7 +122,7 @@ UPM_HOOK ssize_t preadv64(int fd, const iovec *vector, int count, off_t offset) 
 UPM_HOOK ssize_t preadv2(int fd, const iovec *vector, int count, off_t offset, int flags) {
     constexpr off_t kHere = -1; // at the file's position, which moves on
     ssize_t got = 0;
-    if (flags == 0 && may_load(SIZE_MAX)) [[unlikely]] {
+    if (flags == 0 && may_load_vectors()) {
         if (offset == kHere ? readv_large(fd, vector, count, got)
                             : preadv_large(fd, vector, count, offset, got))
             return got;

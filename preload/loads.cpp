@@ -23,7 +23,19 @@
 
 namespace upm::hook {
 
+namespace detail {
+
+constinit std::atomic<std::size_t> load_threshold{SIZE_MAX};
+
+bool may_load_now() noexcept {
+    return !Guard::active() && ready();
+}
+
+} // namespace detail
+
 namespace {
+
+using detail::load_threshold;
 
 // Below this, a plain read is as fast: bytes.
 constexpr std::size_t kLeast = 256UL << 10U;
@@ -37,7 +49,6 @@ constexpr std::size_t kBytesPerMs = 1UL << 20U;
 
 enum Known : std::uint32_t { kNotYet, kShared, kNotShared };
 
-constinit std::atomic<std::size_t> threshold{SIZE_MAX};
 constinit std::atomic<std::size_t> wished{SIZE_MAX}; // the threshold while loads are shared
 constinit std::atomic<std::uint32_t> known{kNotYet};
 constinit std::atomic<std::uint64_t> patience_ns{kMostPatienceNs};
@@ -208,26 +219,22 @@ void fill_load_report(upm_hook_stats &report) noexcept {
 void expect_loads(std::size_t least) noexcept {
     home = ::getpid();
     wished = std::max(least, kLeast);
-    threshold = wished.load();
+    load_threshold = wished.load();
 }
 
 void set_loads(bool now_shared) noexcept {
     if (wished.load() == SIZE_MAX)
         return;
     home = ::getpid();
-    threshold = now_shared ? wished.load() : SIZE_MAX;
+    load_threshold = now_shared ? wished.load() : SIZE_MAX;
     known = now_shared ? kShared : kNotShared;
     futex_wake_all(known);
 }
 
 void end_loads() noexcept {
     wished = SIZE_MAX;
-    threshold = SIZE_MAX;
+    load_threshold = SIZE_MAX;
     known = kNotShared;
-}
-
-bool may_load(std::size_t len) noexcept {
-    return len >= threshold.load(std::memory_order_relaxed) && !Guard::active() && ready();
 }
 
 // The kernel looks at a set of signals before it looks at what is to be done with it, which is
@@ -241,16 +248,19 @@ bool may_load_vector(const iovec *vector, int count) noexcept {
     const auto start = reinterpret_cast<std::uintptr_t>(vector);
     const std::uintptr_t last = start + static_cast<std::size_t>(count) * sizeof(iovec) - kSet;
     const auto stack = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
-    bool readable = true;
-    const int error = errno;
-    const bool near =
-        start / kPageSize == stack / kPageSize && last / kPageSize == stack / kPageSize;
-    for (std::uintptr_t at = start; readable && !near && at <= last;
-         at = at == last ? last + 1 : std::min(at + kPageSize, last))
-        readable =
-            ::syscall(SYS_rt_sigprocmask, kNothing, at, nullptr, kSet) == -1 && errno == EINVAL;
-    errno = error;
-    return readable && acceptable(vector, count) && sum_of(vector, count) >= threshold.load();
+    if (((start ^ stack) | (last ^ stack)) >= kPageSize) { // not all in that page
+        const int error = errno;
+        bool readable = true;
+        for (std::uintptr_t at = start; readable && at <= last;
+             at = at == last ? last + 1 : std::min(at + kPageSize, last))
+            readable =
+                ::syscall(SYS_rt_sigprocmask, kNothing, at, nullptr, kSet) == -1 && errno == EINVAL;
+        errno = error;
+        if (!readable)
+            return false;
+    }
+    return sum_of(vector, count) >= load_threshold.load() && detail::may_load_now() &&
+           acceptable(vector, count);
 }
 
 bool concerns_loads(const void *buffer, std::size_t len) noexcept {

@@ -6,6 +6,7 @@
 #ifndef UPM_PRELOAD_LOADS_HPP
 #define UPM_PRELOAD_LOADS_HPP
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <sys/types.h>
@@ -28,11 +29,28 @@ void set_loads(bool shared) noexcept;
 // No more, for good.
 void end_loads() noexcept;
 
-// Returns true if a read of that size may be one to serve. Costs a comparison.
-bool may_load(std::size_t len) noexcept;
+namespace detail {
+extern constinit std::atomic<std::size_t> load_threshold; // bytes; SIZE_MAX: none are served
+bool may_load_now() noexcept;
+} // namespace detail
 
-// The same for a vector, which may be memory that cannot be read. Costs a system call if it
-// does not lie on the stack.
+// Returns false for reads that are too small to be served. Costs them a comparison.
+inline bool is_large(std::size_t len) noexcept {
+    return len >= detail::load_threshold.load(std::memory_order_relaxed);
+}
+
+// Returns true if a read of that size may be one to serve.
+inline bool may_load(std::size_t len) noexcept {
+    return is_large(len) && detail::may_load_now();
+}
+
+// The same for vectors of any size. Costs a comparison where loads are not shared.
+inline bool may_load_vectors() noexcept {
+    return detail::load_threshold.load(std::memory_order_relaxed) != SIZE_MAX;
+}
+
+// Returns true if what a vector asks for may be one to serve. The vector may be memory that
+// cannot be read: to find that out costs a system call if it does not lie on the stack.
 bool may_load_vector(const iovec *vector, int count) noexcept;
 
 // Returns true if this is memory of one of the hook's own blocks, to which nothing special

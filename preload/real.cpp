@@ -5,6 +5,8 @@
 
 #include <dlfcn.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace upm::hook {
 
@@ -27,9 +29,53 @@ void find(Function &function, const char *name) noexcept {
 
 constinit thread_local int Guard::depth = 0;
 
+namespace {
+
+// What the table holds of the functions that are called most, until they are found: so that
+// nobody has to ask first. Within the search itself the kernel is called.
+
+ssize_t first_read(int fd, void *buffer, std::size_t len) {
+    return ready() ? real().read(fd, buffer, len) : ::syscall(SYS_read, fd, buffer, len);
+}
+
+ssize_t first_pread(int fd, void *buffer, std::size_t len, off_t offset) {
+    return ready() ? real().pread(fd, buffer, len, offset)
+                   : ::syscall(SYS_pread64, fd, buffer, len, offset);
+}
+
+ssize_t first_readv(int fd, const iovec *vector, int count) {
+    return ready() ? real().readv(fd, vector, count) : ::syscall(SYS_readv, fd, vector, count);
+}
+
+ssize_t first_preadv(int fd, const iovec *vector, int count, off_t offset) {
+    return ready() ? real().preadv(fd, vector, count, offset)
+                   : ::syscall(SYS_preadv, fd, vector, count, offset, 0L);
+}
+
+std::size_t first_fread(void *buffer, std::size_t size, std::size_t count, FILE *stream) {
+    return ready() ? real().fread(buffer, size, count, stream) : 0;
+}
+
+std::size_t first_fread_unlocked(void *buffer, std::size_t size, std::size_t count, FILE *stream) {
+    return ready() ? real().fread_unlocked(buffer, size, count, stream) : 0;
+}
+
+constexpr Real not_found_yet() noexcept {
+    Real first;
+    first.read = first_read;
+    first.pread = first_pread;
+    first.readv = first_readv;
+    first.preadv = first_preadv;
+    first.fread = first_fread;
+    first.fread_unlocked = first_fread_unlocked;
+    return first;
+}
+
+} // namespace
+
 namespace detail {
 
-constinit Real table;
+constinit Real table = not_found_yet();
 constinit std::atomic<bool> resolved{false};
 
 void resolve() noexcept {

@@ -78,6 +78,7 @@ inline bool ready() noexcept {
 // The next definitions in line: those of libc, or of another allocator that is
 // preloaded behind the hook. Found at the first call of ready(), which is before
 // any constructor runs.
+// Those that read can be called before: they find themselves.
 inline const Real &real() noexcept {
     return detail::table;
 }

@@ -18,7 +18,7 @@ namespace {
 // Returns true if so many items may be worth it. An overflow is libc's to deal with.
 bool worthwhile(std::size_t size, std::size_t count) noexcept {
     std::size_t bytes = 0;
-    return !__builtin_mul_overflow(size, count, &bytes) && may_load(bytes);
+    return !__builtin_mul_overflow(size, count, &bytes) && is_large(bytes);
 }
 
 } // namespace
@@ -26,14 +26,14 @@ bool worthwhile(std::size_t size, std::size_t count) noexcept {
 UPM_HOOK std::size_t fread(void *buffer, std::size_t size, std::size_t count, FILE *stream) {
     if (worthwhile(size, count)) [[unlikely]]
         return read_stream(buffer, size, count, stream, true);
-    return ready() ? real().fread(buffer, size, count, stream) : 0;
+    return real().fread(buffer, size, count, stream);
 }
 
 UPM_HOOK std::size_t fread_unlocked(void *buffer, std::size_t size, std::size_t count,
                                     FILE *stream) {
     if (worthwhile(size, count)) [[unlikely]]
         return read_stream(buffer, size, count, stream, false);
-    return ready() ? real().fread_unlocked(buffer, size, count, stream) : 0;
+    return real().fread_unlocked(buffer, size, count, stream);
 }
 
 // For programs that were built with _FORTIFY_SOURCE: what does not fit ends the program.

@@ -124,7 +124,7 @@ std::size_t read_stream(void *buffer, std::size_t size, std::size_t count, FILE 
                         bool lock) {
     auto *const into = static_cast<char *>(buffer);
     const std::size_t len = size * count;
-    if (concerns_loads(buffer, len)) {
+    if (may_load(len) && concerns_loads(buffer, len)) {
         const StreamLock guard(stream, lock);
         const std::size_t got = read_ahead(into, len, stream);
         if (got != 0)

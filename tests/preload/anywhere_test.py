@@ -95,6 +95,7 @@ class Libraries(Case):
             ' cp "$2" "$1/tmp/hook.so" && touch "$1/tmp/socket" &&'
             ' mount --bind "$3" "$1/tmp/socket" && exec chroot "$1" env LD_PRELOAD=/tmp/hook.so'
             " UPM_BACKEND=store UPM_SOCKET=/tmp/socket UPM_IDLE_MS=10 UPM_VERBOSE=1"
+            " UPM_SCOPE=blocks"
         )
         prefix = ["unshare", "-m", "sh", "-c", f'{enter} "$4" "$5" "$6"', "sh"]
         places = [str(CACHE), str(HOOK), str(self.path / "upmd.sock")]
