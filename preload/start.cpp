@@ -83,7 +83,8 @@ void print_summary() noexcept {
     if (report.blocks == 0 && report.passes == 0)
         return; // a small program
     // To ask for the backend is to look for one, which a short program need not pay.
-    const bool asked = report.passes != 0 || gave_up();
+    const bool asked =
+        report.passes != 0 || gave_up() || report.loaded_shared + report.loaded_made != 0;
     const char *const backend = asked ? upm::info().backend : "not asked (no pass)";
     const upm_counts &counts = report.counts;
     Counts sum;
