@@ -13,6 +13,7 @@
 // The last line printed is "ok", or what is wrong.
 #include "cuda-cow/driver/abi.hpp"
 #include "cuda-cow/fake/image.hpp"
+#include "tests/cuda-cow/calls.hpp"
 
 #include <atomic>
 #include <chrono>
@@ -25,20 +26,7 @@
 using namespace upm::cuda;
 using upm::Result;
 
-extern "C" {
-abi::Status cuLaunchKernel(abi::Function, unsigned, unsigned, unsigned, unsigned, unsigned,
-                           unsigned, unsigned, abi::Stream, void **, void **);
-abi::Status cuMemcpyHtoD_v2(Address, const void *, std::size_t);
-abi::Status cuCtxSynchronize();
-abi::Status cuModuleLoadData(abi::Module *, const void *);
-abi::Status cuModuleGetFunction(abi::Function *, abi::Module, const char *);
-abi::Status cuDevicePrimaryCtxRetain(abi::Context *, abi::Device);
-abi::Status cuCtxSetCurrent(abi::Context);
-abi::Status cuStreamCreate(abi::Stream *, unsigned);
-abi::Status cuStreamSynchronize(abi::Stream);
-abi::Status cuGetProcAddress_v2(const char *, void **, int, std::uint64_t, int *);
-int cudaMalloc(void **, unsigned long); // tests/cuda-cow/runtime_stub.cpp
-}
+extern "C" int cudaMalloc(void **, unsigned long); // tests/cuda-cow/runtime_stub.cpp
 
 namespace {
 

@@ -5,6 +5,8 @@
 // nothing was merged, so that nothing was tried.
 //
 //   upm-hook-changes WHAT [ARGUMENT]
+#include "tests/preload/check.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -29,20 +31,8 @@
 
 namespace {
 
-constexpr std::size_t kPage = 4096;
-constexpr std::size_t kKib = 1024;
 constexpr std::size_t kMib = 1024 * kKib;
 constexpr int kNothingTried = 4;
-
-[[noreturn]] void fail(const char *what, int line) {
-    (void)std::fprintf(stderr, "changes.cpp:%d: %s\n", line, what);
-    std::_Exit(1);
-}
-#define UPM_CHECK(condition)                                                                       \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            fail(#condition, __LINE__);                                                            \
-    } while (false)
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())

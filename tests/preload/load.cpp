@@ -5,6 +5,8 @@
 //
 //   upm-hook-load WHAT           threads, forks, signals, calls, zeros, idle
 //   upm-hook-load WHAT merged    does it before and after the hook has looked at its memory
+#include "tests/preload/check.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -29,19 +31,6 @@
 #include <vector>
 
 namespace {
-
-constexpr std::size_t kPage = 4096;
-constexpr std::size_t kKib = 1024;
-
-[[noreturn]] void fail(const char *what, int line) {
-    (void)std::fprintf(stderr, "load.cpp:%d: %s\n", line, what);
-    std::_Exit(1);
-}
-#define UPM_CHECK(condition)                                                                       \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            fail(#condition, __LINE__);                                                            \
-    } while (false)
 
 class Random {
   public:
