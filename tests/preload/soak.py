@@ -101,6 +101,7 @@ class Program:
     until: float
     stopped_since: float = 0.0
     killed: bool = False
+    told: bool = False  # to end
     scope: str = ""
 
 
@@ -192,7 +193,7 @@ class Soak:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: prepare_child(group, self.user),
+            preexec_fn=lambda: prepare_child(group, self.user),  # noqa: PLW1509 - no threads here
         )
         self.tally.events["started"] += hooked
         until = time.monotonic() + seconds + PATIENCE
@@ -235,7 +236,9 @@ class Soak:
         errors = program.process.stderr.read().strip() if not program.killed else ""
         program.process.stderr.close()
         self.signal(program, signal.SIGKILL)  # children
-        if not program.killed and status != 0:
+        # One that has just begun does not know SIGTERM yet.
+        fine = status == 0 or (program.told and status == -signal.SIGTERM)
+        if not program.killed and not fine:
             self.tally.wrong.append(f"{self.name(program)} ended with {status}: {errors}")
         if program.group is not None:
             if program.group.killed() != 0:
@@ -286,7 +289,7 @@ class Soak:
             subprocess.Popen(
                 [UPMD, "--socket", str(self.socket)],
                 stderr=subprocess.DEVNULL,  # somebody may have been faster
-                preexec_fn=lambda: prepare_child(None, self.user),
+                preexec_fn=lambda: prepare_child(None, self.user),  # noqa: PLW1509 - no threads here
             )
         )
 
@@ -304,7 +307,8 @@ class Soak:
         pid = self.broker()
         if pid == 0:
             return self.start_broker()
-        number = self.random.choice([signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM])
+        numbers = [signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM]
+        number = self.random.choice(numbers)
         self.tally.events[f"broker {number.name}"] += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -350,6 +354,7 @@ class Soak:
                 os.kill(self.broker_stopped[0], signal.SIGCONT)
         for program in self.programs:
             self.thaw(program)
+            program.told = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(program.process.pid, signal.SIGTERM)
             program.until = time.monotonic() + PATIENCE
@@ -461,7 +466,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--programs", type=int, default=50)
     parser.add_argument("--memory", type=int, default=0, help="MiB for each program")
-    parser.add_argument("--longest", type=float, default=1.0, help="what fails, on any machine")
+    parser.add_argument("--longest", type=float, default=4.0, help="seconds that are a fault anywhere")
     options = parser.parse_args()
     give_userfaultfd()
     if options.seed is None:
