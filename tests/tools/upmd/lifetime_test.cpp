@@ -146,6 +146,54 @@ TEST_F(UpmdLifetime, AChildKeepsWhatItInherited) {
     EXPECT_TRUE(broker().idle());
 }
 
+// In a domain of its own nothing is its own that it inherited from another one.
+TEST_F(UpmdLifetime, AChildInAnotherDomainInheritsNothing) {
+    const Id parent = join_as(0, 1, "one");
+    std::uint64_t inode = 0;
+    ASSERT_EQ(publish(parent, {1}, &inode), 0);
+    const Id child = join_as(0, 2, "two");
+    std::uint64_t own = 0;
+    ASSERT_EQ(publish(child, {9}, &own), 0);
+    pass(1'000);
+    for (const std::uint64_t process : broker().usage().take_due(now_)) {
+        upmd::Look look;
+        look.readable = look.complete = true;
+        look.pages = {{inode, 1}};
+        if (process == 2)
+            look.pages[own] = 1;
+        broker().usage().seen(process, look, now_, now_);
+    }
+    leave(parent);
+    EXPECT_EQ(value("pages"), 1U);
+    EXPECT_TRUE(knows(child, 9));
+}
+
+TEST_F(UpmdLifetime, ConnectionsOfOneProcessMapTheSame) {
+    const Id client = join_as(0, 1);
+    const Id again = join_as(0, 1);
+    std::uint64_t inode = 0;
+    ASSERT_EQ(publish(client, hashes_from(1, 4), &inode), 0);
+    ASSERT_EQ(lookup(again, {1}), 0);
+    ASSERT_EQ(get(again, places(again)[0].segment), 0);
+    pass(1'000);
+    look({{inode, 4}});
+    EXPECT_EQ(value("domain_mapped_pages{domain=\"d\"}"), 4U) << "once";
+}
+
+// A process that asks for a segment anew is about to map it.
+TEST_F(UpmdLifetime, ALookDoesNotJudgeWhatWasAskedForAgain) {
+    const Id client = join(0);
+    ASSERT_EQ(publish(client, {1}), 0);
+    const std::uint32_t number = published(client);
+    pass(1'000);
+    ASSERT_EQ(get(client, number), 0);
+    look({});
+    EXPECT_TRUE(knows(client, 1));
+    pass(2'000);
+    look({});
+    EXPECT_FALSE(knows(client, 1)) << "it did not";
+}
+
 TEST_F(UpmdLifetime, UnmappingAsksForALook) {
     const Id client = join(0);
     std::uint64_t inode = 0;

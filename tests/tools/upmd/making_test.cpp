@@ -21,12 +21,14 @@ class UpmdMaking : public PlayedBroker {
         fill_pattern(content, 1);
         dir_.write("file", {content.data(), content.size()});
     }
-    int ask(Id id, std::uint64_t likeness = 7, std::uint32_t pages = kPages) {
+    int ask(Id id, std::uint64_t likeness = 7, std::uint32_t pages = kPages,
+            std::uint32_t flags = 0) {
         upmd::Brought brought;
         brought.fd = upmd::Descriptor(::open((dir_.path() + "/file").c_str(), O_RDONLY));
         store::MakeRequest request{};
         request.likeness = likeness;
         request.pages = pages;
+        request.flags = flags;
         return say(id, store::Op::kMake, request, {}, std::move(brought));
     }
     // Has the tasks done that were begun.
@@ -34,14 +36,18 @@ class UpmdMaking : public PlayedBroker {
         for (upmd::MakeTask &task : std::exchange(tasks, {}))
             broker().made(upmd::make_segment(task), now_);
     }
-    void SetUp() override {
-        begin(roomy(), [this](uid_t /*uid*/, upmd::MakeTask task) {
-            if (task.pages != 0) // else it is only to be closed
+    void SetUp() override { begin_with(roomy()); }
+    void begin_with(const upmd::Limits &limits) {
+        begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+            if (task.pages == 0)
+                closed += task.file ? 1U : 0U;
+            else
                 tasks.push_back(std::move(task));
         });
     }
 
     std::vector<upmd::MakeTask> tasks;
+    std::size_t closed = 0; // files that were only to be closed
 
   private:
     TempDir dir_;
@@ -69,6 +75,47 @@ TEST_F(UpmdMaking, AnotherDomainGetsItsOwn) {
     work();
 }
 
+// What differs in anything that the segment depends on is a request of its own.
+TEST_F(UpmdMaking, OnlyEqualRequestsAreOne) {
+    EXPECT_EQ(ask(join(1000)), 1);
+    EXPECT_EQ(ask(join(1000), 8), 1) << "of another file";
+    EXPECT_EQ(ask(join(1000), 7, kPages / 2), 1) << "of a part of it";
+    EXPECT_EQ(ask(join(1000), 7, kPages, store::kAligned), 1) << "for huge pages";
+    EXPECT_EQ(tasks.size(), 4U);
+    work();
+}
+
+// Closing a stranger's file may take as long as the stranger likes: a thread does it,
+// whatever comes of the request.
+TEST_F(UpmdMaking, FilesAreClosedByThreads) {
+    EXPECT_EQ(ask(join(1000)), 1);
+    EXPECT_EQ(closed, 0U) << "it is read first";
+    EXPECT_EQ(ask(join(1000)), 1);
+    EXPECT_EQ(closed, 1U) << "one file is enough";
+    EXPECT_EQ(ask(join(1000), 1, 0), -1);
+    EXPECT_EQ(closed, 2U) << "no request at all";
+    work();
+    upmd::Limits limits = roomy();
+    limits.client_pages = kPages - 1;
+    begin_with(limits);
+    EXPECT_EQ(ask(join(1000)), -EDQUOT);
+    EXPECT_EQ(closed, 3U);
+}
+
+TEST_F(UpmdMaking, FewOfOneUserWait) {
+    upmd::Limits limits = roomy();
+    limits.user_parked = 2;
+    begin_with(limits);
+    EXPECT_EQ(ask(join(1), 1), 1);
+    EXPECT_EQ(ask(join(1), 2), 1);
+    EXPECT_EQ(ask(join(1), 3), -EAGAIN);
+    EXPECT_EQ(ask(join(1), 1), -EAGAIN) << "though it is being made";
+    EXPECT_EQ(ask(join(2), 3), 1) << "another user waits";
+    work();
+    EXPECT_EQ(ask(join(1), 4), 1) << "those have their answers";
+    work();
+}
+
 TEST_F(UpmdMaking, FileThatIsTooShort) {
     const Id id = join(1000);
     EXPECT_EQ(ask(id, 7, kPages + 1), 1);
@@ -93,10 +140,7 @@ TEST_F(UpmdMaking, NobodyWaitsAnyMore) {
 TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
     upmd::Limits limits = roomy();
     limits.alone_pages = 3 * kPages;
-    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
-        if (task.pages != 0)
-            tasks.push_back(std::move(task));
-    });
+    begin_with(limits);
     const Id alone = join(1000);
     for (std::uint64_t likeness = 1; likeness <= 3; ++likeness) {
         EXPECT_EQ(ask(alone, likeness), 1);
@@ -117,10 +161,7 @@ TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
 TEST_F(UpmdMaking, WhatIsMappedCountsAgainWhenItGoes) {
     upmd::Limits limits = roomy();
     limits.alone_pages = 3 * kPages;
-    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
-        if (task.pages != 0)
-            tasks.push_back(std::move(task));
-    });
+    begin_with(limits);
     const Id id = join_as(1000, 77);
     upmd::Look look;
     look.readable = look.complete = true;
@@ -143,14 +184,27 @@ TEST_F(UpmdMaking, WhatIsMappedCountsAgainWhenItGoes) {
     EXPECT_EQ(ask(id, 10), -EDQUOT);
 }
 
+// What another process comes to use is not made for one alone any more.
+TEST_F(UpmdMaking, WhatIsSharedIsNotCounted) {
+    upmd::Limits limits = roomy();
+    limits.alone_pages = kPages;
+    begin_with(limits);
+    const Id first = join(1000);
+    const Id second = join(1000);
+    EXPECT_EQ(ask(first, 1), 1);
+    EXPECT_EQ(ask(second, 1), 1);
+    work();
+    EXPECT_EQ(ask(first, 2), 1);
+    work();
+    EXPECT_EQ(error(first), 0);
+    EXPECT_EQ(ask(first, 3), -EDQUOT) << "that one was for it alone";
+}
+
 // A file that is shorter than was believed costs its reader nothing of that bound.
 TEST_F(UpmdMaking, WhatFailsIsNotCounted) {
     upmd::Limits limits = roomy();
     limits.alone_pages = 3 * kPages;
-    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
-        if (task.pages != 0)
-            tasks.push_back(std::move(task));
-    });
+    begin_with(limits);
     const Id id = join(1000);
     for (std::uint64_t likeness = 1; likeness <= 10; ++likeness) {
         EXPECT_EQ(ask(id, likeness, 2 * kPages), 1);
@@ -165,10 +219,7 @@ TEST_F(UpmdMaking, WhatFailsIsNotCounted) {
 TEST_F(UpmdMaking, QuotaIsALimit) {
     upmd::Limits limits = roomy();
     limits.client_pages = kPages;
-    begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
-        if (task.pages != 0)
-            tasks.push_back(std::move(task));
-    });
+    begin_with(limits);
     const Id id = join(1000);
     EXPECT_EQ(ask(id, 1), 1);
     work();
