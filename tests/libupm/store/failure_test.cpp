@@ -5,16 +5,19 @@
 #include "libupm/store/segment.hpp"
 #include "tests/libupm/store/fixture.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <functional>
 #include <gmock/gmock.h>
+#include <string_view>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <thread>
@@ -27,6 +30,7 @@ namespace {
 // those of libc.
 int pwrite_error = 0;
 int fallocate_error = 0;
+std::function<void(int fd)> before_pwrite; // of a segment's pages, which are frozen
 
 } // namespace
 
@@ -39,6 +43,8 @@ extern "C" ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) {
         errno = pwrite_error;
         return -1;
     }
+    if (before_pwrite)
+        before_pwrite(fd);
     return real(fd, data, size, offset);
 }
 
@@ -100,6 +106,7 @@ class FakeBroker {
         (void)::close(listener_);
     }
     [[nodiscard]] std::string socket() const { return folder_.path() + "/s"; }
+    mutable std::atomic<bool> other_numbers{false}; // as if to other requests
 
   private:
     void serve() {
@@ -124,6 +131,7 @@ class FakeBroker {
         if (die)
             return false;
         header.length = static_cast<std::uint32_t>(reply.size());
+        header.number += other_numbers ? 1U : 0U;
         std::memcpy(reply.data(), &header, std::min(reply.size(), sizeof(header)));
         const iovec part{.iov_base = reply.data(), .iov_len = reply.size()};
         const bool sent = packet::send(client_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U}) == 0;
@@ -139,9 +147,11 @@ class FakeBroker {
     std::thread thread_;
 };
 
-std::vector<std::byte> places(std::uint32_t count, std::uint32_t segment) {
+std::vector<std::byte> places(std::uint32_t count, std::uint32_t segment,
+                              std::uint32_t attached = 0) {
     store::LookupReply head{};
     head.count = count;
+    head.pages = attached;
     std::vector<std::byte> reply(sizeof(head) + count * sizeof(store::Place));
     std::memcpy(reply.data(), &head, sizeof(head));
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -208,6 +218,12 @@ TEST_F(StoreFailure, WrongSegmentsAreNeverMapped) {
                               ::fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) == 0;
             return good ? fd : -1;
         },
+        [&] { // its content is sealed, its size is not
+            const int fd = ::memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+            const bool good = ::pwrite(fd, pages.data(), pages.size(), 0) == size &&
+                              ::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW) == 0;
+            return good ? fd : -1;
+        },
         [&] { // a page too short
             return make_segment(pages.data(), pages.size() - page_size());
         },
@@ -222,20 +238,92 @@ TEST_F(StoreFailure, WrongSegmentsAreNeverMapped) {
         [&] { return -1; },
     };
     for (const auto &make : makers) {
-        const FakeBroker fake([&](Op op, std::vector<std::byte> &reply, int &fd, bool & /*die*/) {
-            if (op == Op::kLookup) {
-                reply = places(8, 1);
-                return;
-            }
-            fd = make();
-            reply = bytes(store::GetReply{.reply = {}, .segment = 1, .pages = 8});
-        });
-        use(fake.socket());
-        ASSERT_EQ(open(), 0) << text;
-        EXPECT_EQ(advise(pages), -EPROTO);
-        EXPECT_EQ(counts.merged, 0U);
-        EXPECT_TRUE(has_pattern(pages, 1));
+        for (const bool attached : {false, true}) { // to the answer to a look-up
+            const FakeBroker fake(
+                [&](Op op, std::vector<std::byte> &reply, int &fd, bool & /*die*/) {
+                    if (op == Op::kLookup) {
+                        reply = places(8, 1, attached ? 8 : 0);
+                        fd = attached ? make() : -1;
+                        return;
+                    }
+                    fd = make();
+                    reply = bytes(store::GetReply{.reply = {}, .segment = 1, .pages = 8});
+                });
+            use(fake.socket());
+            ASSERT_EQ(open(), 0) << text;
+            EXPECT_EQ(advise(pages), -EPROTO) << attached;
+            EXPECT_EQ(counts.merged, 0U);
+            EXPECT_TRUE(has_pattern(pages, 1));
+        }
     }
+}
+
+// An answer to another request, such as one that came too late, is none to this one.
+TEST_F(StoreFailure, AnswersToOtherRequests) {
+    const FakeBroker fake([&](Op op, std::vector<std::byte> &reply, int & /*fd*/, bool & /*die*/) {
+        reply = op == Op::kLookup ? places(8, store::kReserved) : bytes(store::ReplyHeader{});
+    });
+    use(fake.socket());
+    const Pages pages(8);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    fake.other_numbers = true;
+    EXPECT_EQ(advise(pages), -EPROTO);
+    EXPECT_TRUE(has_pattern(pages, 1));
+}
+
+// What a call has open for a moment is no other program's.
+TEST_F(StoreFailure, ProgramsThatAreStartedMeanwhileGetNothing) {
+    const Pages pages(20);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    int looks = 0;
+    before_pwrite = [&](int /*fd*/) {
+        ++looks;
+        for (int fd = STDERR_FILENO + 1; fd < 1024; ++fd) {
+            char name[256] = {};
+            const std::string path = "/proc/self/fd/" + std::to_string(fd);
+            if (::readlink(path.c_str(), name, sizeof(name) - 1) < 0)
+                continue;
+            const std::string_view what(name);
+            const bool ours = what.find("upm-store") != std::string_view::npos ||
+                              what.find("userfaultfd") != std::string_view::npos ||
+                              what.starts_with("socket:") || what.starts_with("/proc/");
+            if (ours && ::fcntl(fd, F_GETFD) != FD_CLOEXEC)
+                ADD_FAILURE() << what;
+        }
+    };
+    const int ret = advise(pages);
+    before_pwrite = nullptr;
+    EXPECT_EQ(ret, 0);
+    EXPECT_GT(looks, 0);
+}
+
+// A child that lives on holds copies of all descriptors, those that froze memory included.
+TEST_F(StoreFailure, ChildThatIsForkedDuringACallAndStays) {
+    const Pages pages(20);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    pid_t child = -1;
+    before_pwrite = [&](int /*fd*/) {
+        before_pwrite = nullptr;
+        child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
+        while (child == 0)
+            (void)::pause();
+    };
+    EXPECT_EQ(advise(pages), 0);
+    before_pwrite = nullptr;
+    ASSERT_GT(child, 0);
+    EXPECT_EQ(counts.inserted, 20U);
+    fill_pattern(pages, 2);
+    EXPECT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_UFFD], 0U);
+    EXPECT_EQ(unmerge(pages), 0);
+    EXPECT_TRUE(has_pattern(pages, 2));
+    fill_pattern(pages, 3);
+    EXPECT_TRUE(has_pattern(pages, 3));
+    (void)::kill(child, SIGKILL);
+    (void)::waitpid(child, nullptr, 0);
 }
 
 TEST_F(StoreFailure, NonsenseFromTheBroker) {

@@ -189,7 +189,7 @@ TEST_F(UpmdLifetime, ALookDoesNotJudgeWhatWasAskedForAgain) {
     ASSERT_EQ(get(client, number), 0);
     look({});
     EXPECT_TRUE(knows(client, 1));
-    pass(2'000);
+    pass(10'000);
     look({});
     EXPECT_FALSE(knows(client, 1)) << "it did not";
 }
