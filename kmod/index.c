@@ -458,7 +458,7 @@ static void free_pages_list(struct list_head *free)
 	struct page *page, *next;
 
 	list_for_each_entry_safe(page, next, free, lru)
-		__free_page(page);
+		put_page(page);	/* see merge.c, of mlock */
 	INIT_LIST_HEAD(free);
 }
 

@@ -39,10 +39,26 @@
  * so upm_prepare() makes every file VMA have one before a page is mapped that
  * the page cache knows nothing of.
  *
- * VM_MIXEDMAP must be off for migrate_vma_setup(), and on for vm_insert_pages()
- * and ever after, since it makes fork copy the PTEs and keeps KSM, khugepaged
- * and NUMA balancing away. It is off only under the lock, and only for a range
- * that holds no PTE that needs it (upm_scan.foreign_special).
+ * DOC: VM_MIXEDMAP is on while pages are mapped, and off again
+ *
+ * It must be off for migrate_vma_setup() and on for vm_insert_pages(). Both is so under
+ * the locks, and for a range that holds no PTE that needs it (upm_scan.foreign_special).
+ * Then it is off again, so that mlock, munlock, userfaultfd, MADV_DODUMP, mremap, KSM and
+ * huge pages treat the rest of the mapping as before, and it joins with its neighbours.
+ * Nothing relies on it:
+ *
+ * - Fork copies the PTEs of every VMA with an anon_vma, and each VMA has one before a
+ *   shared page is mapped: by the page that was replaced, or by upm_prepare() or upm_fill().
+ * - A shared page is not anonymous and not on the LRU, and has a reference of the index.
+ *   KSM, reclaim and MADV_FREE look at the first, MADV_PAGEOUT and compaction at the
+ *   second, NUMA balancing and can_change_pte_writable() at one of them.
+ * - khugepaged leaves a table with a page that is not on the LRU. A shared page that was
+ *   mapped between its look and its lock is refused by the count, an orphan since it
+ *   cannot be isolated. But a kernel with CONFIG_DEBUG_VM asserts before these two checks
+ *   that such a page is anonymous: there the flag stays on (UPM_VM_MERGED).
+ * - mlock may mark a shared page as mlocked, with no further effect, and munlock or the
+ *   unmap of it takes the mark off, maybe late. So the last reference is dropped by
+ *   put_page(), which takes it off, too, and not by __free_page(), which calls it bad.
  */
 #include <linux/migrate.h>
 #include <linux/mmap_lock.h>
@@ -226,6 +242,7 @@ static void batch_replace(struct batch *b)
 	unsigned int first = b->scan.first, last = b->scan.last;
 	struct vm_area_struct *vma = b->vma;
 	bool mixed = vma->vm_flags & VM_MIXEDMAP;
+	bool shared;
 	struct migrate_vma mig = {
 		.vma = vma,
 		.start = b->addr + first * PAGE_SIZE,
@@ -249,13 +266,15 @@ static void batch_replace(struct batch *b)
 	phase_end(b, UPM_PHASE_FIND);
 
 	upm_vm_flags_set(vma, VM_MIXEDMAP);
-	mixed |= batch_map(b);
+	shared = batch_map(b);
 	phase_end(b, UPM_PHASE_MAP);
 
 	/* Off again: a page that comes back to an mlocked VMA is mlocked. */
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
 	batch_finish(b, &mig, first, last);
 	if (mixed)
+		upm_vm_flags_set(vma, VM_MIXEDMAP);
+	if (shared)
 		upm_vm_flags_set(vma, UPM_VM_MERGED);
 	phase_end(b, UPM_PHASE_FINISH);
 }

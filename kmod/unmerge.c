@@ -66,12 +66,15 @@ static int unmerge_batch(struct upm_call *call, const struct upm_scan *scan)
 	return 0;
 }
 
-/* A VMA may have become secret, or armed, after it was merged. */
+/*
+ * None without an anon_vma was merged (merge.c). A VMA may have become secret, or armed,
+ * after it was.
+ */
 static bool may_hold_merged(struct vm_area_struct *vma)
 {
 	enum upm_skip reason;
 
-	if (!(vma->vm_flags & VM_MIXEDMAP))
+	if (!vma->anon_vma)
 		return false;
 	return !upm_vma_refused(vma, &reason) || reason == UPM_SKIP_UFFD ||
 	       reason == UPM_SKIP_SECRET;

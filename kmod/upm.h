@@ -398,9 +398,14 @@ struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
 /*
  * What a VMA with shared pages carries. VM_SOFTDIRTY, since a shared PTE has
  * lost the soft-dirty bit of the page that it replaced: who tracks writes
- * (CRIU) shall see too many rather than too few.
+ * (CRIU) shall see too many rather than too few. VM_MIXEDMAP, where the kernel
+ * checks more than it needs: see merge.c.
  */
+#ifdef CONFIG_DEBUG_VM
 #define UPM_VM_MERGED (VM_MIXEDMAP | VM_SOFTDIRTY)
+#else
+#define UPM_VM_MERGED VM_SOFTDIRTY
+#endif
 
 bool upm_fill_refused(struct vm_area_struct *vma, enum upm_skip *reason);
 void upm_fill(struct vm_area_struct *vma, unsigned long addr, unsigned int nr,

@@ -35,8 +35,8 @@ TEST_P(MappingOps, MremapMoves) {
     check_both();
 }
 
-// Growing keeps what was there; the rest is new. In place the kernel refuses to
-// extend a mapping that holds inserted pages: then nothing may have happened.
+// Growing keeps what was there; the rest is new. In place a kernel with CONFIG_DEBUG_VM
+// refuses to extend a mapping that holds inserted pages: then nothing may have happened.
 TEST_P(MappingOps, MremapGrows) {
     if (of_file(kind()) || kind() == Kind::kStack)
         GTEST_SKIP() << "a file has no more pages, and a stack grows downwards";
