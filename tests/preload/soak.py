@@ -466,7 +466,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--programs", type=int, default=50)
     parser.add_argument("--memory", type=int, default=0, help="MiB for each program")
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds that are a fault anywhere")
+    parser.add_argument(
+        "--longest", type=float, default=4.0, help="seconds that are a fault anywhere"
+    )
     options = parser.parse_args()
     give_userfaultfd()
     if options.seed is None:
