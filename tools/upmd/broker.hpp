@@ -102,6 +102,7 @@ class Broker {
                             const store::MakeRequest &request) const;
     Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
+    [[nodiscard]] std::uint64_t made_alone(const Owner &owner) const;
     void credit(const Owner &owner, std::uint64_t pages);
     void credit(Segment &segment);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);

@@ -56,9 +56,7 @@ int Broker::admit(const Client &client, const Brought &brought,
         return brought.error != 0 ? -brought.error : -EMFILE;
     if (!ledger_.may_wait(client.owner))
         return -EAGAIN;
-    const auto alone = made_alone_.find(client.owner.process);
-    const std::uint64_t before = alone != made_alone_.end() ? alone->second : 0;
-    const bool room = before + request.pages <= limits_.alone_pages &&
+    const bool room = made_alone(client.owner) + request.pages <= limits_.alone_pages &&
                       request.pages <= ledger_.room(client.owner);
     return room ? 0 : -EDQUOT;
 }
@@ -113,7 +111,7 @@ void Broker::made(Made result, std::uint64_t now) {
             continue;
         }
         hand_out(client, *segment, true, now);
-        if (made_alone_[segment->owner.process] > limits_.alone_pages / 4)
+        if (made_alone(segment->owner) > limits_.alone_pages / 4)
             usage_.look_now(client.id, now);
         store::MakeReply answer{};
         answer.segment = known;
@@ -131,6 +129,12 @@ void Broker::hand_out(const Client &client, Segment &segment, bool published, st
     usage_.use(client.id, segment, published, now);
     if (segment.shared)
         credit(segment);
+}
+
+// The owner's process may have left.
+std::uint64_t Broker::made_alone(const Owner &owner) const {
+    const auto alone = made_alone_.find(owner.process);
+    return alone != made_alone_.end() ? alone->second : 0;
 }
 
 void Broker::credit(Segment &segment) {

@@ -120,7 +120,10 @@ bool Broker::consistent() const {
         sums.add(segment->owner, &Account::pages, segment->pages.size());
         sums.add(segment->owner, &Account::segments, 1);
     }
-    return sums == ledger_ && ledger_.all().pages <= limits_.max_pages &&
+    const bool all_here =
+        std::all_of(made_alone_.begin(), made_alone_.end(),
+                    [&](const auto &alone) { return ledger_.process(alone.first).clients != 0; });
+    return all_here && sums == ledger_ && ledger_.all().pages <= limits_.max_pages &&
            ledger_.all().segments <= limits_.max_segments && catalog_.consistent() &&
            usage_.consistent();
 }

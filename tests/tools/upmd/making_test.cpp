@@ -136,6 +136,18 @@ TEST_F(UpmdMaking, NobodyWaitsAnyMore) {
     EXPECT_TRUE(broker().consistent());
 }
 
+// Whoever asked first may be gone, and others get it; nothing of it is remembered.
+TEST_F(UpmdMaking, TheFirstOneHasLeft) {
+    const Id first = join(1000);
+    const Id second = join(1000);
+    EXPECT_EQ(ask(first), 1);
+    EXPECT_EQ(ask(second), 1);
+    leave(first);
+    work();
+    EXPECT_EQ(error(second), 0);
+    EXPECT_TRUE(broker().consistent());
+}
+
 // A program that streams through a large file costs nobody anything for ever.
 TEST_F(UpmdMaking, BoundForOneThatNobodyShares) {
     upmd::Limits limits = roomy();
