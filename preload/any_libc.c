@@ -120,6 +120,12 @@ WRAP(void *, dlopen, (const char *name, int flags), (name, flags), NULL)
 WRAP(int, pthread_create, (void *thread, const void *attributes, void *run, void *argument),
      (thread, attributes, run, argument), ENOSYS)
 WRAP(int, pthread_attr_setstacksize, (void *attributes, size_t size), (attributes, size), ENOSYS)
+// From glibc 2.18 on.
+extern int pthread_setattr_default_np(const void *attributes) WEAK;
+int upm_hook_set_thread_default(const void *attributes) {
+    return pthread_setattr_default_np != NULL ? pthread_setattr_default_np(attributes) : ENOSYS;
+}
+
 WRAP(int, pthread_once, (void *once, void (*run)(void)), (once, run), ENOSYS)
 WRAP(int, __pthread_key_create, (void *key, void (*end)(void *)), (key, end), ENOSYS)
 WRAP(int, mallopt, (int name, int value), (name, value), 0)

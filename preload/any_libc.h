@@ -8,9 +8,13 @@ extern "C" {
 
 /*
  * Returns 1 if this is a glibc, and all that the hook needs to work is loaded: before
- * glibc 2.34, a program without threads lacks some of it. Returns 0 in a program with a sanitizer, too.
+ * glibc 2.34, a program without threads lacks some of it. Returns 0 in a program with a sanitizer,
+ * too.
  */
 __attribute__((visibility("hidden"))) int upm_hook_libc_suffices(void);
+
+/* pthread_setattr_default_np(3), ENOSYS where there is none. */
+__attribute__((visibility("hidden"))) int upm_hook_set_thread_default(const void *attributes);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/real.hpp"
 
+#include "preload/keyed.hpp"
 #include "preload/page.hpp"
 
 #include <dlfcn.h>
@@ -94,6 +95,7 @@ void resolve() noexcept {
     resolving_here = false;
     resolved.store(true, std::memory_order_release);
     state.store(kResolved, std::memory_order_release);
+    take_over_layout(); // by now, this thread is the only one
 }
 
 } // namespace detail

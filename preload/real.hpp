@@ -25,6 +25,7 @@
     X(void *, pvalloc, (std::size_t size))                                                         \
     X(std::size_t, malloc_usable_size, (void *pointer))                                            \
     X(int, malloc_trim, (std::size_t pad))                                                         \
+    X(char *, getenv, (const char *name))                                                          \
     X(void *, mmap, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))      \
     X(void *, mmap64, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))    \
     X(int, munmap, (void *addr, std::size_t len))                                                  \

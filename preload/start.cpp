@@ -7,6 +7,7 @@
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/enable.hpp"
+#include "preload/keyed.hpp"
 #include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/page.hpp"
@@ -46,6 +47,7 @@ bool may_work() noexcept {
 }
 
 [[gnu::constructor]] void wake() noexcept {
+    take_over_layout(); // also where the hook stays out
     if (!may_work() || !ready())
         return;
     settings = read_settings();

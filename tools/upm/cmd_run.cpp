@@ -7,6 +7,7 @@
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
+#include "tools/upm/keyed_layout.hpp"
 #include "tools/upm/model/outlook.hpp"
 #include "tools/upm/read/program.hpp"
 #include "tools/upm/read/surroundings.hpp"
@@ -16,7 +17,6 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <string_view>
-#include <sys/personality.h>
 #include <unistd.h>
 
 namespace upm::tool::cli {
@@ -58,17 +58,6 @@ void preload(const std::string &hook) {
     set("LD_PRELOAD", alone ? hook : hook + ":" + others);
 }
 
-// The same addresses and the same hashes in each process, so that pages which hold
-// pointers are equal too.
-void make_deterministic() {
-    const int before = ::personality(0xffffffff); // asks only
-    if (before < 0 || ::personality(static_cast<unsigned long>(before) | ADDR_NO_RANDOMIZE) < 0)
-        throw SystemError("switch off", "address space randomisation (seccomp filter?)", errno);
-    set("PYTHONHASHSEED", "0");
-    if (std::getenv("UPM_SCOPE") == nullptr)
-        set("UPM_SCOPE", "all");
-}
-
 void check_choice(const char *name, const std::string &value,
                   const std::vector<std::string> &choices) {
     std::string all;
@@ -81,11 +70,11 @@ void check_choice(const char *name, const std::string &value,
 }
 
 // What the hook will go by.
-std::string scope_of(const cxxopts::ParseResult &options) {
+std::string scope_of(const cxxopts::ParseResult &options, const std::string &layout) {
     if (options.count("scope") != 0)
         return options["scope"].as<std::string>();
     const std::string_view wished = env::raw(env::scope);
-    if (wished.empty() && options.count("deterministic") != 0)
+    if (wished.empty() && layout != "stock")
         return "all";
     return env::scope.words[static_cast<std::size_t>(env::get(env::scope))];
 }
@@ -118,6 +107,50 @@ void pass_on(const cxxopts::ParseResult &options) {
         set("UPM_PROFILE", "1");
 }
 
+// One line for why a program gets the addresses that it always gets; empty: it can have
+// others, which the hook has to be there for.
+std::string why_stock_layout(const Program &program) {
+    if (std::string why = why_no_hook(program); !why.empty())
+        return why;
+    if (program.loader != Loader::kGlibc)
+        return "nobody knows if the hook gets into " + printable(program.path);
+    if (has_sanitizer(program))
+        return printable(program.path) + " has a sanitizer, which keeps places for itself";
+    return "";
+}
+
+void choose_layout(const std::string &layout, const std::string &command) {
+    if (layout == "stock")
+        return;
+    try {
+        if (layout == "fixed") {
+            choose_fixed_layout();
+            complain("run", "fixed layout: attacks on the program are easier now, since all of its "
+                            "addresses are known; --layout keyed keeps them secret");
+        } else {
+            if (const std::string why = why_stock_layout(look_at_program(command)); !why.empty())
+                throw Failure(why);
+            choose_keyed_layout(places_of(layout_key()));
+        }
+    } catch (const Failure &failure) {
+        complain("run", fmt::format("stock layout in place of {}: {}", layout, failure.what()));
+        return;
+    }
+    // What pointers are in lies outside of large blocks, too.
+    if (std::getenv("UPM_SCOPE") == nullptr)
+        set("UPM_SCOPE", "all");
+}
+
+std::string layout_of(const cxxopts::ParseResult &options) {
+    if (options.count("layout") == 0)
+        return options.count("deterministic") != 0 ? "fixed" : "stock";
+    const std::string layout = options["layout"].as<std::string>();
+    check_choice("layout", layout, {"stock", "keyed", "fixed"});
+    if (options.count("deterministic") != 0 && layout != "fixed")
+        throw UsageError(fmt::format("--deterministic is --layout fixed, not {}", layout));
+    return layout;
+}
+
 // A program in which nothing will be merged runs all the same, but not without a word.
 // UPM_VERBOSE asks for one in any case; UPM_BACKEND=none asks for nothing else.
 void say_what_merges(const std::string &command, const std::string &scope) {
@@ -145,9 +178,12 @@ cxxopts::Options make_options() {
                    "blocks of memory is shared with others (backend store), or its large blocks\n"
                    "are merged with those of others when it falls idle.");
     options.custom_help("[OPTION...] -- COMMAND...");
-    options.add_options()("deterministic",
-                          "the same memory layout in each run: merges far more, but switches "
-                          "ASLR and Python's hash seed off")(
+    options.add_options()("layout",
+                          "addresses: stock (the kernel's), keyed (random, but the same for all "
+                          "who hold the key: merges far more), or fixed (the same everywhere: "
+                          "makes attacks easier)",
+                          cxxopts::value<std::string>(), "HOW")(
+        "deterministic", "the same as --layout fixed: every address is known to everybody")(
         "profile", "tell at exit which allocations were merged (needs libunwind8)")(
         "trigger", "when to merge: idle, manual or signal", cxxopts::value<std::string>(), "WHEN")(
         "min-bytes", "leave smaller blocks alone (4096, 64K, 2M)", cxxopts::value<std::string>(),
@@ -164,7 +200,8 @@ int run_run(const Arguments &arguments) {
     auto command = arguments.begin() + 1;
     while (command != arguments.end() && command->starts_with("-") && *command != "--") {
         const bool takes_value = *command == "--trigger" || *command == "--min-bytes" ||
-                                 *command == "--idle-ms" || *command == "--scope";
+                                 *command == "--idle-ms" || *command == "--scope" ||
+                                 *command == "--layout";
         command += takes_value && command + 1 != arguments.end() ? 2 : 1;
     }
     const Arguments own(arguments.begin(), command);
@@ -178,11 +215,11 @@ int run_run(const Arguments &arguments) {
     if (command == arguments.end())
         throw UsageError("say what to run: upm run -- COMMAND...");
 
-    say_what_merges(*command, scope_of(chosen));
+    const std::string layout = layout_of(chosen);
+    say_what_merges(*command, scope_of(chosen, layout));
     preload(find_hook());
     pass_on(chosen);
-    if (chosen.count("deterministic") != 0)
-        make_deterministic();
+    choose_layout(layout, *command); // last: what is done from here on has its limits
     std::vector<char *> argv;
     for (auto word = command; word != arguments.end(); ++word)
         argv.push_back(const_cast<char *>(word->c_str())); // execvp changes nothing

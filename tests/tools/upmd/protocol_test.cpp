@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Who may have what: versions, numbers of segments, domains, metrics.
+#include "libupm/base/siphash.hpp"
 #include "tests/tools/upmd/played_broker.hpp"
-#include "tools/upmd/keyed_hash.hpp"
 
 #include <cerrno>
 #include <gmock/gmock.h>
@@ -290,8 +290,8 @@ TEST_F(UpmdProtocol, TheNextSegmentTakesThePlaceOfTheFirst) {
 
 // Numbers that fall into one bucket of an ordinary table do not in ours.
 TEST_F(UpmdProtocol, ChosenHashesFillNoBucket) {
-    static_assert(upmd::siphash<2, 4>({.low = 0x0706050403020100, .high = 0x0f0e0d0c0b0a0908},
-                                      0x0706050403020100) == 0x93f5f5799a932462,
+    static_assert(siphash<2, 4>({.low = 0x0706050403020100, .high = 0x0f0e0d0c0b0a0908},
+                                0x0706050403020100) == 0x93f5f5799a932462,
                   "as in the paper's reference implementation");
     constexpr std::size_t kCount = 4096;
     upmd::HashTable<int> table(0, upmd::KeyedHash{{.low = 3, .high = 4}});

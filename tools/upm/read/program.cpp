@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <vector>
 
 namespace upm::tool::cli {
 
@@ -98,6 +99,61 @@ std::optional<std::string> read_interpreter(const Descriptor &file, const Elf64_
     return std::nullopt;
 }
 
+// Where the bytes lie in the file that are at that address in memory.
+std::optional<std::uint64_t> to_offset(const std::vector<Elf64_Phdr> &parts,
+                                       std::uint64_t address) {
+    for (const Elf64_Phdr &part : parts)
+        if (part.p_type == PT_LOAD && address >= part.p_vaddr &&
+            address - part.p_vaddr < part.p_filesz)
+            return part.p_offset + (address - part.p_vaddr);
+    return std::nullopt;
+}
+
+std::vector<Elf64_Phdr> read_parts(const Descriptor &file) {
+    Elf64_Ehdr head{};
+    if (!read_at(file, 0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
+        return {};
+    std::vector<Elf64_Phdr> parts;
+    for (unsigned i = 0; i < head.e_phnum; ++i) {
+        Elf64_Phdr part{};
+        if (read_at(file, static_cast<off_t>(head.e_phoff + std::uint64_t{i} * head.e_phentsize),
+                    part))
+            parts.push_back(part);
+    }
+    return parts;
+}
+
+// All names of libraries and functions that the dynamic linker finds in the program.
+std::string read_names(const Descriptor &file) {
+    const std::vector<Elf64_Phdr> parts = read_parts(file);
+    std::uint64_t address = 0;
+    std::uint64_t size = 0;
+    for (const Elf64_Phdr &part : parts) {
+        if (part.p_type != PT_DYNAMIC)
+            continue;
+        for (std::uint64_t at = 0; at + sizeof(Elf64_Dyn) <= part.p_filesz;
+             at += sizeof(Elf64_Dyn)) {
+            Elf64_Dyn entry{};
+            if (!read_at(file, static_cast<off_t>(part.p_offset + at), entry) ||
+                entry.d_tag == DT_NULL)
+                break;
+            if (entry.d_tag == DT_STRTAB)
+                address = entry.d_un.d_ptr;
+            if (entry.d_tag == DT_STRSZ)
+                size = entry.d_un.d_val;
+        }
+    }
+    constexpr std::uint64_t kMost = 64UL << 20;
+    const std::optional<std::uint64_t> offset = to_offset(parts, address);
+    if (!offset || size > kMost)
+        return "";
+    std::string names(size, '\0');
+    const ssize_t got =
+        ::pread(file.get(), names.data(), names.size(), static_cast<off_t>(*offset));
+    names.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    return names;
+}
+
 Loader loader_of(const Descriptor &file) {
     Elf64_Ehdr head{};
     if (!read_at(file, 0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
@@ -134,6 +190,18 @@ Program look_at_program(const std::string &command) {
         program.path = std::move(interpreter);
     }
     return program;
+}
+
+bool has_sanitizer(const Program &program) {
+    const Descriptor file(::open(program.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!file)
+        return false;
+    const std::string names = read_names(file);
+    constexpr std::array kTheirs = {"__asan_init", "__hwasan_init", "__lsan_init", "__msan_init",
+                                    "__tsan_init"};
+    return std::any_of(kTheirs.begin(), kTheirs.end(), [&names](std::string_view name) {
+        return names.find(name) != std::string::npos;
+    });
 }
 
 std::string why_no_hook(const Program &program) {

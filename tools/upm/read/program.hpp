@@ -31,6 +31,10 @@ Program look_at_program(const std::string &command);
 // nothing is known.
 std::string why_no_hook(const Program &program);
 
+// Returns true if the program was built with a sanitizer: those need addresses that lie
+// where the kernel usually puts them. Reads the names that it asks libraries for.
+bool has_sanitizer(const Program &program);
+
 } // namespace upm::tool::cli
 
 #endif // UPM_TOOLS_UPM_READ_PROGRAM_HPP
