@@ -68,7 +68,8 @@ class Changes(Case):
         late = ["-e", "inject=madvise:delay_enter=1500000:when=2"]
         variables = {**self.hook, "UPM_TRIGGER": "idle"}
         environment = [f"-E{name}={value}" for name, value in variables.items()]
-        command = ["strace", *options, *late, *environment, CHANGES, "dontneed-first"]
+        tracer = ["strace", *options, *late, *environment]
+        command: list[str | Path] = [*tracer, CHANGES, "dontneed-first"]
         self.done(self.start(command, {}))
 
     def test_mprotect_meanwhile(self) -> None:
