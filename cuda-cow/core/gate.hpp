@@ -23,7 +23,7 @@ namespace upm::cuda {
 
 class RuntimeImpl;
 
-// Who waits for it exclusively goes before later sharers: otherwise a few threads that
+// A thread that waits for it exclusively goes before later sharers: otherwise a few that
 // launch all the time keep will_write out for good. So no thread may take it twice. A
 // launch pays for two additions to one word, which holds how many share the gate, whether
 // it is closed to others, and how often it was used.
@@ -32,6 +32,7 @@ class Gate {
     constexpr Gate() noexcept = default;
     Gate(const Gate &) = delete;
     Gate &operator=(const Gate &) = delete;
+    ~Gate() = default; // trivial: it may be used while the process exits
     // False if it was not free in time.
     [[nodiscard]] bool try_lock_for(std::chrono::milliseconds limit) noexcept;
     void unlock() noexcept;
