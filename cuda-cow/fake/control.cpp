@@ -51,8 +51,8 @@ bool apply(const std::string &name, const std::string &value, Settings &settings
     if (value.empty() || *end != '\0')
         return false;
     if (name == "granularity") {
-        settings.granularity = number;
-        return number != 0 && number % 4096 == 0;
+        settings.granularity = number != 0 ? number : Settings{}.granularity;
+        return number % 4096 == 0;
     }
     if (name == "memory")
         settings.memory = number;

@@ -19,7 +19,7 @@ struct upm_fake_stats {
 
 // Words "name=value", separated by blanks; returns 0, or -1 for one that is not
 // understood. The same text is read from UPM_CUDA_FAKE by cuInit.
-//   granularity=BYTES   smallest unit (2097152)
+//   granularity=BYTES   smallest unit (2097152, also for 0)
 //   memory=BYTES        of the device, for this process (0: no limit)
 //   mappings=N          that may exist at once (0: no limit)
 //   latency_us=N        each call takes this much longer

@@ -171,7 +171,8 @@ std::unique_ptr<Program> start_actor(const std::string &socket, const std::strin
 }
 
 Runtime open_fake(const std::string &socket) {
-    (void)::setenv("UPM_CUDA_FAKE", ("granularity=" + std::to_string(kUnit)).c_str(), 1);
+    // Each time: other tests of this process want another one.
+    configure("granularity=" + std::to_string(kUnit));
     Result<Runtime> opened = Runtime::open({.driver = fake_driver(), .socket = socket});
     if (!opened)
         throw std::runtime_error(last_error());

@@ -79,7 +79,7 @@ std::unique_ptr<Program> start_actor(const std::string &socket, const std::strin
                                      const std::vector<std::string> &environment = {},
                                      rlim_t descriptors = 0);
 
-// A runtime on the fake, in this process. Pre: UPM_CUDA_FAKE was not used before.
+// A runtime on the fake, in this process.
 Runtime open_fake(const std::string &socket);
 
 std::vector<unsigned char> pattern(std::size_t bytes, unsigned seed);
