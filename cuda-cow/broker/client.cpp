@@ -14,6 +14,25 @@
 
 namespace upm::cuda::broker {
 
+// A call of one thread. What others released meanwhile is sent before and afterwards.
+class Client::Turn {
+  public:
+    explicit Turn(Client &client) : client_(client) {
+        client_.lock_.lock();
+        while (client_.has_released() && client_.send_some_released()) {
+        }
+    }
+    Turn(const Turn &) = delete;
+    Turn &operator=(const Turn &) = delete;
+    ~Turn() {
+        client_.lock_.unlock();
+        client_.send_released();
+    }
+
+  private:
+    Client &client_;
+};
+
 Client::Client(Settings settings) : settings_(std::move(settings)), pid_(::getpid()) {}
 
 Client::~Client() {
@@ -35,7 +54,7 @@ bool Client::hung_up() const {
 std::uint64_t Client::live_connection() {
     if (check_process() != 0)
         return 0;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     return socket_ >= 0 && !hung_up() ? connection_ : 0;
 }
 
@@ -128,7 +147,7 @@ int Client::call(const Message &request, Type expected, Message &answer, bool *l
 int Client::welcome(Welcome &welcome) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     if (const int error = connect(); error != 0)
         return error;
     welcome = welcome_;
@@ -150,7 +169,7 @@ void Client::take(Message &answer, std::vector<Found> &found) {
 int Client::find(const std::vector<Content> &contents, std::vector<Found> &found) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     found.clear();
     if (const int error = connect(); error != 0)
         return error;
@@ -174,7 +193,7 @@ int Client::find(const std::vector<Content> &contents, std::vector<Found> &found
 int Client::find_or_wait(const Content &content, Found &found) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     if (const int error = connect(); error != 0)
         return error;
     Message request;
@@ -199,7 +218,7 @@ int Client::publish(const std::vector<Lease> &reservations, const std::vector<in
                     bool &taken) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     taken = false;
     Message request;
     request.header.type = Type::kPublish;
@@ -216,46 +235,73 @@ int Client::publish(const std::vector<Lease> &reservations, const std::vector<in
     return error;
 }
 
-// Pre: `lock_` is held.
-int Client::send_ids(Type type, const std::vector<Lease> &ids) {
-    for (std::size_t start = 0; start < ids.size(); start += kMaxItems) {
-        Message request;
-        request.header.type = type;
-        for (std::size_t i = start; i < std::min(ids.size(), start + kMaxItems); ++i)
-            if (socket_ >= 0 && ids[i].connection == connection_)
-                request.append(ids[i].id);
-        if (request.header.count == 0)
-            continue;
-        Message answer;
-        const int error = type == Type::kRelease ? send_message(socket_, request)
-                                                 : call(request, Type::kDone, answer);
-        if (error != 0) {
-            if (type == Type::kRelease)
-                disconnect(); // half a message is none
-            return error;
-        }
-    }
-    return 0;
-}
-
 int Client::abandon(const std::vector<Lease> &reservations) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
-    return send_ids(Type::kAbandon, reservations);
+    const Turn turn(*this);
+    for (std::size_t start = 0; start < reservations.size(); start += kMaxItems) {
+        Message request;
+        request.header.type = Type::kAbandon;
+        for (std::size_t i = start; i < std::min(reservations.size(), start + kMaxItems); ++i)
+            if (socket_ >= 0 && reservations[i].connection == connection_)
+                request.append(reservations[i].id);
+        Message answer;
+        const int error = request.header.count == 0 ? 0 : call(request, Type::kDone, answer);
+        if (error != 0)
+            return error;
+    }
+    return 0;
 }
 
 void Client::release(const std::vector<Lease> &leases) {
     if (check_process() != 0)
         return;
-    const std::lock_guard<std::mutex> guard(lock_);
-    (void)send_ids(Type::kRelease, leases);
+    if (leases.empty())
+        return;
+    {
+        const std::lock_guard<std::mutex> guard(released_lock_);
+        released_.insert(released_.end(), leases.begin(), leases.end());
+    }
+    send_released();
+}
+
+bool Client::has_released() {
+    const std::lock_guard<std::mutex> guard(released_lock_);
+    return !released_.empty();
+}
+
+// Whoever holds the lock looks again after giving it back: nothing is left lying that was
+// put there too late for one and too early for the other.
+void Client::send_released() {
+    while (has_released()) {
+        const std::unique_lock<std::mutex> guard(lock_, std::try_to_lock);
+        if (!guard.owns_lock() || !send_some_released())
+            return;
+    }
+}
+
+// False if the socket takes no more now.
+bool Client::send_some_released() {
+    Message request;
+    request.header.type = Type::kRelease;
+    std::size_t count = 0;
+    const std::lock_guard<std::mutex> guard(released_lock_);
+    for (; count < released_.size() && request.header.count < kMaxItems; ++count)
+        if (socket_ >= 0 && released_[count].connection == connection_)
+            request.append(released_[count].id);
+    const int error = request.header.count == 0 ? 0 : send_message(socket_, request, MSG_DONTWAIT);
+    if (error == EAGAIN)
+        return false;
+    if (error != 0)
+        disconnect(); // all leases have ended
+    released_.erase(released_.begin(), released_.begin() + static_cast<std::ptrdiff_t>(count));
+    return true;
 }
 
 int Client::counters(Counters &counters) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(lock_);
+    const Turn turn(*this);
     if (const int error = connect(); error != 0)
         return error;
     Message request;

@@ -52,14 +52,16 @@ class Client {
     // `taken`: the broker has them, or may have; others may map them from now on.
     int publish(const std::vector<Lease> &reservations, const std::vector<int> &fds, bool &taken);
     int abandon(const std::vector<Lease> &reservations);
-    // Those of a connection that is gone are left out. No answer is waited for, since
-    // a write may wait for this; nobody is told of an error.
+    // Those of a connection that is gone are left out. Never waits, neither for the broker
+    // nor for a call of another thread, since a write may be what releases: what cannot be
+    // sent now is sent with the next call. Nobody is told of an error.
     void release(const std::vector<Lease> &leases);
     int counters(Counters &counters);
     // The connection whose leases are good now; 0: none.
     std::uint64_t live_connection();
 
   private:
+    class Turn;
     // Error: ENODEV in the child of a fork, whose socket is its parent's.
     [[nodiscard]] int check_process() const;
     int connect();
@@ -68,13 +70,19 @@ class Client {
     // Pre: `lock_` is held. Sends and receives; checks the type of the answer.
     // `lost`: no answer came.
     int call(const Message &request, Type expected, Message &answer, bool *lost = nullptr);
-    int send_ids(Type type, const std::vector<Lease> &ids);
+    bool has_released();
+    // Sends what waits in `released_`, as far as the socket takes it at once.
+    void send_released();
+    // Pre: `lock_` is held.
+    bool send_some_released();
     [[nodiscard]] bool hung_up() const;
     void take(Message &answer, std::vector<Found> &found);
 
     const Settings settings_;
     const pid_t pid_;
-    std::mutex lock_;
+    std::mutex lock_;             // while the broker is talked with
+    std::mutex released_lock_;    // after `lock_`; held for a moment only
+    std::vector<Lease> released_; // what the broker has yet to be told of
     int socket_ = -1;
     std::uint64_t connection_ = 0; // counts up with each
     Welcome welcome_;

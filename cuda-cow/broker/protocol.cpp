@@ -39,12 +39,13 @@ bool unpack(std::span<const std::byte> packet, Message &message) noexcept {
     return is_message(message.header, packet.size());
 }
 
-int send_message(int socket, const Message &message) noexcept {
+int send_message(int socket, const Message &message, int flags) noexcept {
     const std::array<iovec, 2> parts{
         iovec{.iov_base = const_cast<Header *>(&message.header), .iov_len = sizeof message.header},
         iovec{.iov_base = const_cast<unsigned char *>(message.body),
               .iov_len = message.body_bytes}};
-    return gone(-packet::send(socket, parts, std::span(message.fds).first(message.fd_count)));
+    return gone(
+        -packet::send(socket, parts, std::span(message.fds).first(message.fd_count), flags));
 }
 
 int receive_message(int socket, Message &message) noexcept {

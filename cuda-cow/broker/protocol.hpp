@@ -132,8 +132,9 @@ inline constexpr std::size_t kMaxPacket = sizeof(Header) + kMaxBytes;
 std::size_t pack(const Message &message, std::span<std::byte> packet) noexcept;
 bool unpack(std::span<const std::byte> packet, Message &message) noexcept;
 
-// 0 or an errno. A peer that is gone: EPIPE. Descriptors stay the sender's.
-int send_message(int socket, const Message &message) noexcept;
+// 0 or an errno. A peer that is gone: EPIPE. Descriptors stay the sender's. Flags as for
+// sendmsg(2).
+int send_message(int socket, const Message &message, int flags = 0) noexcept;
 
 // 0 or an errno; EPIPE at the end of the stream, EPROTO for what is no message. On
 // an error no descriptor is left open.

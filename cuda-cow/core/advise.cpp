@@ -29,22 +29,15 @@ bool is_final(int error) {
 int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &counts) {
     if (const int error = check_process(); error != 0)
         return error;
-    const std::lock_guard<std::mutex> guard(work_);
     if (length == SIZE_MAX && offset <= bytes_)
         length = bytes_ - offset;
     if (const int error = check_range(offset, length); error != 0)
         return error;
+    const std::lock_guard<std::mutex> alone(advising_);
     const CurrentContext current(*runtime_);
     const Indices range = inside(offset, length);
     Indices todo;
-    const std::uint64_t live = runtime_->broker->live_connection();
-    for (const std::size_t index : range)
-        // What a lost broker knew is offered to the next one.
-        if (!extents_[index].shared() || live == 0 || extents_[index].lease.connection != live)
-            todo.push_back(index);
-    counts.extents = range.size();
-    counts.already = range.size() - todo.size();
-    int error = freeze_all(todo);
+    int error = begin_advise(range, todo, counts);
     for (std::size_t start = 0; start < todo.size() && error == 0; start += broker::kMaxItems) {
         const std::size_t end = std::min(todo.size(), start + broker::kMaxItems);
         error = advise_batch(Indices(todo.begin() + static_cast<std::ptrdiff_t>(start),
@@ -52,14 +45,39 @@ int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &cou
                              counts);
     }
     const std::string reason = error != 0 ? last_error() : "";
+    const int thawed = end_advise(range, todo, counts);
+    return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
+}
+
+// Freezes what is to be shared, and takes it in hand.
+int BufferImpl::begin_advise(const Indices &range, Indices &todo, AdviseCounts &counts) {
+    const std::uint64_t live = runtime_->broker->live_connection();
+    const std::lock_guard<std::mutex> guard(work_);
+    for (const std::size_t index : range) {
+        Extent &extent = extents_[index];
+        // What a lost broker knew is offered to the next one.
+        if (extent.shared() && live != 0 && extent.lease.connection == live)
+            continue;
+        todo.push_back(index);
+        extent.in_hand = true;
+    }
+    counts.extents = range.size();
+    counts.already = range.size() - todo.size();
+    return freeze_all(todo);
+}
+
+int BufferImpl::end_advise(const Indices &range, const Indices &todo, AdviseCounts &counts) {
+    const std::lock_guard<std::mutex> guard(work_);
     Indices rest;
-    for (const std::size_t index : todo)
+    for (const std::size_t index : todo) {
+        extents_[index].in_hand = false;
         if (extents_[index].state == State::kFrozen)
             rest.push_back(index);
+    }
     const int thawed = thaw_all(rest);
     for (const std::size_t index : range)
         counts.bytes += extents_[index].shared() ? extents_[index].bytes : 0;
-    return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
+    return thawed;
 }
 
 // Whatever still writes, of any stream, ends before the memory is frozen.
@@ -77,21 +95,29 @@ int BufferImpl::thaw_all(const Indices &indices) {
     return exclusive.error() != 0 ? exclusive.error() : thaw(indices);
 }
 
-int BufferImpl::hash_batch(const Indices &batch, std::vector<Tag> &tags) {
+// Leaves those out that were written since the advise began.
+int BufferImpl::hash_batch(Indices &batch, std::vector<Tag> &tags, AdviseCounts &counts) {
     broker::Welcome welcome;
     if (const int error = runtime_->broker->welcome(welcome); error != 0)
         return error;
+    const std::lock_guard<std::mutex> guard(work_);
+    counts.refused +=
+        std::erase_if(batch, [this](const std::size_t index) { return !extents_[index].in_hand; });
+    if (batch.empty())
+        return 0;
     std::vector<Piece> pieces;
     for (const std::size_t index : batch)
         pieces.push_back({extents_[index].address, extents_[index].bytes});
     return runtime_->hasher->tag(pieces, make_keys(welcome.seed_low, welcome.seed_high), tags);
 }
 
-int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
+int BufferImpl::advise_batch(Indices batch, AdviseCounts &counts) {
     std::vector<Tag> tags;
     std::vector<broker::Found> found;
-    if (const int error = hash_batch(batch, tags); error != 0)
+    if (const int error = hash_batch(batch, tags, counts); error != 0)
         return error;
+    if (batch.empty())
+        return 0;
     const std::lock_guard<std::mutex> alone(runtime_->negotiation);
     std::vector<broker::Content> contents;
     for (std::size_t i = 0; i < batch.size(); ++i)
@@ -103,11 +129,15 @@ int BufferImpl::advise_batch(const Indices &batch, AdviseCounts &counts) {
 
 int BufferImpl::settle(const Indices &batch, const std::vector<Tag> &tags,
                        std::vector<broker::Found> &found, AdviseCounts &counts) {
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-        extents_[batch[i]].tag = tags[i];
-        if (found[i].state == broker::State::kRefused)
-            ++counts.refused;
+    {
+        const std::lock_guard<std::mutex> guard(work_);
+        for (std::size_t i = 0; i < batch.size(); ++i)
+            if (extents_[batch[i]].in_hand)
+                extents_[batch[i]].tag = tags[i];
     }
+    for (const broker::Found &one : found)
+        if (one.state == broker::State::kRefused)
+            ++counts.refused;
     // First what others wait for, then what this process may have to wait for.
     const int published = publish(batch, found, counts);
     const int merged = merge(batch, found, counts);
@@ -124,13 +154,21 @@ struct BufferImpl::Publication {
     std::vector<broker::Lease> unused;
 };
 
-int BufferImpl::export_reserved(const Indices &batch, const std::vector<broker::Found> &found,
+// From here on will_write copies what is about to leave, in place of making it writable.
+int BufferImpl::export_reserved(const Indices &batch, std::vector<broker::Found> &found,
                                 Publication &made, AdviseCounts &counts) {
+    const std::lock_guard<std::mutex> guard(work_);
     int error = 0;
     for (std::size_t i = 0; i < batch.size(); ++i) {
-        const Extent &extent = extents_[batch[i]];
+        Extent &extent = extents_[batch[i]];
         if (found[i].state != broker::State::kReserved)
             continue;
+        if (!extent.in_hand) {
+            made.unused.push_back(found[i].lease);
+            found[i].state = broker::State::kRefused;
+            ++counts.refused;
+            continue;
+        }
         int fd = -1;
         const int one = error != 0
                             ? error
@@ -138,12 +176,15 @@ int BufferImpl::export_reserved(const Indices &batch, const std::vector<broker::
                                                                        abi::kHandlePosixFd, 0),
                                               "cuMemExportToShareableHandle");
         if (one == 0) {
+            if (extent.state == State::kFrozen)
+                extent.state = State::kOffered;
             made.extents.push_back(batch[i]);
             made.reservations.push_back(found[i].lease);
             made.fds.push_back(fd);
             continue;
         }
         made.unused.push_back(found[i].lease);
+        found[i].state = broker::State::kRefused;
         // Memory that was imported may not be exported again; what cannot be exported
         // stays as it was, and spoils nothing for the rest.
         if (is_final(one))
@@ -152,6 +193,30 @@ int BufferImpl::export_reserved(const Indices &batch, const std::vector<broker::
             ++counts.refused;
     }
     return error;
+}
+
+// What was written meanwhile has other memory by now, and needs no lease.
+void BufferImpl::settle_offer(const Publication &made, bool taken, bool answered) {
+    std::vector<broker::Lease> unwanted;
+    {
+        const std::lock_guard<std::mutex> guard(work_);
+        for (std::size_t i = 0; i < made.extents.size(); ++i) {
+            Extent &extent = extents_[made.extents[i]];
+            if (!taken && extent.state == State::kOffered)
+                extent.state = State::kFrozen;
+            if (!taken)
+                continue;
+            // Without an answer others may map it all the same: it stays read-only.
+            const broker::Lease lease = answered ? made.reservations[i] : broker::Lease{};
+            if (extent.in_hand) {
+                extent.state = State::kShared;
+                extent.lease = lease;
+            } else if (answered) {
+                unwanted.push_back(lease);
+            }
+        }
+    }
+    runtime_->broker->release(unwanted);
 }
 
 // What another process publishes now, since this one was too slow, is kBusy afterwards.
@@ -167,13 +232,8 @@ int BufferImpl::publish(const Indices &batch, std::vector<broker::Found> &found,
         error = runtime_->broker->publish(made.reservations, made.fds, taken);
     for (const int fd : made.fds)
         ::close(fd);
-    for (std::size_t i = 0; taken && i < made.extents.size(); ++i) {
-        // Without an answer others may map it all the same: it stays read-only.
-        Extent &extent = extents_[made.extents[i]];
-        extent.state = State::kShared;
-        extent.lease = error == 0 ? made.reservations[i] : broker::Lease{};
-        ++counts.published;
-    }
+    settle_offer(made, taken, error == 0);
+    counts.published += taken ? made.extents.size() : 0;
     (void)runtime_->broker->abandon(made.unused);
     if (!reason.empty())
         return fail(error, "%s", reason.c_str());
@@ -202,11 +262,15 @@ struct BufferImpl::Candidates {
 int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
                       AdviseCounts &counts) {
     Candidates candidates;
-    int error = import(batch, found, candidates, counts);
-    if (error == 0)
-        error = compare(candidates, counts);
-    if (error == 0)
-        error = remap(candidates, counts);
+    int error = 0;
+    {
+        const std::lock_guard<std::mutex> guard(work_);
+        error = import(batch, found, candidates, counts);
+        if (error == 0)
+            error = compare(candidates, counts);
+        if (error == 0)
+            error = remap(candidates, counts);
+    }
     const std::string reason = error != 0 ? last_error() : "";
     for (std::size_t i = 0; i < candidates.handles.size(); ++i) {
         if (candidates.handles[i] == 0)
@@ -218,7 +282,7 @@ int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
     return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
 }
 
-// Closes the descriptors.
+// Closes the descriptors. Pre, for this and the next three: `work_` is held.
 int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
                        Candidates &candidates, AdviseCounts &counts) {
     int error = 0;
@@ -228,7 +292,7 @@ int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
             continue;
         abi::Handle handle = 0;
         int failed = 0;
-        if (error == 0 && one.fd >= 0)
+        if (error == 0 && one.fd >= 0 && extents_[batch[i]].in_hand)
             failed = runtime_->check(
                 runtime_->api.mem_import(&handle, reinterpret_cast<void *>(std::intptr_t{one.fd}),
                                          abi::kHandlePosixFd),
@@ -344,10 +408,11 @@ int BufferImpl::wait_for_busy(const Indices &batch, const std::vector<Tag> &tags
         std::vector<broker::Found> one(1);
         int error = runtime_->broker->find_or_wait(content_of(extents_[batch[i]].bytes, tags[i]),
                                                    one.front());
+        if (error == 0 && one.front().state == broker::State::kRefused)
+            ++counts.refused;
         if (error == 0)
             error = publish({batch[i]}, one, counts);
-        const broker::State state = one.front().state;
-        if (error == 0 && (state == broker::State::kRefused || state == broker::State::kBusy))
+        if (error == 0 && one.front().state == broker::State::kBusy)
             ++counts.refused;
         if (error == 0)
             error = merge({batch[i]}, one, counts);

@@ -32,9 +32,16 @@ BufferImpl::~BufferImpl() {
     if (reserved_ == 0 || runtime_->forked())
         return;
     const CurrentContext current(*runtime_);
-    const Exclusive exclusive(*runtime_); // the memory goes also if there is an error
-    const DriverApi &api = runtime_->api;
     std::vector<broker::Lease> leases;
+    {
+        const Exclusive exclusive(*runtime_); // the memory goes also if there is an error
+        unmap_all(leases);
+    }
+    runtime_->broker->release(leases);
+}
+
+void BufferImpl::unmap_all(std::vector<broker::Lease> &leases) {
+    const DriverApi &api = runtime_->api;
     std::vector<Piece> mapped;
     for (const Extent &extent : extents_)
         if (extent.handle != 0)
@@ -49,7 +56,6 @@ BufferImpl::~BufferImpl() {
             leases.push_back(extent.lease);
     }
     (void)api.mem_unreserve(address_, reserved_);
-    runtime_->broker->release(leases);
 }
 
 int BufferImpl::reserve(const std::vector<std::size_t> &sizes) {
@@ -186,8 +192,10 @@ int BufferImpl::thaw(const Indices &indices) {
     for (std::size_t i = 0; i < indices.size();) {
         const std::span run = std::span(indices).subspan(i, run_length(indices, i));
         const int one = runtime_->set_access(whole(run), abi::kAccessReadWrite);
-        for (const std::size_t index : run)
+        for (const std::size_t index : run) {
             extents_[index].state = one != 0 ? State::kFrozen : State::kPrivate;
+            extents_[index].in_hand = false;
+        }
         error = error != 0 ? error : one;
         i += run.size();
     }
@@ -254,9 +262,10 @@ int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t
     Indices shared;
     Indices frozen;
     for (const std::size_t index : touched(offset, length)) {
-        if (extents_[index].shared())
+        const State state = extents_[index].state;
+        if (state == State::kShared || state == State::kOffered)
             shared.push_back(index);
-        else if (extents_[index].state == State::kFrozen)
+        else if (state == State::kFrozen)
             frozen.push_back(index);
     }
     if (shared.empty() && frozen.empty())
@@ -346,6 +355,7 @@ int BufferImpl::swap_copies(const Indices &batch, const std::vector<abi::Handle>
                     leases.push_back(extent.lease);
                 extent.handle = handles[done++];
                 extent.state = State::kPrivate;
+                extent.in_hand = false;
                 extent.lease = {};
                 ++copies_;
                 copied_bytes_ += extent.bytes;
@@ -399,6 +409,8 @@ std::string BufferImpl::describe(std::size_t offset) const {
     const char *is = "private";
     if (state == State::kShared)
         is = "shared, read-only";
+    else if (state == State::kOffered)
+        is = "read-only, on its way to the broker";
     else if (state == State::kFrozen)
         is = "private, read-only during an advise or since one that failed";
     char text[96];

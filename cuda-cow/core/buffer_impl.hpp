@@ -2,15 +2,18 @@
 //
 // A buffer: addresses that stay, and the physical memory behind each extent.
 //
-// Every extent is in one of three states. Private: mapped read-write, nobody else has
+// Every extent is in one of four states. Private: mapped read-write, nobody else has
 // its memory. Shared: mapped read-only; others may map the same memory, or may once
 // have been given it. Memory that others may have seen never becomes writable again:
 // will_write copies it. Frozen: private, and yet read-only, while advise looks at it; it
-// stays so only if thawing it failed. What is mapped where, and with which access, is
-// changed only in an Exclusive section (gate.hpp).
+// stays so only if thawing it failed. Offered: on its way to the broker, and so for
+// will_write as if it were shared; frozen again if the broker did not take it. What is
+// mapped where, and with which access, is changed only in an Exclusive section (gate.hpp).
 //
-// Lock order: work, negotiation, Exclusive, (registry | broker | hasher). Nothing that a launch
-// waits for is held while the broker is asked.
+// Lock order: advising, negotiation, (broker | work, Exclusive, (registry | hasher)). Nothing
+// that a write or a launch waits for is held while the broker is asked: a broker that stands
+// still holds advise and attach up, and nobody else. So a write may come between any two
+// steps of an advise. It wins: `in_hand` says which extents the advise may go on with.
 #ifndef UPM_CUDA_CORE_BUFFER_IMPL_HPP
 #define UPM_CUDA_CORE_BUFFER_IMPL_HPP
 
@@ -23,7 +26,7 @@
 
 namespace upm::cuda {
 
-enum class State : std::uint8_t { kPrivate, kFrozen, kShared };
+enum class State : std::uint8_t { kPrivate, kFrozen, kOffered, kShared };
 
 struct Extent {
     abi::DevicePtr address = 0;
@@ -32,6 +35,7 @@ struct Extent {
     std::atomic<State> state{State::kPrivate}; // launches look at it, with the gate shared
     broker::Lease lease;                       // connection 0: none
     Tag tag;                                   // of the shared content
+    bool in_hand = false; // of an advise that is under way; not written since it began
     [[nodiscard]] bool shared() const noexcept { return state == State::kShared; }
 };
 
@@ -71,6 +75,7 @@ class BufferImpl {
     // buffer_impl.cpp
     int reserve(const std::vector<std::size_t> &sizes);
     int map_new(Extent &extent);
+    void unmap_all(std::vector<broker::Lease> &leases);
     int clear();
     [[nodiscard]] Indices touched(std::size_t offset, std::size_t length) const;
     [[nodiscard]] Indices inside(std::size_t offset, std::size_t length) const;
@@ -93,17 +98,20 @@ class BufferImpl {
     // advise.cpp
     int freeze_all(const Indices &indices);
     int thaw_all(const Indices &indices);
-    int advise_batch(const Indices &batch, AdviseCounts &counts);
-    int hash_batch(const Indices &batch, std::vector<Tag> &tags);
+    int begin_advise(const Indices &range, Indices &todo, AdviseCounts &counts);
+    int end_advise(const Indices &range, const Indices &todo, AdviseCounts &counts);
+    int advise_batch(Indices batch, AdviseCounts &counts);
+    int hash_batch(Indices &batch, std::vector<Tag> &tags, AdviseCounts &counts);
     int settle(const Indices &batch, const std::vector<Tag> &tags,
                std::vector<broker::Found> &found, AdviseCounts &counts);
     struct Publication;
     struct Candidates;
-    int export_reserved(const Indices &batch, const std::vector<broker::Found> &found,
-                        Publication &made, AdviseCounts &counts);
+    int export_reserved(const Indices &batch, std::vector<broker::Found> &found, Publication &made,
+                        AdviseCounts &counts);
     int look_at(const Candidates &candidates, std::size_t first, std::size_t count,
                 std::vector<bool> &different);
     int publish(const Indices &batch, std::vector<broker::Found> &found, AdviseCounts &counts);
+    void settle_offer(const Publication &made, bool taken, bool answered);
     int merge(const Indices &batch, std::vector<broker::Found> &found, AdviseCounts &counts);
     int import(const Indices &batch, std::vector<broker::Found> &found, Candidates &candidates,
                AdviseCounts &counts);
@@ -115,7 +123,8 @@ class BufferImpl {
 
     const std::shared_ptr<RuntimeImpl> runtime_;
     const std::string name_;
-    std::mutex work_; // one operation at a time; of leases and tags
+    std::mutex advising_; // one advise at a time; held while the broker is asked
+    std::mutex work_;     // of the extents; never held while the broker is asked
     abi::DevicePtr address_ = 0;
     std::size_t bytes_ = 0;
     std::size_t reserved_ = 0;

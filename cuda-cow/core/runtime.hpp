@@ -86,7 +86,8 @@ class RuntimeImpl {
     std::unique_ptr<Waiter> waiter; // for Exclusive
     std::unique_ptr<broker::Client> broker;
     // From asking the broker until what it promised is published or given back: the
-    // process is one member, and a member that waits may hold no promise.
+    // process is one member, and a member that waits may hold no promise. Taken by advise
+    // and attach only: neither a write nor a launch waits for it.
     std::mutex negotiation;
 
   private:

@@ -6,9 +6,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <fcntl.h>
 #include <filesystem>
 #include <gmock/gmock.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -126,6 +128,42 @@ TEST(Client, KeepsNoUnexpectedDescriptors) {
         EXPECT_EQ(client.welcome(welcome), 0);
         EXPECT_LE(open_files(), before + 2) << "both ends of the connection";
     }
+}
+
+// A write gives leases back: it waits neither for a broker that reads nothing, nor for
+// another thread that waits for an answer. Nothing is lost by it.
+TEST(Client, ReleaseNeverWaits) {
+    const Broker broker;
+    Client client({.socket = broker.socket(), .timeout_ms = 60000});
+    const auto now = [&] {
+        broker::Counters counters;
+        EXPECT_EQ(client.counters(counters), 0) << last_error();
+        return counters;
+    };
+    std::vector<broker::Found> found;
+    ASSERT_EQ(client.find({{4096, 1, 1}}, found), 0);
+    const int memory = ::memfd_create("extent", MFD_CLOEXEC);
+    ASSERT_EQ(::ftruncate(memory, 4096), 0);
+    bool taken = false;
+    ASSERT_EQ(client.publish({found[0].lease}, {memory}, taken), 0) << last_error();
+    ::close(memory);
+    ASSERT_EQ(now().leases, 1U);
+    const std::uint64_t connection = client.live_connection();
+    ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
+    std::atomic<bool> over{false};
+    std::thread other([&] {
+        (void)now();
+        over = true;
+    });
+    // More than the socket takes: ids that are nobody's, and at last the one that counts.
+    for (broker::Id id = 1000; id < 6000; ++id)
+        client.release({{connection, id}});
+    client.release({found[0].lease});
+    EXPECT_FALSE(over);
+    ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
+    other.join();
+    EXPECT_EQ(now().leases, 0U);
+    EXPECT_EQ(client.live_connection(), connection) << "it was not given up";
 }
 
 // Somebody else's socket in our place gets no packet, and so no memory.

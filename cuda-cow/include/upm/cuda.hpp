@@ -102,7 +102,7 @@ struct AdviseCounts {
     std::uint64_t merged = 0;    // now map an extent that was known
     std::uint64_t published = 0; // were new, and are now known
     std::uint64_t already = 0;   // were shared before
-    std::uint64_t refused = 0;   // by a limit of the broker, or for lack of descriptors
+    std::uint64_t refused = 0;   // by a limit, for lack of descriptors, or written meanwhile
     std::uint64_t different = 0; // equal tags, other bytes
     std::uint64_t bytes = 0;     // shared now, among those looked at
 };
@@ -146,7 +146,9 @@ class UPM_API Buffer {
 
     // Shares the whole extents inside [offset, offset + length); the last extent
     // counts as whole if the range reaches the buffer's end. Waits for the device.
-    // Nobody may write the range meanwhile; a kernel that does loses its context.
+    // Nobody may write the range meanwhile; a kernel that does loses its context. A
+    // will_write() is no such write: it does not wait for the broker, and what it made
+    // writable stays private.
     // On an error what was done until then is in the counts and everything else is
     // private as before. Errors: EINVAL, ECONNREFUSED (no broker), EPIPE (lost it),
     // EACCES (the broker is neither this user's nor root's), EPROTONOSUPPORT (it is of
