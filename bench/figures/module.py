@@ -56,7 +56,7 @@ def measure(settings: Settings) -> Found:
             out=settings.out / "images" / f"vm-{'copies' if copies else 'shared'}",
             copies=copies,
             warm=1,
-            fixed_layout=False,
+            layouts=(),
         )
         if status := vm.run(settings.kernel, plan):
             raise OSError(f"the demo in the virtual machine: exit status {status}")

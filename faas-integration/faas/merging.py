@@ -51,8 +51,16 @@ class Way:
         """No change."""
         return self
 
+    def with_keyed_layout(self) -> Way:
+        """The same with addresses that these containers have in common: `upm run`'s work."""
+        environment = {"UPM_DOMAIN": secrets.token_hex(16), **self.environment}
+        environment.pop("LD_PRELOAD", None)  # upm run preloads the hook
+        prefix = [str(UPM), "run", "--layout", "keyed", "--"]
+        binds = [*self.binds, Bind(BIN, str(BIN))]
+        return dataclasses.replace(self, environment=environment, prefix=prefix, binds=binds)
+
     def with_fixed_layout(self) -> Way:
-        """The same without address randomisation, as `upm run --deterministic` has it."""
+        """The same without address randomisation, as `upm run --layout fixed` has it."""
         more = {"PYTHONHASHSEED": "0", "UPM_SCOPE": "all"}
         environment = {**self.environment, **more}
         return dataclasses.replace(self, environment=environment, prefix=FIXED_LAYOUT)

@@ -17,6 +17,10 @@ from faas.containers import Container, Host
 from faas.session import MIB, PSS_REPORT, Session
 
 Adapt = Callable[[merging.Way], merging.Way]
+LAYOUTS: dict[str, tuple[str, Adapt]] = {
+    "keyed": ("with UPM, keyed", merging.Way.with_keyed_layout),
+    "fixed": ("with UPM, no ASLR", merging.Way.with_fixed_layout),
+}
 # What libupm-preload.so says at a program's end, with UPM_VERBOSE.
 SAID = re.compile(
     r"upm\[\d+\]: backend (?P<backend>\w+); .* in (?P<seconds>[\d.]+) s: (?P<merged>[\d.]+) MiB "
@@ -96,8 +100,12 @@ class Demo:
             self._warm_up(host)
             self._phase(host, Phase("without UPM"), None)
             self._phase(host, Phase("with UPM"), merging.Way.as_it_is)
-            if plan.fixed_layout:
-                self._phase(host, Phase("with UPM, no ASLR"), merging.Way.with_fixed_layout)
+            for layout in plan.layouts:
+                if layout == "keyed" and way.agent:
+                    session.say("no keyed layout: that is the hook's work, and there is none")
+                else:
+                    name, adapt = LAYOUTS[layout]
+                    self._phase(host, Phase(name), adapt)
             if plan.pairs:
                 session.say(f"latency: {plan.pairs} containers without and with UPM, in turns")
                 self.latency = latency.compare(session, host, way)

@@ -43,8 +43,8 @@ class Plan:
     """Whether each container has an image of its own."""
     warm: int = 3
     """Later requests to each container."""
-    fixed_layout: bool = True
-    """Whether there is a phase without address randomisation."""
+    layouts: tuple[str, ...] = ("keyed",)
+    """Layouts besides the usual one, with a phase for each: keyed, fixed."""
     pairs: int = 0
     """Containers of each kind whose latencies are compared; 0: not at all."""
     patience: float = 1.0

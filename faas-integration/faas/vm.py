@@ -23,7 +23,7 @@ def run(kernel: str, plan: Plan) -> int:
     function = plan.function
     Session(plan, print).host().make_image()  # and the weights: here, where it is quick
     memory = BASE + EACH * plan.n
-    phases = 3 if plan.fixed_layout else 2
+    phases = 2 + len(plan.layouts)
     print(f"booting {kernel} with {memory} MiB; each of {phases} phases takes minutes", flush=True)
     machine = [str(ROOT / "tests" / "vm" / "run"), "--kernel", kernel, "--mem", str(memory)]
     machine += ["--timeout", str(3600 + 600 * plan.n), "--out", str(plan.out), "--"]
@@ -32,8 +32,7 @@ def run(kernel: str, plan: Plan) -> int:
     demo += ["--containers", plan.containers, "--images", "copies" if plan.copies else "shared"]
     demo += ["--warm", str(plan.warm), "--pairs", str(plan.pairs), "--out", str(plan.out)]
     demo += ["--patience", str(PATIENCE)]
-    if not plan.fixed_layout:
-        demo.append("--no-fixed-layout")
+    demo += ["--layouts", *plan.layouts]
     running = subprocess.Popen([*machine, *demo])
     try:
         return running.wait()
