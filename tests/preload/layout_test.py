@@ -425,6 +425,21 @@ class Refusals(Case):
                 program = self.build(name, f"-fsanitize={name}")
                 self.check("sanitizer", program=[program])
 
+    def test_scripts(self) -> None:
+        """Env(1) would have the layout, and what it starts would not."""
+        script = self.folder / "script"
+        text = "import os; print(open('/proc/self/maps').read().count('libc'))\n"
+        script.write_text(f"#!/usr/bin/env python3\n{text}")
+        script.chmod(0o755)
+        self.check("before the script", program=[script])
+        script.write_text(f"#!{PYTHON}\n{text}")
+        self.fine(self.upm("--layout", "keyed", "--", script, key=new_key()))
+
+    def test_no_program(self) -> None:
+        done = self.upm("--layout", "keyed", "--", "no-such-program", key=new_key())
+        self.assertEqual(done.returncode, 127)
+        self.assertNotIn("layout", done.stderr)
+
     def test_fixed_is_said_to_be_weak(self) -> None:
         script = "print(hash('a'), open('/proc/self/maps').readline())"
         outs = set()

@@ -112,6 +112,9 @@ void pass_on(const cxxopts::ParseResult &options) {
 std::string why_stock_layout(const Program &program) {
     if (std::string why = why_no_hook(program); !why.empty())
         return why;
+    if (program.by_env)
+        return "env(1) starts the script's interpreter, and would have the layout instead; name " +
+               printable(program.path) + " before the script";
     if (program.loader != Loader::kGlibc)
         return "nobody knows if the hook gets into " + printable(program.path);
     if (has_sanitizer(program))
@@ -128,7 +131,10 @@ void choose_layout(const std::string &layout, const std::string &command) {
             complain("run", "fixed layout: attacks on the program are easier now, since all of its "
                             "addresses are known; --layout keyed keeps them secret");
         } else {
-            if (const std::string why = why_stock_layout(look_at_program(command)); !why.empty())
+            const Program program = look_at_program(command);
+            if (program.path.empty())
+                return; // there is none, as execvp(3) will say
+            if (const std::string why = why_stock_layout(program); !why.empty())
                 throw Failure(why);
             choose_keyed_layout(places_of(layout_key()));
         }

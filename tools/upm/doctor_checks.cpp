@@ -207,7 +207,8 @@ Finding check_aslr(const Machine &machine) {
                 .found = "off for all programs: merges more, and makes attacks easier",
                 .cure = "as root: sysctl kernel.randomize_va_space=2"};
     return {.verdict = Verdict::kOk,
-            .found = "on: pages that hold pointers differ between processes and do not merge",
+            .found = "on: pages that hold pointers merge among programs of upm run --layout keyed "
+                     "only (outsiders have 2^32 places to guess)",
             .cure = ""};
 }
 

@@ -54,7 +54,7 @@ bool read_at(const Descriptor &file, off_t offset, Part &part) {
 }
 
 // What "#!" names; through env(1) what that runs. Empty: this is no script.
-std::string script_interpreter(const Descriptor &file) {
+std::string script_interpreter(const Descriptor &file, bool &by_env) {
     std::array<char, 256> head{};
     const ssize_t got = ::pread(file.get(), head.data(), head.size(), 0);
     std::string_view line(head.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
@@ -64,6 +64,7 @@ std::string script_interpreter(const Descriptor &file) {
     std::string interpreter(take_word(line));
     if (!interpreter.ends_with("/env"))
         return interpreter;
+    by_env = true;
     std::string_view word = take_word(line);
     while (word.starts_with('-') || word.find('=') != std::string_view::npos)
         word = take_word(line);
@@ -182,7 +183,7 @@ Program look_at_program(const std::string &command) {
         const Descriptor file(::open(program.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
         if (!file)
             return program;
-        std::string interpreter = script_interpreter(file);
+        std::string interpreter = script_interpreter(file, program.by_env);
         if (interpreter.empty()) {
             program.loader = loader_of(file);
             return program;

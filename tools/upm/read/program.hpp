@@ -21,7 +21,8 @@ enum class Loader : std::uint8_t {
 
 struct Program {
     Loader loader = Loader::kUnknown;
-    std::string path; // the ELF file that will run: of a script its interpreter
+    std::string path;    // the ELF file that will run: of a script its interpreter
+    bool by_env = false; // a script that starts it by env(1), which runs before it
 };
 
 // The program that execvp(3) would run for `command`. Reads PT_INTERP.

@@ -71,6 +71,8 @@ TEST_F(LookAtProgram, ScriptsAreTheirInterpreters) {
     const Program script = look("#! " + musl + " -u\nprint()\n");
     EXPECT_EQ(script.loader, Loader::kMusl);
     EXPECT_EQ(script.path, musl);
+    EXPECT_FALSE(script.by_env);
+    EXPECT_TRUE(look("#!/usr/bin/env sh\n").by_env);
     EXPECT_EQ(look("#!/usr/bin/env -S A=b " + musl + "\n").loader, Loader::kMusl);
     EXPECT_EQ(look("#!/usr/bin/env sh\n").loader, Loader::kGlibc);
     // A script that names itself is no loop here.
