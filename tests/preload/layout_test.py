@@ -10,7 +10,6 @@ UPM_TEST_RUNS is how often Uniform starts its program: 300, and 10,000 in `make 
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import shutil
 import subprocess
@@ -22,14 +21,13 @@ from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hooked import PYTHON, UPM, HookCase, Program, Words, main, run
+from hooked import HOOK, PYTHON, UPM, HookCase, Program, Words, main, run
 
 SOURCE = Path(__file__).with_name("layout.c")
 RUNS = int(os.environ.get("UPM_TEST_RUNS", "300"))
 MAP_BITS, HEAP_BITS = 32, 27  # tools/upm/keyed_layout.hpp
 HUGE_BITS = 9  # pages of 4 KiB in a huge one
 KIB = 1 << 10
-UNLIMITED = resource.RLIM_INFINITY
 # Chi-square with 15 degrees of freedom is above it by chance once in 10^8 tries.
 CHI_SQUARE = 70.0
 PYTHON_PROGRAM = (
@@ -304,6 +302,36 @@ class Children(Case):
                 self.assertEqual(
                     (done.returncode, done.stdout), (before.returncode, before.stdout), done.stderr
                 )
+
+    def test_state_of_another_layout_is_dropped(self) -> None:
+        """A program that has the variable, but not its limit, is left alone."""
+        state = "0000000400000000" + "0000000000100000" * 4
+        variables = self.variables() | {"LD_PRELOAD": str(HOOK), "UPM_LAYOUT_STATE": state}
+        out = run(["bash", "-c", "ulimit -s; env"], variables)
+        plain = run(["bash", "-c", "ulimit -s"], {})
+        self.assertEqual(out.stdout.splitlines()[0], plain.stdout.strip())
+        self.assertNotIn("LAYOUT", out.stdout)
+
+    def test_musl(self) -> None:
+        """The hook stays out there, but puts back what was changed for it."""
+        if not shutil.which("musl-gcc"):
+            self.skipTest("no musl-gcc")
+        source, program = self.folder / "musl.c", self.folder / "musl"
+        source.write_text(
+            "#include <stdio.h>\n#include <stdlib.h>\n#include <sys/resource.h>\n"
+            "int main(void) { struct rlimit l; getrlimit(RLIMIT_STACK, &l);\n"
+            'printf("%lu %d\\n", (long)l.rlim_cur, getenv("UPM_LAYOUT_STATE") != NULL); }\n'
+        )
+        subprocess.run(["musl-gcc", "-o", program, source], check=True)
+        gap, before = 1 << 40, 8 << 20
+        state = "".join(f"{value:016x}" for value in (gap, before, 0, 1 << 30, 1))
+        variables = self.variables() | {"UPM_LAYOUT_STATE": state}
+        limited = f'ulimit -Ss {gap // KIB} && LD_PRELOAD="$1" exec "$0"'
+        words: Words = ["bash", "-c", limited, program]
+        done = run(words, variables)
+        self.assertEqual(done.stdout.split(), [str(gap), "1"], "without the hook")
+        done = run([*words, HOOK], variables)
+        self.assertEqual(self.fine(done).split(), [str(before), "0"])
 
 
 class Keys(Case):

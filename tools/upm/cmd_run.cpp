@@ -150,7 +150,7 @@ void choose_layout(const std::string &layout, const std::string &command) {
 std::string layout_of(const cxxopts::ParseResult &options) {
     if (options.count("layout") == 0)
         return options.count("deterministic") != 0 ? "fixed" : "stock";
-    const std::string layout = options["layout"].as<std::string>();
+    std::string layout = options["layout"].as<std::string>();
     check_choice("layout", layout, {"stock", "keyed", "fixed"});
     if (options.count("deterministic") != 0 && layout != "fixed")
         throw UsageError(fmt::format("--deterministic is --layout fixed, not {}", layout));
