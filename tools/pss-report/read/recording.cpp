@@ -162,6 +162,7 @@ std::vector<Snapshot> read_recording(const std::string &path) {
 std::vector<Series> read_series(const std::vector<std::string> &paths, const Filter &filter,
                                 GroupBy by) {
     std::vector<std::vector<Snapshot>> files;
+    files.reserve(paths.size());
     for (const std::string &path : paths)
         files.push_back(read_recording(path));
     const bool one_curve = are_one_curve(files);
