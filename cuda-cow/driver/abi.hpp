@@ -121,6 +121,16 @@ struct LaunchConfig {
     unsigned attribute_count;
 };
 
+// Of one device, CUDA_LAUNCH_PARAMS.
+struct LaunchParams {
+    Function function;
+    unsigned grid_x, grid_y, grid_z;
+    unsigned block_x, block_y, block_z;
+    unsigned shared_bytes;
+    Stream stream;
+    void **parameters;
+};
+
 // One end of a copy in two dimensions, CUDA_MEMCPY2D.
 struct Copy2DEnd {
     std::size_t x_bytes, y;

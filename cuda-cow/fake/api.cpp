@@ -243,6 +243,13 @@ abi::Status cuLibraryGetKernel(abi::Kernel *kernel, abi::Library library, const 
                                reinterpret_cast<abi::Module>(library), name);
 }
 
+abi::Status cuLibraryEnumerateKernels(abi::Kernel *kernels, unsigned count, abi::Library library) {
+    auto &functions = reinterpret_cast<abi::Module>(library)->functions;
+    for (std::size_t i = 0; i < count && i < functions.size(); ++i)
+        kernels[i] = reinterpret_cast<abi::Kernel>(&functions[i]);
+    return abi::kSuccess;
+}
+
 abi::Status cuKernelGetFunction(abi::Function *function, abi::Kernel kernel) {
     const auto *const of = reinterpret_cast<abi::FunctionObject *>(kernel);
     static std::deque<abi::FunctionObject> made;

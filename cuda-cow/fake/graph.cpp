@@ -94,6 +94,17 @@ abi::Status cuLaunchKernelEx(const abi::LaunchConfig *config, abi::Function func
                           parameters, extra);
 }
 
+// One after the other: the fake has one device.
+abi::Status cuLaunchCooperativeKernelMultiDevice(abi::LaunchParams *all, unsigned count,
+                                                 unsigned /*flags*/) {
+    abi::Status status = abi::kSuccess;
+    for (unsigned i = 0; i < count && status == abi::kSuccess; ++i)
+        status = cuLaunchKernel(all[i].function, all[i].grid_x, all[i].grid_y, all[i].grid_z,
+                                all[i].block_x, all[i].block_y, all[i].block_z, all[i].shared_bytes,
+                                all[i].stream, all[i].parameters, nullptr);
+    return status;
+}
+
 abi::Status cuStreamBeginCapture_v2(abi::Stream stream, int /*mode*/) {
     if (const abi::Status status = enter("cuStreamBeginCapture", true); status != abi::kSuccess)
         return status;

@@ -42,6 +42,15 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
     }
     return all;
 }
+// The driver fills as many as the library has, which may be fewer.
+inline void clear_kernels(abi::Kernel *kernels, unsigned count) {
+    for (unsigned i = 0; kernels != nullptr && i < count; ++i)
+        kernels[i] = nullptr;
+}
+inline void note_kernels(const abi::Kernel *kernels, unsigned count, abi::Library library) {
+    for (unsigned i = 0; kernels != nullptr && i < count && kernels[i] != nullptr; ++i)
+        note_kernel(kernels[i], library);
+}
 
 } // namespace upm::cuda::hook
 
@@ -150,6 +159,19 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
       (config, f, parameters, extra), parameters, extra,                                           \
       (config != nullptr ? config->stream : nullptr))
 
+// Of CUDA 2 and 3. Their parameters are set one by one before, and are not looked at: only
+// the mappings stay as they are.
+#define UPM_OLD_LAUNCHES(X)                                                                        \
+    X(cuLaunch, (abi::Function f), (f), nullptr, nullptr, nullptr)                                 \
+    X(cuLaunchGrid, (abi::Function f, int w, int h), (f, w, h), nullptr, nullptr, nullptr)         \
+    X(cuLaunchGridAsync, (abi::Function f, int w, int h, Stream s), (f, w, h, s), nullptr,         \
+      nullptr, s)
+
+// X(symbol, (parameters), (arguments), launches, how many)
+#define UPM_MANY_LAUNCHES(X)                                                                       \
+    X(cuLaunchCooperativeKernelMultiDevice, (abi::LaunchParams * all, unsigned n, unsigned flags), \
+      (all, n, flags), all, n)
+
 // X(symbol, (parameters), (arguments), waits for all work)
 #define UPM_WAITS(X)                                                                               \
     X(cuCtxSynchronize, (), (), true)                                                              \
@@ -162,6 +184,8 @@ inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
 #define UPM_NOTES(X)                                                                               \
     X(cuLibraryGetKernel, (abi::Kernel * to, abi::Library library, const char *name),              \
       (to, library, name), (void)0, hook::note_kernel(*to, library))                               \
+    X(cuLibraryEnumerateKernels, (abi::Kernel * to, unsigned n, abi::Library library),             \
+      (to, n, library), hook::clear_kernels(to, n), hook::note_kernels(to, n, library))            \
     X(cuModuleUnload, (abi::Module module), (module), hook::forget_functions(), (void)0)           \
     X(cuLibraryUnload, (abi::Library library), (library), hook::forget_functions(library),         \
       (void)0)                                                                                     \

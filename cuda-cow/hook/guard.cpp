@@ -201,6 +201,22 @@ Guard::Guard(const Inspector &inspector, abi::Function function, void **paramete
         work_->begin_lesson(plan);
 }
 
+// Nothing is learned from these: which of them wrote would be a guess.
+Guard::Guard(const Inspector &inspector, const abi::LaunchParams *all, unsigned count) noexcept {
+    if (nothing_to_do())
+        return;
+    auto work = std::make_unique<Work>();
+    for (unsigned i = 0; all != nullptr && i < count; ++i) {
+        std::shared_ptr<Plan> hold;
+        Plan &plan = plan_of(inspector, all[i].function, hold);
+        const Hits hits = find_hits(plan, all[i].parameters, nullptr);
+        for (const Hit &hit : hits.written)
+            work->targets.push_back({hit.buffer, 0, hit.buffer->bytes()});
+    }
+    work_ = std::move(work);
+    enter(inspector, registry::devices.load(std::memory_order_acquire), nullptr);
+}
+
 // Nothing here takes longer for more nodes, unless something was shared since the last
 // launch.
 Guard::Guard(const Inspector &inspector, abi::GraphExec exec, abi::Stream stream) noexcept {

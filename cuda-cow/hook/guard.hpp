@@ -49,6 +49,8 @@ class UPM_API Guard {
     // A kernel, with the parameters as given to cuLaunchKernel.
     Guard(const Inspector &inspector, abi::Function function, void **parameters, void **extra,
           abi::Stream stream) noexcept;
+    // Kernels of several devices at once.
+    Guard(const Inspector &inspector, const abi::LaunchParams *all, unsigned count) noexcept;
     // A graph.
     Guard(const Inspector &inspector, abi::GraphExec exec, abi::Stream stream) noexcept;
     // Copies and memsets.

@@ -27,6 +27,8 @@ abi::Status cuGetProcAddress_v2(const char *, void **, int, std::uint64_t, int *
 abi::Status cuLibraryLoadData(abi::Library *, const void *, int *, void **, unsigned, int *,
                               void **, unsigned);
 abi::Status cuLibraryGetKernel(abi::Kernel *, abi::Library, const char *);
+abi::Status cuLibraryEnumerateKernels(abi::Kernel *, unsigned, abi::Library);
+abi::Status cuLaunchCooperativeKernelMultiDevice(abi::LaunchParams *, unsigned, unsigned);
 abi::Status cuLaunchKernelEx(const abi::LaunchConfig *, abi::Function, void **, void **);
 abi::Status cuMemcpy(Address, Address, std::size_t);
 abi::Status cuMemcpy2D_v2(const abi::Copy2D *);

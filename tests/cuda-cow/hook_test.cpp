@@ -57,10 +57,10 @@ TEST_P(HookOnce, OtherCopies) {
 }
 
 // A kernel of a library is another kind of handle, with no name of its own.
-TEST_P(HookOnce, KernelHandlesAndLaunchKernelEx) {
+TEST_P(HookOnce, KernelHandlesAndOtherLaunches) {
     const std::string path = broker.socket() + ".writes";
     std::ofstream(path) << "_Z6writesPKhPhi 1\n";
-    for (const std::string action : {"kernel", "ex"})
+    for (const std::string action : {"kernel", "enumerated", "ex", "many"})
         EXPECT_EQ(run({"advise", action}, {"UPM_CUDA_WRITES=" + path}),
                   "advise: shared=4,4 bytes=same\n" + action + ": shared=4,0 bytes=different\n");
 }

@@ -191,6 +191,29 @@ class Program {
         return launch(reinterpret_cast<abi::Function>(kernel), 1);
     }
 
+    // The second of the image's functions, in an array that has room for more.
+    abi::Status launch_enumerated() {
+        abi::Library library = nullptr;
+        std::vector<abi::Kernel> kernels(9, reinterpret_cast<abi::Kernel>(this));
+        if (cuLibraryLoadData(&library, &kImage, nullptr, nullptr, 0, nullptr, nullptr, 0) != 0 ||
+            cuLibraryEnumerateKernels(kernels.data(), 9, library) != 0)
+            return abi::kNotFound;
+        return launch(reinterpret_cast<abi::Function>(kernels[1]), 1);
+    }
+
+    // The second of two writes.
+    abi::Status launch_many() {
+        Address from = from_.address();
+        Address to = to_.address() + kUnit + 16;
+        int write = 0;
+        void *reads[] = {&from, &to, &write};
+        int write_now = 1;
+        void *writes[] = {&from, &to, &write_now};
+        abi::LaunchParams all[] = {{all_const_, 1, 1, 1, 1, 1, 1, 0, nullptr, reads},
+                                   {writes_, 1, 1, 1, 1, 1, 1, 0, nullptr, writes}};
+        return cuLaunchCooperativeKernelMultiDevice(all, 2, 0);
+    }
+
     abi::Status launch_ex() {
         Address from = from_.address();
         Address to = to_.address() + kUnit + 16;
@@ -273,6 +296,10 @@ class Program {
             return launch_fill();
         if (action == "kernel")
             return launch_kernel();
+        if (action == "enumerated")
+            return launch_enumerated();
+        if (action == "many")
+            return launch_many();
         if (action == "ex")
             return launch_ex();
         if (action == "capture" || action == "capture-set")
