@@ -83,7 +83,7 @@ TEST_F(LoadsAndHugePages, BringNone) {
         EXPECT_EQ(loaded.done, len);
         EXPECT_TRUE(source_.equal(memory.base() + head, 0, len));
         EXPECT_EQ(loaded.copied, head == 0 ? 0 : kPage);
-        EXPECT_EQ(memory_of(0, memory.base(), memory.len()).anon_huge, 0U);
+        EXPECT_EQ(usage_of(0, memory.base(), memory.len()).anon_huge, 0U);
     }
 }
 
@@ -96,7 +96,7 @@ TEST_F(LoadsAndHugePages, LeaveOne) {
     EXPECT_TRUE(source_.equal(memory.page(256), 0, kPages * kPage));
     EXPECT_EQ(loaded.counts.skipped[UPM_SKIP_PRESENT], 256U);
     EXPECT_EQ(loaded.shared(), 256U);
-    EXPECT_EQ(memory_of(0, memory.base(), memory.len()).anon_huge, kHugePage);
+    EXPECT_EQ(usage_of(0, memory.base(), memory.len()).anon_huge, kHugePage);
 }
 
 // ---- memory ------------------------------------------------------------------------

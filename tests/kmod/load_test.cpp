@@ -283,7 +283,7 @@ class LoadArguments : public Loads {
     int run() { return ::ioctl(upm_.fd(), UPM_IOC_LOAD, &call_) == 0 ? 0 : errno; }
     void expect_refused(int error) {
         EXPECT_EQ(run(), error);
-        EXPECT_EQ(memory_of(0, memory_.base(), memory_.len()).rss, 0U);
+        EXPECT_EQ(usage_of(0, memory_.base(), memory_.len()).rss, 0U);
     }
 
     Mapping memory_{8 * kPage};

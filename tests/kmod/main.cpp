@@ -3,7 +3,7 @@
 // Tests of the kernel module through /dev/upm. They change the settings of the
 // machine, so run them in a VM: tests/vm/run -- build/bin/upm-kmod-tests
 #include "tests/kmod/support/device.hpp"
-#include "tests/kmod/support/region.hpp"
+#include "tests/support/region.hpp"
 
 #include <gtest/gtest.h>
 

@@ -98,7 +98,7 @@ void lock_all(std::byte *base) {
 
 Outcome run_mlock(std::byte * /*base*/, std::byte *part) {
     const int error = error_of(::mlock(part, kLen));
-    return {.error = error, .seen = memory_of(0, part, kLen).locked};
+    return {.error = error, .seen = usage_of(0, part, kLen).locked};
 }
 Outcome run_munlock(std::byte *base, std::byte * /*part*/) {
     const int error = error_of(::munlock(base, 2 * kLen));
@@ -108,7 +108,7 @@ Outcome run_grow(std::byte *base, std::byte * /*part*/) {
     must(::munmap(base + 2 * kLen, kPage), "munmap");
     void *grown = ::mremap(base, 2 * kLen, 2 * kLen + kPage, 0);
     const int error = grown == MAP_FAILED ? errno : 0;
-    return {.error = error, .seen = memory_of(0, base, 2 * kLen + kPage).size};
+    return {.error = error, .seen = usage_of(0, base, 2 * kLen + kPage).size};
 }
 Outcome run_mergeable(std::byte * /*base*/, std::byte *part) {
     const int error = error_of(::madvise(part, kLen, MADV_MERGEABLE));
@@ -138,7 +138,7 @@ Outcome run_join(std::byte *base, std::byte *part) {
     for (std::size_t i = 0; i < kPages && error == 0; i += 2)
         for (const int protection : {PROT_READ, PROT_READ | PROT_WRITE})
             error = error_of(::mprotect(part + i * kPage, kPage, protection));
-    return {.error = error, .seen = memory_of(0, base, 2 * kLen).mappings};
+    return {.error = error, .seen = usage_of(0, base, 2 * kLen).mappings};
 }
 Outcome run_mincore(std::byte * /*base*/, std::byte *part) {
     std::array<unsigned char, kPages> resident{};
@@ -150,7 +150,7 @@ Outcome run_mincore(std::byte * /*base*/, std::byte *part) {
 }
 Outcome run_populate(std::byte * /*base*/, std::byte *part) {
     const int error = error_of(::madvise(part, kLen, MADV_POPULATE_WRITE));
-    return {.error = error, .seen = memory_of(0, part, kLen).rss};
+    return {.error = error, .seen = usage_of(0, part, kLen).rss};
 }
 Outcome run_vm_write(std::byte * /*base*/, std::byte *part) {
     char byte = 5;
@@ -242,7 +242,7 @@ TEST_F(PlainMemory, HugePagesElsewhereInTheMapping) {
             EXPECT_EQ(upm.advise(memory.base(), kLen).done(), kPages);
         }
         memory.base()[kHugePage] = std::byte{1};
-        EXPECT_EQ(memory_of(0, memory.base(), memory.len()).anon_huge, kHugePage);
+        EXPECT_EQ(usage_of(0, memory.base(), memory.len()).anon_huge, kHugePage);
     }
 }
 

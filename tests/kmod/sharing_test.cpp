@@ -147,7 +147,7 @@ TEST_P(Sharing, ZerosAreDropped) {
         // A huge page that is split may give its zeros up by itself (6.12).
         EXPECT_EQ(advice.counts.zero + advice.counts.already, pages());
         EXPECT_EQ(present_frames(a.frames()), 0U);
-        EXPECT_EQ(a.memory().rss, 0U);
+        EXPECT_EQ(a.usage().rss, 0U);
     }
     a.check();
     // The reads have mapped the kernel's zero page, or what was shared.
@@ -224,7 +224,7 @@ TEST_P(Sharing, PssIsRssByN) {
     for (Actor &actor : actors)
         EXPECT_EQ(actor.advise().done(), pages());
     for (Actor &actor : actors) {
-        const Memory memory = actor.memory();
+        const Usage memory = actor.usage();
         EXPECT_EQ(memory.rss, pages() * kPage);
         // smaps rounds the sum of a mapping down to KiB.
         EXPECT_LE(memory.pss, memory.rss / kProcesses);

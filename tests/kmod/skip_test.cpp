@@ -64,7 +64,7 @@ class Skips : public KmodTest {
 TEST_F(Skips, NeverTouched) {
     const Mapping mapping(kPages * kPage);
     expect_skipped(mapping, UPM_SKIP_NOT_PRESENT);
-    EXPECT_EQ(memory_of(0, mapping.base(), mapping.len()).rss, 0U);
+    EXPECT_EQ(usage_of(0, mapping.base(), mapping.len()).rss, 0U);
     // The same without any page table.
     const Mapping far(kPages * kHugePage, kReadWrite, kAnonymous | MAP_NORESERVE);
     expect_skipped(far.base(), 8 * kHugePage / kPage, UPM_SKIP_NOT_PRESENT);

@@ -60,7 +60,7 @@ TEST_F(Thp, DryRunDoesNotSplit) {
     const Region region(Kind::kHuge, pattern_, kPages);
     const Advice advice = upm_.advise(region.base(), region.len(), {.flags = UPM_ADVISE_DRY_RUN});
     EXPECT_EQ(advice.counts.inserted, kPages);
-    EXPECT_EQ(memory_of(0, region.base(), region.len()).anon_huge, kHugePage);
+    EXPECT_EQ(usage_of(0, region.base(), region.len()).anon_huge, kHugePage);
     region.check();
 }
 

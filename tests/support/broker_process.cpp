@@ -2,12 +2,12 @@
 #include "tests/support/broker_process.hpp"
 
 #include "libupm/store/wire.hpp"
+#include "tests/support/process.hpp"
 
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
 #include <stdexcept>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,9 +35,8 @@ void BrokerProcess::start() {
     for (std::string &word : words)
         argv.push_back(word.data());
     argv.push_back(nullptr);
-    pid_ = ::fork();
+    pid_ = fork_tied();
     if (pid_ == 0) {
-        (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
         const int ready = ::fcntl(ends[1], F_DUPFD, 100);
         (void)::dup2(ready, store::kReadyFd);
         (void)::close_range(store::kReadyFd + 1, ~0U, 0);

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: MIT
 #include "tests/support/support.hpp"
 
+#include "tests/support/file.hpp"
+
+#include <array>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 namespace upm::test {
@@ -58,21 +61,6 @@ void Pages::fill(char value) const {
     std::memset(data_, value, size_);
 }
 
-int in_child(const std::function<int()> &body, unsigned seconds) {
-    (void)std::fflush(nullptr);
-    const pid_t child = ::fork();
-    if (child < 0)
-        throw std::runtime_error("fork");
-    if (child == 0) {
-        ::alarm(seconds);
-        ::_exit(body());
-    }
-    int status = 0;
-    if (::waitpid(child, &status, 0) != child)
-        throw std::runtime_error("waitpid");
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 std::string vm_flags(const void *address) {
     const auto wanted = reinterpret_cast<std::uintptr_t>(address);
     std::ifstream smaps("/proc/self/smaps");
@@ -90,10 +78,15 @@ std::string vm_flags(const void *address) {
 }
 
 std::string read_file(const std::string &path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
+    const Fd fd(must(::open(path.c_str(), O_RDONLY | O_CLOEXEC), path.c_str()));
+    std::string text;
+    std::array<char, 4096> chunk{};
+    for (;;) {
+        const ssize_t n = must(::read(fd.get(), chunk.data(), chunk.size()), path.c_str());
+        if (n == 0)
+            return text;
+        text.append(chunk.data(), static_cast<std::size_t>(n));
+    }
 }
 
 namespace {

@@ -102,8 +102,8 @@ Frames Actor::frames() {
     return frames_of(pid(), base(), pages_);
 }
 
-Memory Actor::memory() {
-    return memory_of(pid(), base(), len());
+Usage Actor::usage() {
+    return usage_of(pid(), base(), len());
 }
 
 // ---- fixtures --------------------------------------------------------------

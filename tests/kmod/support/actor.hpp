@@ -6,13 +6,14 @@
 #define UPM_TESTS_KMOD_SUPPORT_ACTOR_HPP
 
 #include "tests/kmod/support/device.hpp"
-#include "tests/kmod/support/pattern.hpp"
-#include "tests/kmod/support/proc.hpp"
-#include "tests/kmod/support/process.hpp"
-#include "tests/kmod/support/region.hpp"
+#include "tests/support/pattern.hpp"
+#include "tests/support/proc.hpp"
+#include "tests/support/process.hpp"
+#include "tests/support/region.hpp"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -22,6 +23,11 @@
 #include <vector>
 
 namespace upm::test {
+
+// Those that the module merges. kFileDirty it does not: see FilePages.PrivateCopiesStay.
+inline constexpr std::array kKinds = {Kind::kAnonymous, Kind::kHuge,  Kind::kReadOnly,
+                                      Kind::kFileClean, Kind::kText,  Kind::kMemfd,
+                                      Kind::kStack,     Kind::kLocked};
 
 // In a child: its region and its device.
 Region &region();
@@ -56,7 +62,7 @@ class Actor {
     [[nodiscard]] std::size_t pages() const { return pages_; }
     [[nodiscard]] std::size_t len() const { return pages_ * kPage; }
     [[nodiscard]] Frames frames();
-    [[nodiscard]] Memory memory();
+    [[nodiscard]] Usage usage();
 
   private:
     Process process_;

@@ -5,7 +5,7 @@
 #define UPM_TESTS_KMOD_SUPPORT_CGROUP_HPP
 
 #include "tests/kmod/support/actor.hpp"
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tests/kmod/support/device.hpp"
 
-#include "tests/kmod/support/pattern.hpp"
+#include "tests/support/pattern.hpp"
 
 #include <gtest/gtest.h>
 

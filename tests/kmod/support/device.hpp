@@ -6,7 +6,7 @@
 #define UPM_TESTS_KMOD_SUPPORT_DEVICE_HPP
 
 #include "kmod/uapi/upm.h"
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <cstddef>
 #include <cstdint>

@@ -6,7 +6,7 @@
 #ifndef UPM_TESTS_KMOD_SUPPORT_SLOW_FILE_HPP
 #define UPM_TESTS_KMOD_SUPPORT_SLOW_FILE_HPP
 
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <atomic>
 #include <cstddef>

@@ -4,9 +4,9 @@
 #ifndef UPM_TESTS_KMOD_SUPPORT_SOURCE_HPP
 #define UPM_TESTS_KMOD_SUPPORT_SOURCE_HPP
 
-#include "tests/kmod/support/file.hpp"
-#include "tests/kmod/support/pattern.hpp"
-#include "tests/kmod/support/region.hpp"
+#include "tests/support/file.hpp"
+#include "tests/support/pattern.hpp"
+#include "tests/support/region.hpp"
 
 #include <cstddef>
 #include <cstring>

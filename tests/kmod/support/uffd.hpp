@@ -4,7 +4,7 @@
 #ifndef UPM_TESTS_KMOD_SUPPORT_UFFD_HPP
 #define UPM_TESTS_KMOD_SUPPORT_UFFD_HPP
 
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <cerrno>
 #include <cstddef>

@@ -2,7 +2,8 @@
 //
 // What libupm/engine/backend.hpp promises, for every backend and every kind of memory.
 #include "tests/libupm/contract/subject.hpp"
-#include "tests/support/memory.hpp"
+#include "tests/support/proc.hpp"
+#include "tests/support/region.hpp"
 #include "tests/support/support.hpp"
 
 #include <atomic>
@@ -19,6 +20,8 @@ namespace upm::test {
 
 namespace {
 
+constexpr std::uint64_t kSeed = 4711;
+
 using BackendAndKind = std::tuple<std::string, Kind>;
 
 class BackendContract : public testing::TestWithParam<BackendAndKind> {
@@ -28,15 +31,19 @@ class BackendContract : public testing::TestWithParam<BackendAndKind> {
             GTEST_SKIP() << subject.unavailable();
     }
 
+    static Kind kind() { return std::get<1>(GetParam()); }
+
     // Runs `use` on memory of the test's kind, and expects its bytes to be what
     // they were before.
-    static void on_memory(const std::function<void(Memory &)> &use) {
-        const auto skip = with_memory(std::get<1>(GetParam()), [&](Memory &memory) {
-            ASSERT_EQ(memory.difference(), "") << "before the test";
-            use(memory);
-        });
-        if (skip)
-            GTEST_SKIP() << *skip;
+    static void on_memory(const std::function<void(Region &)> &use) {
+        try {
+            with_region(kind(), {Content::kMixed, kSeed}, [&](Region &memory) {
+                ASSERT_EQ(memory.first_wrong(), -1) << "before the test";
+                use(memory);
+            });
+        } catch (const NoSuchMemory &reason) {
+            GTEST_SKIP() << reason.what();
+        }
     }
 
     // Expects success of a backend that merges, and refusal of one that does not.
@@ -54,16 +61,16 @@ class BackendContract : public testing::TestWithParam<BackendAndKind> {
 };
 
 TEST_P(BackendContract, BytesStay) {
-    on_memory([&](Memory &memory) {
-        (void)advised(subject.advise(memory.data, memory.size()));
-        EXPECT_EQ(memory.difference(), "");
+    on_memory([&](Region &memory) {
+        (void)advised(subject.advise(memory.base(), memory.len()));
+        memory.check();
     });
 }
 
 TEST_P(BackendContract, EveryPageIsAccountedFor) {
-    on_memory([&](Memory &memory) {
-        if (advised(subject.advise(memory.data, memory.size()))) {
-            EXPECT_EQ(subject.counts().pages, memory.pages);
+    on_memory([&](Region &memory) {
+        if (advised(subject.advise(memory.base(), memory.len()))) {
+            EXPECT_EQ(subject.counts().pages, memory.pages());
         }
     });
 }
@@ -71,170 +78,168 @@ TEST_P(BackendContract, EveryPageIsAccountedFor) {
 // Else a program that advises after each request would pay each time, and a
 // merged page could be taken for new content.
 TEST_P(BackendContract, IsIdempotent) {
-    on_memory([&](Memory &memory) {
-        if (!advised(subject.advise(memory.data, memory.size())))
+    on_memory([&](Region &memory) {
+        if (!advised(subject.advise(memory.base(), memory.len())))
             return;
         const bool complete = subject.counts().skipped[UPM_SKIPPED_BUSY] == 0;
         const std::uint64_t queued = subject.counts().queued;
-        EXPECT_EQ(memory.difference(), "");
-        ASSERT_TRUE(advised(subject.advise(memory.data, memory.size())));
-        EXPECT_EQ(subject.counts().pages, memory.pages);
+        memory.check();
+        ASSERT_TRUE(advised(subject.advise(memory.base(), memory.len())));
+        EXPECT_EQ(subject.counts().pages, memory.pages());
         EXPECT_EQ(subject.counts().queued, queued);
         if (complete) {
             EXPECT_EQ(subject.counts().merged + subject.counts().inserted, 0U);
         }
-        EXPECT_EQ(memory.difference(), "");
+        memory.check();
     });
 }
 
 // Memory that nobody named is not touched: it may be a neighbour's secret.
 TEST_P(BackendContract, UnalignedEndsAreLeftAlone) {
-    on_memory([&](Memory &memory) {
-        const auto before = frames(memory);
-        if (!advised(subject.advise(memory.data + 1, memory.size() - 2)))
+    on_memory([&](Region &memory) {
+        const auto before = own_frames(memory.base(), memory.pages());
+        if (!advised(subject.advise(memory.base() + 1, memory.len() - 2)))
             return;
-        EXPECT_EQ(subject.counts().pages, memory.pages - 2);
-        EXPECT_EQ(memory.difference(), "");
-        const auto after = frames(memory);
+        EXPECT_EQ(subject.counts().pages, memory.pages() - 2);
+        memory.check();
+        const auto after = own_frames(memory.base(), memory.pages());
         if (before && after) {
-            // The first one is zero. Since 6.12 the kernel itself replaces such pages
+            EXPECT_EQ(before->front(), after->front());
+            // The last one is zero. Since 6.12 the kernel itself replaces such pages
             // by its zero page when it splits a huge one.
-            if (memory.kind != Kind::kHugePages && memory.kind != Kind::kTornHuge) {
-                EXPECT_EQ(before->front(), after->front());
+            if (kind() != Kind::kHuge && kind() != Kind::kTornHuge) {
+                EXPECT_EQ(before->back(), after->back());
             }
-            EXPECT_EQ(before->back(), after->back());
         }
     });
 }
 
 // Pages 1, 5, 9... are equal: merged or not, a write to one is seen in none of the
-// others, and not in the file either (with_memory checks that).
+// others, and not in the file either (on_memory checks that).
 TEST_P(BackendContract, WritesStayPrivate) {
-    on_memory([&](Memory &memory) {
-        (void)advised(subject.advise(memory.data, memory.size()));
-        memory.make_writable();
+    on_memory([&](Region &memory) {
+        (void)advised(subject.advise(memory.base(), memory.len()));
+        memory.allow_writes();
         const std::size_t middle = page_size() / 2;
-        for (std::size_t i = 0; i < memory.pages; i += 8)
-            memory.page(i + 1)[middle] = 'w';
-        for (std::size_t i = 0; i < memory.pages; ++i) {
-            std::vector<char> expected = expected_page(i);
-            if (i % 8 == 1)
-                expected[middle] = 'w';
-            ASSERT_EQ(std::memcmp(memory.page(i), expected.data(), page_size()), 0) << "page " << i;
-        }
+        for (std::size_t i = 1; i < memory.pages(); i += 8)
+            memory.write(i * page_size() + middle, "w", 1);
+        memory.check();
     });
 }
 
 TEST_P(BackendContract, WritesStayPrivateAcrossFork) {
-    on_memory([&](Memory &memory) {
-        (void)advised(subject.advise(memory.data, memory.size()));
+    on_memory([&](Region &memory) {
+        (void)advised(subject.advise(memory.base(), memory.len()));
         const int status = in_child([&] {
-            if (!memory.difference().empty())
+            if (memory.first_wrong() != -1)
                 return 1;
-            memory.make_writable();
-            std::memset(memory.data, 'c', memory.size());
+            memory.allow_writes();
+            std::memset(memory.base(), 'c', memory.len());
             return 0;
         });
         EXPECT_EQ(status, 0);
-        EXPECT_EQ(memory.difference(), "");
+        memory.check();
     });
 }
 
 TEST_P(BackendContract, WorksInAChild) {
-    on_memory([&](Memory &memory) {
+    on_memory([&](Region &memory) {
         const int status = in_child([&] {
-            if (!advised(subject.advise(memory.data, memory.size())))
+            if (!advised(subject.advise(memory.base(), memory.len())))
                 return subject.can().advise ? 1 : 0;
-            if (subject.counts().pages != memory.pages)
+            if (subject.counts().pages != memory.pages())
                 return 2;
-            return memory.difference().empty() ? 0 : 3;
+            return memory.first_wrong() == -1 ? 0 : 3;
         });
         EXPECT_EQ(status, 0);
-        (void)advised(subject.advise(memory.data, memory.size()));
-        EXPECT_EQ(memory.difference(), "");
+        (void)advised(subject.advise(memory.base(), memory.len()));
+        memory.check();
     });
 }
 
 TEST_P(BackendContract, UnmergeUndoes) {
-    on_memory([&](Memory &memory) {
+    on_memory([&](Region &memory) {
         if (!subject.can().unmerge) {
-            EXPECT_EQ(subject.unmerge(memory.data, memory.size()), -EOPNOTSUPP);
+            EXPECT_EQ(subject.unmerge(memory.base(), memory.len()), -EOPNOTSUPP);
             return;
         }
-        ASSERT_EQ(subject.unmerge(memory.data, memory.size()), 0) << "of what was never merged";
-        if (memory.own_mapping()) { // others keep what earlier tests did
+        ASSERT_EQ(subject.unmerge(memory.base(), memory.len()), 0) << "of what was never merged";
+        if (info_of(kind()).own_mapping) { // others keep what earlier tests did
             EXPECT_EQ(subject.counts().unmerged, 0U);
         }
-        ASSERT_EQ(subject.advise(memory.data, memory.size()), 0);
+        ASSERT_EQ(subject.advise(memory.base(), memory.len()), 0);
         const std::uint64_t merged = subject.counts().merged + subject.counts().inserted;
-        ASSERT_EQ(subject.unmerge(memory.data, memory.size()), 0);
-        EXPECT_EQ(subject.counts().pages, memory.pages);
+        ASSERT_EQ(subject.unmerge(memory.base(), memory.len()), 0);
+        EXPECT_EQ(subject.counts().pages, memory.pages());
         EXPECT_GE(subject.counts().unmerged, merged);
-        EXPECT_EQ(memory.difference(), "");
-        ASSERT_EQ(subject.advise(memory.data, memory.size()), 0) << "after unmerge";
-        EXPECT_EQ(memory.difference(), "");
+        memory.check();
+        ASSERT_EQ(subject.advise(memory.base(), memory.len()), 0) << "after unmerge";
+        memory.check();
     });
 }
 
 TEST_P(BackendContract, DryRunChangesNothing) {
-    on_memory([&](Memory &memory) {
+    on_memory([&](Region &memory) {
         if (!subject.can().dry_run) {
-            EXPECT_EQ(subject.advise(memory.data, memory.size(), UPM_DRY_RUN), -EOPNOTSUPP);
+            EXPECT_EQ(subject.advise(memory.base(), memory.len(), UPM_DRY_RUN), -EOPNOTSUPP);
             return;
         }
-        const auto before = frames(memory);
-        const std::string flags = vm_flags(memory.data);
-        ASSERT_EQ(subject.advise(memory.data, memory.size(), UPM_DRY_RUN), 0);
-        EXPECT_EQ(subject.counts().pages, memory.pages);
-        EXPECT_EQ(frames(memory), before);
-        EXPECT_EQ(vm_flags(memory.data), flags);
-        EXPECT_EQ(memory.difference(), "");
+        const auto before = own_frames(memory.base(), memory.pages());
+        const std::string flags = vm_flags(memory.base());
+        ASSERT_EQ(subject.advise(memory.base(), memory.len(), UPM_DRY_RUN), 0);
+        EXPECT_EQ(subject.counts().pages, memory.pages());
+        EXPECT_EQ(own_frames(memory.base(), memory.pages()), before);
+        EXPECT_EQ(vm_flags(memory.base()), flags);
+        memory.check();
     });
 }
 
 // As with madvise(2), but found before anything is changed.
 TEST_P(BackendContract, HoleIsRefused) {
-    on_memory([&](Memory &memory) {
-        if (!memory.own_mapping())
+    on_memory([&](Region &memory) {
+        if (!info_of(kind()).own_mapping)
             GTEST_SKIP() << "no hole can be made in it";
-        const std::string flags = vm_flags(memory.data);
-        const std::size_t hole = memory.pages / 2;
+        const std::string flags = vm_flags(memory.base());
+        const std::size_t hole = memory.pages() / 2;
         ASSERT_EQ(::munmap(memory.page(hole), page_size()), 0);
-        EXPECT_EQ(subject.advise(memory.data, memory.size()),
+        EXPECT_EQ(subject.advise(memory.base(), memory.len()),
                   subject.can().advise ? -ENOMEM : -EOPNOTSUPP);
         EXPECT_EQ(subject.counts().pages, 0U);
-        EXPECT_EQ(vm_flags(memory.data), flags);
-        for (std::size_t i = 0; i < memory.pages; ++i) {
+        EXPECT_EQ(vm_flags(memory.base()), flags);
+        for (std::size_t i = 0; i < memory.pages(); ++i) {
             if (i != hole) {
-                ASSERT_EQ(std::memcmp(memory.page(i), expected_page(i).data(), page_size()), 0);
+                const std::byte *const expected = memory.model(i * page_size());
+                ASSERT_EQ(std::memcmp(memory.page(i), expected, page_size()), 0);
             }
         }
     });
 }
 
 TEST_P(BackendContract, DontneedDropsTheContent) {
-    on_memory([&](Memory &memory) {
-        (void)advised(subject.advise(memory.data, memory.size()));
-        ASSERT_EQ(::madvise(memory.data, memory.size(), MADV_DONTNEED), 0);
+    on_memory([&](Region &memory) {
+        (void)advised(subject.advise(memory.base(), memory.len()));
+        ASSERT_EQ(::madvise(memory.base(), memory.len(), MADV_DONTNEED), 0);
         if (subject.can().restores && subject.counts().merged + subject.counts().inserted != 0) {
-            EXPECT_EQ(memory.difference(), "") << "the advised bytes must come back";
+            EXPECT_EQ(memory.first_wrong(), -1) << "the advised bytes must come back";
             return;
         }
-        const std::string file = memory.anonymous() ? "" : read_file(memory.file);
-        const std::string expected = memory.anonymous() ? std::string(memory.size(), '\0') : file;
-        EXPECT_EQ(std::memcmp(memory.data, expected.data(), memory.size()), 0);
+        if (of_file(kind()))
+            memory.expect_file(0, memory.pages());
+        else
+            memory.expect_zeros(0, memory.pages());
+        memory.check();
     });
 }
 
 // The moment between looking and mapping is where an update would get lost.
 TEST_P(BackendContract, NoWriteIsLost) {
-    on_memory([&](Memory &memory) {
+    on_memory([&](Region &memory) {
         constexpr int kRounds = 30;
-        memory.make_writable();
+        memory.allow_writes();
         std::atomic<bool> stop{false};
-        std::vector<std::uint64_t> written(memory.pages, 0);
+        std::vector<std::uint64_t> written(memory.pages(), 0);
         std::thread writer([&] {
-            for (std::size_t i = 0; !stop; i = (i + 7) % memory.pages) {
+            for (std::size_t i = 0; !stop; i = (i + 7) % memory.pages()) {
                 auto *const slot = reinterpret_cast<volatile std::uint64_t *>(memory.page(i));
                 if (written[i] == 0)
                     *slot = 0;
@@ -243,10 +248,10 @@ TEST_P(BackendContract, NoWriteIsLost) {
             }
         });
         for (int round = 0; round < kRounds; ++round)
-            (void)advised(subject.advise(memory.data, memory.size()));
+            (void)advised(subject.advise(memory.base(), memory.len()));
         stop = true;
         writer.join();
-        for (std::size_t i = 0; i < memory.pages; ++i) {
+        for (std::size_t i = 0; i < memory.pages(); ++i) {
             if (written[i] != 0) {
                 std::uint64_t found = 0;
                 std::memcpy(&found, memory.page(i), sizeof(found));
@@ -260,35 +265,38 @@ TEST_P(BackendContract, NoWriteIsLost) {
 TEST_P(BackendContract, EqualPagesShareAFrame) {
     if (!subject.can().immediate)
         GTEST_SKIP() << "this backend does not merge at once";
-    on_memory([&](Memory &memory) {
-        ASSERT_EQ(subject.advise(memory.data, memory.size()), 0);
+    on_memory([&](Region &memory) {
+        ASSERT_EQ(subject.advise(memory.base(), memory.len()), 0);
         const upm_counts &counts = subject.counts();
-        const auto after = frames(memory);
+        const auto after = own_frames(memory.base(), memory.pages());
         if (!after)
             GTEST_SKIP() << "no right to see page frame numbers";
+        if (std::get<0>(GetParam()) == "store") {
+            EXPECT_EQ(counts.merged + counts.inserted != 0, info_of(kind()).store);
+        }
         if (counts.skipped[UPM_SKIPPED_FILE] != 0)
             GTEST_SKIP() << "file pages are not merged here";
         if (counts.skipped[UPM_SKIPPED_UNSUPPORTED] != 0)
             GTEST_SKIP() << "this kind of memory is not merged here";
         for (int reason = 0; reason < UPM_SKIPPED_NR; ++reason)
             EXPECT_EQ(counts.skipped[reason], 0U) << "reason " << reason;
-        for (std::size_t i = 5; i < memory.pages; i += 4)
+        for (std::size_t i = 5; i < memory.pages(); i += 4)
             EXPECT_EQ((*after)[i], (*after)[1]) << "page " << i;
         // Nearly equal is not equal.
-        for (std::size_t i = 2; i + 1 < memory.pages; i += 4)
+        for (std::size_t i = 1; i + 1 < memory.pages(); i += 4)
             EXPECT_NE((*after)[i], (*after)[i + 1]) << "page " << i;
     });
 }
 
 std::string contract_name(const testing::TestParamInfo<BackendAndKind> &test) {
-    return std::get<0>(test.param) + "_" + kind_name(std::get<1>(test.param));
+    return std::get<0>(test.param) + "_" + name_of(std::get<1>(test.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BackendContract,
                          testing::Combine(testing::ValuesIn(backend_names()),
-                                          testing::Values(Kind::kSmallPages, Kind::kHugePages,
+                                          testing::Values(Kind::kAnonymous, Kind::kHuge,
                                                           Kind::kTornHuge, Kind::kFileClean,
-                                                          Kind::kFileDirty, Kind::kStack,
+                                                          Kind::kFileDirty, Kind::kMainStack,
                                                           Kind::kHeap, Kind::kReadOnly)),
                          contract_name);
 

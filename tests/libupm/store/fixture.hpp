@@ -8,7 +8,7 @@
 #include "libupm/store/segment.hpp"
 #include "tests/support/broker_process.hpp"
 #include "tests/support/leaks.hpp"
-#include "tests/support/staying_child.hpp"
+#include "tests/support/process.hpp"
 #include "tests/support/support.hpp"
 
 #include <cstdint>

@@ -4,7 +4,7 @@
 // they like, and clients of the version before.
 #include "libupm/base/packet.hpp"
 #include "tests/libupm/store/fixture.hpp"
-#include "tests/support/staying_child.hpp"
+#include "tests/support/process.hpp"
 
 #include <atomic>
 #include <cerrno>

@@ -6,7 +6,7 @@
 #include "libupm/base/system.hpp"
 #include "libupm/store/client.hpp"
 #include "tests/support/broker_process.hpp"
-#include "tests/support/staying_child.hpp"
+#include "tests/support/process.hpp"
 #include "tests/support/support.hpp"
 #include "tools/broker/listener.hpp"
 

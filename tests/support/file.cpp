@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
-#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <system_error>
@@ -27,18 +26,6 @@ void Fd::reset() {
     if (fd_ >= 0)
         ::close(fd_);
     fd_ = -1;
-}
-
-std::string read_file(const std::string &path) {
-    const Fd fd(must(::open(path.c_str(), O_RDONLY | O_CLOEXEC), path.c_str()));
-    std::string text;
-    std::array<char, 4096> chunk{};
-    for (;;) {
-        const ssize_t n = must(::read(fd.get(), chunk.data(), chunk.size()), path.c_str());
-        if (n == 0)
-            return text;
-        text.append(chunk.data(), static_cast<std::size_t>(n));
-    }
 }
 
 int write_file(const std::string &path, const std::string &text) {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// Child processes that run functions of the test, one after the other. A child is
-// forked and never executes another program, so that a function's address means
-// the same on both sides.
-#ifndef UPM_TESTS_KMOD_SUPPORT_PROCESS_HPP
-#define UPM_TESTS_KMOD_SUPPORT_PROCESS_HPP
+// Child processes. in_child() in support.hpp runs one function in a child and waits for
+// its end, run() a program; what stays is a Process.
+#ifndef UPM_TESTS_SUPPORT_PROCESS_HPP
+#define UPM_TESTS_SUPPORT_PROCESS_HPP
 
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <array>
 #include <cstddef>
@@ -24,6 +23,8 @@ namespace upm::test {
 // needs, since the clock of an emulated machine may run much too fast.
 inline constexpr int kPatienceMs = 1'800'000;
 
+// A child that runs functions of the test, one after the other. It is forked and never
+// executes another program, so that a function's address means the same on both sides.
 class Process {
   public:
     // `prepare` runs first in the child, for example to drop privileges.
@@ -31,7 +32,7 @@ class Process {
     // Kills the child and waits for it.
     ~Process();
     Process(Process &&other) noexcept;
-    Process &operator=(Process &&) = delete;
+    Process &operator=(Process &&other) noexcept;
     Process(const Process &) = delete;
     Process &operator=(const Process &) = delete;
 
@@ -128,6 +129,24 @@ class Process {
     Fd socket_;
 };
 
+// A child that does something and then stays, as a process that goes on using what it
+// has: the broker keeps nothing that nobody maps.
+class StayingChild {
+  public:
+    // Post: `body` has run there, and result() is what it returned; -1: it died.
+    explicit StayingChild(const std::function<int()> &body, unsigned seconds = 100);
+    [[nodiscard]] int result() const { return result_; }
+    [[nodiscard]] pid_t pid() const { return process_.pid(); }
+    void end() {
+        if (process_.pid() > 0)
+            process_.kill();
+    }
+
+  private:
+    Process process_;
+    int result_ = -1;
+};
+
 // fork(2), whose child is killed when the thread that made it ends, however that ends. A
 // child that lives on would keep what it has inherited: memory, and /dev/upm.
 pid_t fork_tied();
@@ -141,4 +160,4 @@ Fd receive_fd(int socket);
 
 } // namespace upm::test
 
-#endif // UPM_TESTS_KMOD_SUPPORT_PROCESS_HPP
+#endif // UPM_TESTS_SUPPORT_PROCESS_HPP

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT
 //
 // Memory of every kind, with a model of what it must hold.
-#ifndef UPM_TESTS_KMOD_SUPPORT_REGION_HPP
-#define UPM_TESTS_KMOD_SUPPORT_REGION_HPP
+#ifndef UPM_TESTS_SUPPORT_REGION_HPP
+#define UPM_TESTS_SUPPORT_REGION_HPP
 
-#include "tests/kmod/support/file.hpp"
-#include "tests/kmod/support/pattern.hpp"
+#include "tests/support/file.hpp"
+#include "tests/support/pattern.hpp"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <memory>
 #include <ostream>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,6 +46,8 @@ class Mapping {
 
     // The memory is elsewhere now (mremap), or a part of it is gone.
     void moved(std::byte *base, std::size_t len) { base_ = base, len_ = len; }
+    // It is somebody else's from now on, or was.
+    void release() { moved(nullptr, 0); }
 
     // Writes the pattern into all pages.
     void fill(const Pattern &pattern) const;
@@ -56,30 +62,47 @@ class Mapping {
 
 enum class Kind : std::uint8_t {
     kAnonymous, // 4 KiB pages
-    kHuge,      // transparent huge pages
+    kHuge,      // transparent huge pages: freezing has to split them
+    kTornHuge,  // the same, cut off by munmap(2), so that it is mapped page by page
     kReadOnly,  // anonymous, mprotect after the fill
     kFileClean, // private mapping of a file on a disk, only read
     kFileDirty, // the same, every page written: like .data
     kText,      // the same, readable and executable: like a library's code
     kMemfd,     // private mapping of a memfd, only read
     kStack,     // MAP_GROWSDOWN
+    kMainStack, // of the main thread: with_region() only
+    kHeap,      // brk: neighbours of the range belong to the allocator
     kLocked,    // mlock
 };
 
-// Those that can be merged. kFileDirty cannot: see FilePages.PrivateCopiesStay.
-inline constexpr std::array kKinds = {Kind::kAnonymous, Kind::kHuge,  Kind::kReadOnly,
-                                      Kind::kFileClean, Kind::kText,  Kind::kMemfd,
-                                      Kind::kStack,     Kind::kLocked};
+struct KindInfo {
+    const char *name;
+    bool file = false;       // of a file
+    bool clean = false;      // of a file, and nobody wrote to it through the mapping
+    bool own_mapping = true; // single pages may be unmapped without harm to others
+    bool store = false;      // the store merges it
+};
+
+const KindInfo &info_of(Kind kind);
 
 const char *name_of(Kind kind);
 std::ostream &operator<<(std::ostream &out, Kind kind);
 
-bool of_file(Kind kind);
+inline bool of_file(Kind kind) {
+    return info_of(kind).file;
+}
 // Pages of a file that nobody wrote to through the mapping.
-bool clean_file(Kind kind);
+inline bool clean_file(Kind kind) {
+    return info_of(kind).clean;
+}
 
 // A size that does the kind justice and takes little time.
 std::size_t pages_of(Kind kind);
+
+// The machine has no memory of that kind to give.
+struct NoSuchMemory : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 // An unnamed file on a disk (ext4, see use_disk()), or in memory if there is none.
 Fd temporary_file();
@@ -94,7 +117,15 @@ const std::string &disk();
 
 class Region {
   public:
+    // Throws NoSuchMemory.
     Region(Kind kind, const Pattern &pattern, std::size_t pages);
+    // In memory of the caller's, which outlives it.
+    Region(Kind kind, const Pattern &pattern, std::size_t pages, std::byte *place);
+    Region(Region &&) = default;
+    Region &operator=(Region &&) = delete;
+    Region(const Region &) = delete;
+    Region &operator=(const Region &) = delete;
+    ~Region();
 
     [[nodiscard]] Kind kind() const { return kind_; }
     [[nodiscard]] std::byte *base() const { return mapping_.base(); }
@@ -123,18 +154,28 @@ class Region {
     [[nodiscard]] std::ptrdiff_t first_wrong() const;
     // Expects the memory to be what the model says.
     void check() const;
+    // Expects its file, if it has one, to be what it was.
+    void check_file() const;
 
   private:
+    void fill_model();
     void map(std::size_t len);
+    void map_file(std::size_t len, int protection);
+    void fill();
 
     Kind kind_;
     Pattern pattern_;
     Pattern file_pattern_;
     Fd file_;
     Mapping mapping_;
+    bool borrowed_ = false; // the mapping is not ours
+    std::unique_ptr<void, decltype(&std::free)> block_{nullptr, &std::free};
     std::vector<std::byte> model_;
 };
 
+// Calls `use` with a region of that kind, of any. Throws NoSuchMemory.
+void with_region(Kind kind, const Pattern &pattern, const std::function<void(Region &)> &use);
+
 } // namespace upm::test
 
-#endif // UPM_TESTS_KMOD_SUPPORT_REGION_HPP
+#endif // UPM_TESTS_SUPPORT_REGION_HPP

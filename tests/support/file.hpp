@@ -2,8 +2,10 @@
 //
 // Files and descriptors. What cannot fail on a working machine throws
 // std::system_error, which GoogleTest reports as a failure of the test.
-#ifndef UPM_TESTS_KMOD_SUPPORT_FILE_HPP
-#define UPM_TESTS_KMOD_SUPPORT_FILE_HPP
+#ifndef UPM_TESTS_SUPPORT_FILE_HPP
+#define UPM_TESTS_SUPPORT_FILE_HPP
+
+#include "tests/support/support.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -45,8 +47,6 @@ class Fd {
     int fd_ = -1;
 };
 
-std::string read_file(const std::string &path);
-
 // Writes `text` with one write(2). Returns 0 or errno.
 int write_file(const std::string &path, const std::string &text);
 
@@ -60,4 +60,4 @@ void load_module(const std::string &name);
 
 } // namespace upm::test
 
-#endif // UPM_TESTS_KMOD_SUPPORT_FILE_HPP
+#endif // UPM_TESTS_SUPPORT_FILE_HPP

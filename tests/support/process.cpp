@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "tests/kmod/support/process.hpp"
+#include "tests/support/process.hpp"
 
 #include <gtest/gtest.h>
 
@@ -45,6 +45,13 @@ Process::Process(const std::function<void()> &prepare) {
 Process::Process(Process &&other) noexcept
     : pid_(std::exchange(other.pid_, -1)), failed_(other.failed_),
       socket_(std::move(other.socket_)) {}
+
+Process &Process::operator=(Process &&other) noexcept {
+    std::swap(pid_, other.pid_);
+    std::swap(failed_, other.failed_);
+    std::swap(socket_, other.socket_);
+    return *this;
+}
 
 Process::~Process() {
     if (pid_ > 0)
@@ -112,6 +119,36 @@ int Process::wait() {
     const int status = wait_for(pid_);
     pid_ = -1;
     return status;
+}
+
+namespace {
+
+int result_here = -1; // in a staying child
+
+} // namespace
+
+StayingChild::StayingChild(const std::function<int()> &body, unsigned seconds)
+    : process_([&] {
+          ::alarm(seconds);
+          result_here = body();
+      }) {
+    try {
+        result_ = process_.call(+[] { return result_here; });
+    } catch (const std::exception &) {
+        result_ = -1;
+    }
+}
+
+int in_child(const std::function<int()> &body, unsigned seconds) {
+    const pid_t child = fork_tied();
+    if (child == 0) {
+        ::alarm(seconds);
+        ::_exit(body());
+    }
+    int status = 0;
+    if (must(::waitpid(child, &status, 0), "waitpid") != child)
+        throw std::runtime_error("waitpid");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 pid_t fork_tied() {

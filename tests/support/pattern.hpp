@@ -2,8 +2,8 @@
 //
 // What the pages of a test hold. The bytes follow from the seed, so that two
 // processes make equal pages without talking to each other.
-#ifndef UPM_TESTS_KMOD_SUPPORT_PATTERN_HPP
-#define UPM_TESTS_KMOD_SUPPORT_PATTERN_HPP
+#ifndef UPM_TESTS_SUPPORT_PATTERN_HPP
+#define UPM_TESTS_SUPPORT_PATTERN_HPP
 
 #include <cstddef>
 #include <cstdint>
@@ -45,4 +45,4 @@ class Random {
 
 } // namespace upm::test
 
-#endif // UPM_TESTS_KMOD_SUPPORT_PATTERN_HPP
+#endif // UPM_TESTS_SUPPORT_PATTERN_HPP

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "tests/kmod/support/proc.hpp"
+#include "tests/support/proc.hpp"
 
-#include "tests/kmod/support/file.hpp"
-#include "tests/kmod/support/region.hpp"
+#include "tests/support/file.hpp"
+#include "tests/support/region.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -66,6 +66,13 @@ Frames frames_of(pid_t pid, const void *addr, std::size_t pages) {
     return frames;
 }
 
+std::optional<Frames> own_frames(const void *addr, std::size_t pages) {
+    // Without CAP_SYS_ADMIN the kernel shows zeros.
+    if (zero_frame() == 0)
+        return std::nullopt;
+    return frames_of(0, addr, pages);
+}
+
 std::vector<bool> swapped_of(pid_t pid, const void *addr, std::size_t pages) {
     std::vector<bool> swapped;
     for (const std::uint64_t word : pagemap(pid, addr, pages))
@@ -108,10 +115,10 @@ std::size_t frames_with(const Frames &frames, unsigned flag) {
     }));
 }
 
-Memory parse_smaps(const std::string &text, std::uint64_t from, std::uint64_t to) {
+Usage parse_smaps(const std::string &text, std::uint64_t from, std::uint64_t to) {
     std::istringstream lines(text);
     std::string line;
-    Memory memory;
+    Usage usage;
     bool inside = false;
     while (std::getline(lines, line)) {
         const auto dash = line.find('-');
@@ -120,21 +127,21 @@ Memory parse_smaps(const std::string &text, std::uint64_t from, std::uint64_t to
             const std::uint64_t start = std::stoull(line, nullptr, 16);
             const std::uint64_t end = std::stoull(line.substr(dash + 1), nullptr, 16);
             inside = start < to && end > from;
-            memory.mappings += inside ? 1 : 0;
+            usage.mappings += inside ? 1 : 0;
         }
         if (!inside)
             continue;
-        take(line, "Size", memory.size);
-        take(line, "Rss", memory.rss);
-        take(line, "Pss", memory.pss);
-        take(line, "AnonHugePages", memory.anon_huge);
-        take(line, "Swap", memory.swap);
-        take(line, "Locked", memory.locked);
+        take(line, "Size", usage.size);
+        take(line, "Rss", usage.rss);
+        take(line, "Pss", usage.pss);
+        take(line, "AnonHugePages", usage.anon_huge);
+        take(line, "Swap", usage.swap);
+        take(line, "Locked", usage.locked);
     }
-    return memory;
+    return usage;
 }
 
-Memory memory_of(pid_t pid, const void *addr, std::size_t len) {
+Usage usage_of(pid_t pid, const void *addr, std::size_t len) {
     const auto from = reinterpret_cast<std::uintptr_t>(addr);
     const std::string who = pid == 0 ? "self" : std::to_string(pid);
     return parse_smaps(read_file("/proc/" + who + "/smaps"), from, from + len);

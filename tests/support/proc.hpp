@@ -2,11 +2,12 @@
 //
 // What the kernel says about memory: frames by /proc/PID/pagemap, their flags by
 // /proc/kpageflags, sizes by /proc/PID/smaps. Needs root.
-#ifndef UPM_TESTS_KMOD_SUPPORT_PROC_HPP
-#define UPM_TESTS_KMOD_SUPPORT_PROC_HPP
+#ifndef UPM_TESTS_SUPPORT_PROC_HPP
+#define UPM_TESTS_SUPPORT_PROC_HPP
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ using Frames = std::vector<std::uint64_t>;
 // Page frame numbers of `pages` pages from `addr` on; 0: not present, or the
 // kernel's zero page, which costs nothing either.
 Frames frames_of(pid_t pid, const void *addr, std::size_t pages);
+
+// The same of this process; nothing without the right to see them.
+std::optional<Frames> own_frames(const void *addr, std::size_t pages);
 
 // Which of the pages are in swap (or under migration).
 std::vector<bool> swapped_of(pid_t pid, const void *addr, std::size_t pages);
@@ -40,7 +44,7 @@ bool frame_has(std::uint64_t frame, unsigned flag);
 std::size_t frames_with(const Frames &frames, unsigned flag);
 
 // Sums of /proc/PID/smaps in bytes, over the mappings that lie in a range.
-struct Memory {
+struct Usage {
     std::uint64_t size = 0;
     std::uint64_t rss = 0;
     std::uint64_t pss = 0;
@@ -50,9 +54,9 @@ struct Memory {
     unsigned mappings = 0;
 };
 
-Memory memory_of(pid_t pid, const void *addr, std::size_t len);
+Usage usage_of(pid_t pid, const void *addr, std::size_t len);
 // The same from the text of a smaps file.
-Memory parse_smaps(const std::string &text, std::uint64_t from, std::uint64_t to);
+Usage parse_smaps(const std::string &text, std::uint64_t from, std::uint64_t to);
 
 struct MapEntry {
     std::uint64_t start = 0;
@@ -68,4 +72,4 @@ std::uint64_t meminfo(const std::string &field);
 
 } // namespace upm::test
 
-#endif // UPM_TESTS_KMOD_SUPPORT_PROC_HPP
+#endif // UPM_TESTS_SUPPORT_PROC_HPP

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include "tests/kmod/support/pattern.hpp"
+#include "tests/support/pattern.hpp"
 
-#include "tests/kmod/support/file.hpp"
+#include "tests/support/file.hpp"
 
 #include <cstdlib>
 #include <cstring>

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
-#include "tests/kmod/support/region.hpp"
+#include "tests/support/region.hpp"
 
-#include "tests/kmod/support/proc.hpp"
+#include "tests/support/proc.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <stdexcept>
+#include <iterator>
 
+#include <alloca.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -92,7 +94,8 @@ Mapping Mapping::huge(std::size_t len) {
         ::munmap(base + len, static_cast<std::size_t>(end - (base + len)));
     whole.moved(base, len);
     must(::mprotect(base, len, kReadWrite), "mprotect");
-    must(::madvise(base, len, MADV_HUGEPAGE), "MADV_HUGEPAGE");
+    if (::madvise(base, len, MADV_HUGEPAGE) != 0)
+        throw NoSuchMemory("this kernel has no transparent huge pages");
     for (std::size_t at = 0; at < len; at += kHugePage)
         base[at] = std::byte{1};
     return whole;
@@ -100,44 +103,37 @@ Mapping Mapping::huge(std::size_t len) {
 
 // ---- kinds -----------------------------------------------------------------
 
+const KindInfo &info_of(Kind kind) {
+    static constexpr KindInfo kInfo[] = {
+        {.name = "anonymous", .store = true},
+        {.name = "huge", .store = true},
+        {.name = "torn_huge", .store = true},
+        {.name = "read_only", .store = true},
+        {.name = "file_clean", .file = true, .clean = true},
+        {.name = "file_dirty", .file = true},
+        {.name = "text", .file = true, .clean = true},
+        {.name = "memfd", .file = true, .clean = true},
+        {.name = "stack"},
+        {.name = "main_stack", .own_mapping = false},
+        {.name = "heap", .own_mapping = false},
+        {.name = "locked"},
+    };
+    static_assert(std::size(kInfo) == static_cast<std::size_t>(Kind::kLocked) + 1);
+    return kInfo[static_cast<std::size_t>(kind)];
+}
+
 const char *name_of(Kind kind) {
-    switch (kind) {
-    case Kind::kAnonymous:
-        return "anonymous";
-    case Kind::kHuge:
-        return "huge";
-    case Kind::kReadOnly:
-        return "read_only";
-    case Kind::kFileClean:
-        return "file_clean";
-    case Kind::kFileDirty:
-        return "file_dirty";
-    case Kind::kText:
-        return "text";
-    case Kind::kMemfd:
-        return "memfd";
-    case Kind::kStack:
-        return "stack";
-    case Kind::kLocked:
-        return "locked";
-    }
-    return "?";
+    return info_of(kind).name;
 }
 
 std::ostream &operator<<(std::ostream &out, Kind kind) {
     return out << name_of(kind);
 }
 
-bool clean_file(Kind kind) {
-    return kind == Kind::kFileClean || kind == Kind::kText || kind == Kind::kMemfd;
-}
-
-bool of_file(Kind kind) {
-    return clean_file(kind) || kind == Kind::kFileDirty;
-}
-
 std::size_t pages_of(Kind kind) {
-    return kind == Kind::kHuge ? kHugePage / kPage : 88;
+    constexpr std::size_t kSome = 88;
+    constexpr std::size_t kHuge = kHugePage / kPage;
+    return kind == Kind::kHuge ? kHuge : kind == Kind::kTornHuge ? kHuge - kSome : kSome;
 }
 
 // ---- files -----------------------------------------------------------------
@@ -164,7 +160,14 @@ void drop_disk() {
 
 Fd temporary_file() {
     const std::string dir = disk().empty() ? "/tmp" : disk();
-    return Fd(must(::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), "O_TMPFILE"));
+    Fd unnamed(::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (unnamed)
+        return unnamed;
+    // Not every file system has such files.
+    std::string path = dir + "/upm-test-XXXXXX";
+    Fd named(must(::mkostemp(path.data(), O_CLOEXEC), "mkostemp"));
+    ::unlink(path.c_str());
+    return named;
 }
 
 namespace {
@@ -191,18 +194,54 @@ Fd temporary_file(const Pattern &pattern, std::size_t pages) {
 
 Region::Region(Kind kind, const Pattern &pattern, std::size_t pages)
     : kind_(kind), pattern_(pattern), file_pattern_(pattern), model_(pages * kPage) {
-    for (std::size_t i = 0; i < pages; i++)
-        pattern.fill(i, model(i * kPage));
-    if (kind == Kind::kFileDirty)
+    if (kind == Kind::kFileDirty) // so that mixing them up shows
         file_pattern_ = {Content::kDistinct, ~pattern.seed};
+    fill_model();
     map(pages * kPage);
-    if (!clean_file(kind))
-        std::memcpy(mapping_.base(), model_.data(), model_.size());
-    if (kind == Kind::kReadOnly)
+    fill();
+}
+
+Region::Region(Kind kind, const Pattern &pattern, std::size_t pages, std::byte *place)
+    : kind_(kind), pattern_(pattern), file_pattern_(pattern), borrowed_(true),
+      model_(pages * kPage) {
+    fill_model();
+    mapping_.moved(place, pages * kPage);
+    fill();
+}
+
+Region::~Region() {
+    if (borrowed_)
+        mapping_.release();
+}
+
+void Region::fill_model() {
+    for (std::size_t at = 0; at < model_.size(); at += kPage)
+        pattern_.fill(at / kPage, model(at));
+}
+
+void Region::fill() {
+    if (!clean_file(kind_))
+        std::memcpy(base(), model_.data(), model_.size());
+    if (kind_ == Kind::kReadOnly)
         must(::mprotect(base(), len(), PROT_READ), "mprotect");
     touch(mapping_);
-    if (kind == Kind::kHuge && memory_of(0, base(), len()).anon_huge != len())
-        throw std::runtime_error("the kernel gave no huge pages");
+    if (kind_ == Kind::kHuge && usage_of(0, base(), len()).anon_huge != len())
+        throw NoSuchMemory("the kernel gave no huge pages");
+    if (kind_ == Kind::kTornHuge) { // what follows belongs to the huge page still
+        if (usage_of(0, base(), len()).anon_huge == 0)
+            throw NoSuchMemory("the kernel gave no huge page");
+        must(::munmap(base() + len(), kHugePage - len() % kHugePage), "munmap");
+    }
+}
+
+void Region::map_file(std::size_t len, int protection) {
+    if (kind_ == Kind::kMemfd) {
+        file_ = Fd(must(::memfd_create("upm-test", MFD_CLOEXEC), "memfd_create"));
+        write_pattern(file_.get(), file_pattern_, len / kPage);
+    } else {
+        file_ = temporary_file(file_pattern_, len / kPage);
+    }
+    mapping_ = Mapping(len, protection, MAP_PRIVATE, file_.get());
 }
 
 void Region::map(std::size_t len) {
@@ -210,20 +249,26 @@ void Region::map(std::size_t len) {
     case Kind::kHuge:
         mapping_ = Mapping::huge(len);
         return;
+    case Kind::kTornHuge:
+        mapping_ = Mapping::huge((len / kHugePage + 1) * kHugePage);
+        mapping_.moved(mapping_.base(), len);
+        return;
     case Kind::kFileClean:
     case Kind::kFileDirty:
-        file_ = temporary_file(file_pattern_, len / kPage);
-        mapping_ = Mapping(len, kReadWrite, MAP_PRIVATE, file_.get());
+    case Kind::kMemfd:
+        map_file(len, kReadWrite);
         return;
     case Kind::kText:
-        file_ = temporary_file(file_pattern_, len / kPage);
-        mapping_ = Mapping(len, PROT_READ | PROT_EXEC, MAP_PRIVATE, file_.get());
+        map_file(len, PROT_READ | PROT_EXEC);
         return;
-    case Kind::kMemfd:
-        file_ = Fd(must(::memfd_create("upm-test", MFD_CLOEXEC), "memfd_create"));
-        write_pattern(file_.get(), file_pattern_, len / kPage);
-        mapping_ = Mapping(len, kReadWrite, MAP_PRIVATE, file_.get());
+    case Kind::kHeap:
+        ::mallopt(M_MMAP_THRESHOLD, 1 << 30); // else it would be a mapping of its own
+        block_.reset(std::aligned_alloc(kPage, len));
+        borrowed_ = true;
+        mapping_.moved(static_cast<std::byte *>(block_.get()), len);
         return;
+    case Kind::kMainStack:
+        throw NoSuchMemory("a stack is its function's");
     case Kind::kStack:
         mapping_ = Mapping(len, kReadWrite, kPrivate | MAP_GROWSDOWN | MAP_STACK);
         break;
@@ -273,6 +318,38 @@ void Region::check() const {
                          << static_cast<std::size_t>(wrong) % kPage << ": "
                          << static_cast<int>(base()[wrong]) << " instead of "
                          << static_cast<int>(model_[static_cast<std::size_t>(wrong)]);
+}
+
+void Region::check_file() const {
+    std::vector<std::byte> expected(kPage);
+    std::vector<std::byte> found(kPage);
+    for (std::size_t i = 0; file_ && i < model_.size() / kPage; i++) {
+        file_pattern_.fill(i, expected.data());
+        must(::pread(file(), found.data(), kPage, static_cast<off_t>(i * kPage)), "pread");
+        EXPECT_EQ(found, expected) << "page " << i << " of the file itself";
+    }
+}
+
+namespace {
+
+// Not inlined: the memory must stay a part of this frame while it is used.
+[[gnu::noinline]] void with_main_stack(const Pattern &pattern,
+                                       const std::function<void(Region &)> &use) {
+    const std::size_t pages = pages_of(Kind::kMainStack);
+    auto *const raw = static_cast<std::byte *>(alloca((pages + 1) * kPage));
+    const auto address = reinterpret_cast<std::uintptr_t>(raw);
+    Region region(Kind::kMainStack, pattern, pages, raw + (kPage - address % kPage) % kPage);
+    use(region);
+}
+
+} // namespace
+
+void with_region(Kind kind, const Pattern &pattern, const std::function<void(Region &)> &use) {
+    if (kind == Kind::kMainStack)
+        return with_main_stack(pattern, use);
+    Region region(kind, pattern, pages_of(kind));
+    use(region);
+    region.check_file();
 }
 
 } // namespace upm::test
