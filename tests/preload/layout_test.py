@@ -31,9 +31,14 @@ KIB = 1 << 10
 # Chi-square with 15 degrees of freedom is above it by chance once in 10^8 tries.
 CHI_SQUARE = 70.0
 PYTHON_PROGRAM = (
-    "import json, sys, threading, decimal\n"
-    "threads = [threading.Thread(target=lambda: bytearray(1 << 20)) for _ in range(3)]\n"
-    "[(t.start(), t.join()) for t in threads]\n"
+    "import decimal, json, os, sys, threading, time\n"
+    "for _ in range(3):\n"
+    "    thread = threading.Thread(target=lambda: bytearray(1 << 20))\n"
+    "    thread.start()\n"
+    "    thread.join()\n"
+    # It may live a little longer: where the next one's stack lies depends on that.
+    "    while len(os.listdir('/proc/self/task')) > 1:\n"
+    "        time.sleep(0.001)\n"
     "data = {str(i): list(range(i)) for i in range(500)}\n"
     "print('ready', flush=True)\n"
     "sys.stdin.read()\n"
@@ -107,8 +112,14 @@ class Maps(Case):
     """Two runs with one key."""
 
     def maps(self, command: Words, key: str, ready: str = "ready") -> list[Place]:
-        """The mappings of a program that says that it is ready, and then waits."""
-        program = self.start([UPM, "run", "--layout", "keyed", "--", *command], self.variables(key))
+        """The mappings of a program that says that it is ready, and then waits.
+
+        The hook has no thread of its own in it, which would race with those of the program.
+        """
+        program = self.start(
+            [UPM, "run", "--layout", "keyed", "--trigger", "manual", "--", *command],
+            self.variables(key),
+        )
         for line in program.lines():
             if ready in line:
                 break
