@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <exception>
 #include <iostream>
 #include <stdexcept>
@@ -15,7 +16,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 namespace upm::test {
@@ -54,8 +54,12 @@ Process &Process::operator=(Process &&other) noexcept {
 }
 
 Process::~Process() {
-    if (pid_ > 0)
-        kill();
+    try {
+        if (pid_ > 0)
+            kill();
+    } catch (const std::exception &) {
+        std::terminate(); // a test whose child does not end cannot go on
+    }
 }
 
 void Process::serve(int socket, const std::function<void()> &prepare) {
@@ -80,11 +84,11 @@ void Process::serve(int socket, const std::function<void()> &prepare) {
         }
         reply.failed = testing::Test::HasFailure();
         std::cout.flush();
-        std::fflush(nullptr);
+        (void)std::fflush(nullptr);
         if (::send(socket, &reply, sizeof(reply), MSG_NOSIGNAL) != sizeof(reply))
             break;
     }
-    std::fflush(nullptr);
+    (void)std::fflush(nullptr);
     ::_exit(testing::Test::HasFailure() ? 1 : 0);
 }
 
@@ -154,7 +158,7 @@ int in_child(const std::function<int()> &body, unsigned seconds) {
 pid_t fork_tied() {
     const pid_t parent = ::getpid();
     std::cout.flush();
-    std::fflush(nullptr);
+    (void)std::fflush(nullptr);
     const pid_t pid = must(::fork(), "fork");
     if (pid != 0)
         return pid;
@@ -175,7 +179,7 @@ int wait_for(pid_t pid) {
             return status;
         if (got < 0)
             fail("waitpid");
-        const timespec pause{.tv_sec = 0, .tv_nsec = kStepMs * 1'000'000};
+        const timespec pause{.tv_sec = 0, .tv_nsec = kStepMs * 1'000'000L};
         ::nanosleep(&pause, nullptr);
     }
     throw std::runtime_error("a child does not end");
