@@ -12,6 +12,7 @@
 
 #include <cerrno>
 #include <cstdarg>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <span>
@@ -69,8 +70,9 @@ struct Capabilities {
     // MADV_DONTNEED on merged memory brings the advised bytes back, where others
     // give zeros or the file's bytes.
     bool restores = false;
-    bool quiescent = false; // takes only calls with Call::quiescent
-    unsigned load = 0;      // as upm_info.load
+    bool quiescent = false;  // takes only calls with Call::quiescent
+    bool known_only = false; // takes calls with Call::known_only
+    unsigned load = 0;       // as upm_info.load
 };
 
 // One validated piece of work.
@@ -82,12 +84,28 @@ struct Call {
     bool unmerge = false;
     bool dry_run = false;
     bool quiescent = false; // the caller vouches that nobody writes meanwhile
+    // Pages merge with content that others can share already; none is given to others.
+    bool known_only = false;
     // What was found out about the process's mappings, or nullptr. Nobody but the
     // caller and the backend has changed those of the range since.
     const Layout *layout = nullptr;
     // Where the backend waits outside for others, or nullptr. A call that may not come
     // in again ends with -ECANCELED.
     Gate *gate = nullptr;
+};
+
+// Is told what a load read plainly because the answer about it came too late, or could not be
+// asked for. Called from within the load; it waits for nobody.
+class LateParts {
+  public:
+    constexpr LateParts() noexcept = default;
+    LateParts(const LateParts &) = delete;
+    LateParts &operator=(const LateParts &) = delete;
+    // Whole pages of the destination.
+    virtual void add(const std::byte *at, std::size_t size) noexcept = 0;
+
+  protected:
+    ~LateParts() = default;
 };
 
 // A read of a file into memory whose pages may come to be shared.
@@ -99,6 +117,8 @@ struct LoadCall {
     int domain_fd = -1;    // -1: the default domain
     Gate *gate = nullptr;  // entered while something is mapped over the destination
     bool ordinary = false; // the caller vouches for the destination: UPM_LOAD_ORDINARY
+    bool patient = false;  // nobody waits for it: answers may take seconds
+    LateParts *late = nullptr;
 };
 
 class Backend {

@@ -57,13 +57,14 @@ int Engine::prepare(const Request &request, Call &call) const noexcept {
     call.unmerge = request.unmerge;
     call.dry_run = (request.flags & UPM_DRY_RUN) != 0;
     call.quiescent = (request.flags & UPM_QUIESCENT) != 0;
+    call.known_only = request.known_only;
     call.layout = request.layout;
     call.gate = request.gate;
 
     const Capabilities can = choice_.backend->capabilities();
     if (can.advise && (can.dry_run || !call.dry_run) && (can.unmerge || !call.unmerge) &&
-        (can.remote || call.pid == 0) && (can.domains || call.domain_fd < 0) &&
-        (call.quiescent || call.unmerge || !can.quiescent))
+        (can.remote || call.pid == 0) && (can.known_only || !call.known_only) &&
+        (can.domains || call.domain_fd < 0) && (call.quiescent || call.unmerge || !can.quiescent))
         return 0;
     return -EOPNOTSUPP;
 }
@@ -125,7 +126,9 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
                                : apart                ? -1
                                                       : default_domain(),
                   .gate = request.gate,
-                  .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0};
+                  .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0,
+                  .patient = request.patient,
+                  .late = request.late};
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
     const std::int64_t got = request.len != 0 ? choice_.loader->load(call, counts)
                                               : plain_read(call.fd, call.offset, call.into, 0);

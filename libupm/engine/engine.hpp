@@ -21,6 +21,7 @@ struct Request {
     int pid = 0;
     int domain_fd = -1; // -1: the engine's default
     bool unmerge = false;
+    bool known_only = false;        // see Call
     const Layout *layout = nullptr; // see Call
     Gate *gate = nullptr;           // see Call
 };
@@ -34,6 +35,8 @@ struct LoadRequest {
     unsigned flags = 0;   // UPM_LOAD_ORDINARY
     int domain_fd = -1;   // -1: the engine's default
     Gate *gate = nullptr; // see LoadCall
+    bool patient = false; // see LoadCall
+    LateParts *late = nullptr;
 };
 
 class Engine {

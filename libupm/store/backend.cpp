@@ -227,7 +227,8 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
                                                              .path = path_,
                                                              .budget = budget_,
                                                              .mode = mode_,
-                                                             .gate = call.gate},
+                                                             .gate = call.gate,
+                                                             .publish = !call.known_only},
                                          done);
         ret = !merge ? -ENOMEM : merge->ready();
         if (ret == 0)

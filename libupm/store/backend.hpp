@@ -34,6 +34,7 @@ class StoreBackend final : public Backend {
                 .domains = true,
                 .restores = true,
                 .quiescent = mode_ != store::FreezeMode::kKernel,
+                .known_only = true,
                 .load = 2};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;

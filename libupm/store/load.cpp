@@ -63,8 +63,12 @@ Load::~Load() {
 
 // Returns true if something can be shared.
 bool Load::begin() noexcept {
-    if (!tools_.patience.good() || tools_.luck.skips_all(call_.len) || pagemap_.error() != 0)
+    if (tools_.luck.skips_all(call_.len) || pagemap_.error() != 0)
         return false;
+    if (!call_.patient && !tools_.patience.good()) {
+        talk_ = false;
+        return false;
+    }
     const auto start = reinterpret_cast<std::uint64_t>(call_.into);
     const std::uint64_t end = start + call_.len;
     Vma vma;
@@ -86,8 +90,9 @@ bool Load::begin() noexcept {
         return false;
     (void)::madvise(memory, sizeof(Scratch), MADV_DONTFORK); // no child has a use for it
     scratch_ = static_cast<Scratch *>(memory);
-    pace_.begin();
-    make_ = tools_.making.good();
+    pace_.begin(call_.patient);
+    hurry_ = !call_.patient && !tools_.making.good();
+    make_ = !hurry_;
     return view_.reserve(kMaxPages * page_size() + kHugePage);
 }
 
@@ -99,8 +104,13 @@ std::int64_t Load::run() noexcept {
     const auto start = reinterpret_cast<std::uint64_t>(call_.into);
     const std::uint64_t first = (start + mask) & ~mask;
     const std::uint64_t end = (start + there) & ~mask;
-    if (end < first + kLeast || !begin())
+    if (end < first + kLeast)
         return copy(call_.into, call_.offset, call_.len);
+    if (!begin()) {
+        if (!talk_)
+            tell_late(call_.into + (first - start), static_cast<std::size_t>(end - first));
+        return copy(call_.into, call_.offset, call_.len);
+    }
     // The whole pages first: a page that is touched beside them may bring a huge page,
     // and then they exist.
     const std::size_t head = first - start;
@@ -128,6 +138,18 @@ std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size) n
     const std::int64_t got = size != 0 ? plain_read(call_.fd, offset, at, size) : 0;
     counts_.copied += static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0));
     return got;
+}
+
+// The rest of a window that no segment has. What was too late may come to share another time.
+std::int64_t Load::copy_window(const Window &window) noexcept {
+    if (window.late)
+        tell_late(window.at, window.size);
+    return copy(window.at, window.offset, window.size);
+}
+
+void Load::tell_late(const std::byte *at, std::size_t size) noexcept {
+    if (call_.late != nullptr)
+        call_.late->add(at, size);
 }
 
 // The next window is found, and a segment of it asked for, before this one is compared:
@@ -201,7 +223,8 @@ bool Load::absent(const std::byte *at, std::size_t size) noexcept {
 
 // Finds where the content of a window is, or has the broker begin to make a segment.
 void Load::prepare(Window &window) noexcept {
-    if (!talk_ || !pace_.may_ask() || tools_.luck.skips(window.size))
+    window.late = !talk_ || !pace_.may_ask();
+    if (window.late || tools_.luck.skips(window.size))
         return;
     const std::size_t wanted = std::min(window.size, kPiece);
     const std::uint64_t start = now_ns();
@@ -212,7 +235,9 @@ void Load::prepare(Window &window) noexcept {
         pace_.read(now_ns() - start, std::exchange(fresh_[window.slot], false));
     window.sampled = wanted;
     Sample sample;
-    if (settle(window.slot) && connect(window.slot) &&
+    const bool connected = settle(window.slot) && connect(window.slot);
+    window.late = !connected;
+    if (connected &&
         sample.take(call_.fd, window.offset, window.size, {window.piece, wanted}, scratch_->page,
                     tools_.pool.at(slots_[window.slot]).seed()) &&
         !find(window, sample) && talk_)
@@ -269,6 +294,7 @@ bool Load::find(Window &window, Sample &sample) noexcept {
         ::close(attached.fd);
     }
     if (ret != 0) {
+        window.late = true;
         give_up();
         return false;
     }
@@ -282,6 +308,7 @@ bool Load::find(Window &window, Sample &sample) noexcept {
 }
 
 void Load::ask_for(Window &window, std::uint64_t likeness) noexcept {
+    window.late = hurry_;
     if (!make_)
         return;
     const bool aligned = reinterpret_cast<std::uintptr_t>(window.at) % kHugePage == 0;
@@ -306,6 +333,7 @@ void Load::ask_for(Window &window, std::uint64_t likeness) noexcept {
 // Waits for the segment that was asked for, no longer than this load can spare.
 void Load::await(Window &window) noexcept {
     window.asked = false;
+    window.late = !talk_;
     if (!talk_)
         return;
     const std::uint64_t start = now_ns();
@@ -319,7 +347,9 @@ void Load::await(Window &window) noexcept {
     } else if (ret == -ETIMEDOUT) {
         owing_[window.slot] = true;
         late_ = true;
+        window.late = true;
     } else if (ret == -ECONNRESET || ret == -EPROTO) {
+        window.late = true;
         give_up();
     } else {
         make_ = false; // no room, or not of this file
@@ -340,7 +370,7 @@ std::int64_t Load::finish(Window &window) noexcept {
         if (window.asked)
             await(window);
         if (window.segment.fd < 0)
-            return result(copy(window.at, window.offset, window.size));
+            return result(copy_window(window));
         std::size_t covered =
             std::min(window.size, (window.segment.pages - window.place.page) * page_size());
         bool differs = false;
@@ -358,6 +388,7 @@ std::int64_t Load::finish(Window &window) noexcept {
         window.size -= covered;
         window.sampled = 0;
         window.made = false;
+        window.late = false;
         if (differs)
             window.except = window.place.segment;
         segments += differs ? 1 : 0;

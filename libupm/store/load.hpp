@@ -55,6 +55,7 @@ class Load {
         Place place;
         Connection::Attached segment;
         std::uint32_t except = kUnknown; // a segment that turned out to differ
+        bool late = false;               // the answer, or there is none to be expected
         bool asked = false;              // the broker is making a segment
         bool made = false;               // it has
     };
@@ -79,6 +80,8 @@ class Load {
     [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
     void drop(Window &window) noexcept;
     static void forget(Window &window) noexcept;
+    std::int64_t copy_window(const Window &window) noexcept;
+    void tell_late(const std::byte *at, std::size_t size) noexcept;
     void give_up() noexcept;
 
     Tools tools_;
@@ -93,9 +96,10 @@ class Load {
     bool owing_[2] = {};           // an answer is still to come there
     bool fresh_[2] = {true, true}; // the memory of the piece does not exist yet
     std::size_t turn_ = 0;
-    bool talk_ = true;  // the broker may still be asked
-    bool late_ = false; // a segment came too late
-    bool make_ = true;  // and asked to make segments
+    bool talk_ = true;   // the broker may still be asked
+    bool late_ = false;  // a segment came too late
+    bool make_ = true;   // and asked to make segments
+    bool hurry_ = false; // it is not asked to, since it was late a moment ago
 };
 
 } // namespace upm::store

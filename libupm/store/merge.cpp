@@ -80,13 +80,13 @@ int Merge::follow_successors(Replacer &replacer) noexcept {
     return 0;
 }
 
-// Hashes what is left, publishes what nobody has, and merges all of it.
+// Hashes what is left, publishes what nobody has if that is wished, and merges all of it.
 int Merge::find_rest(Replacer &replacer) noexcept {
     if (window_.count(PageState::kTodo) == 0)
         return 0;
     int ret = put_forked_aside(window_, pagemap_);
     if (ret == 0)
-        ret = find_by_hash(replacer, true);
+        ret = find_by_hash(replacer, tools_.publish);
     return ret == 0 && window_.take_forked_back() ? find_by_hash(replacer, false) : ret;
 }
 

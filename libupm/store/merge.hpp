@@ -32,7 +32,8 @@ class Merge {
         const SocketPath &path;
         RunBudget &budget;
         FreezeMode mode;
-        Gate *gate; // null, or inside of it; see Call::gate
+        Gate *gate;   // null, or inside of it; see Call::gate
+        bool publish; // false: only with what is known
     };
     Merge(const Tools &tools, upm_counts &counts) noexcept;
 

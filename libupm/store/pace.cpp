@@ -78,9 +78,9 @@ void Luck::alone() noexcept {
     skip_.store(skip, std::memory_order_relaxed);
 }
 
-void Pace::begin() noexcept {
+void Pace::begin(bool patient) noexcept {
     char room[128];
-    crowding_ = crowding();
+    crowding_ = patient ? kPatient : crowding();
     huge_pages_ =
         read_text("/sys/kernel/mm/transparent_hugepage/enabled", room).starts_with("[always]");
 }

@@ -53,7 +53,8 @@ class Pace {
   public:
     static constexpr std::size_t kPiece = 256UL << 10U; // bytes; what times are known of
 
-    void begin() noexcept;
+    // Patient: nobody waits for the load, which may come a second late.
+    void begin(bool patient) noexcept;
     // Time went by that a plain read would not have taken.
     void spent(std::uint64_t ns) noexcept { late_ns_ += static_cast<std::int64_t>(ns); }
     // So many bytes came without a plain read.
@@ -74,6 +75,7 @@ class Pace {
     static constexpr std::int64_t kMakingMs = 10;
     static constexpr std::int64_t kAskMs = 12;
     static constexpr std::int64_t kAnswerMs = 8;
+    static constexpr std::int64_t kPatient = 100;
 
     [[nodiscard]] std::int64_t scaled(std::int64_t ms) const noexcept {
         return ms * 1'000'000 * crowding_;
@@ -82,7 +84,7 @@ class Pace {
     std::int64_t late_ns_ = 0;
     std::uint64_t piece_ns_ = 0; // the shortest; 0: not known
     std::uint64_t fresh_ns_ = 0;
-    std::int64_t crowding_ = 1; // threads for each processor
+    std::int64_t crowding_ = 1; // threads for each processor, or kPatient
     bool huge_pages_ = false;   // the system gives them unasked
 };
 
