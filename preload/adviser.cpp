@@ -4,6 +4,7 @@
 #include "libupm/api/library.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/late.hpp"
 #include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/pass.hpp"
@@ -130,12 +131,16 @@ void wait_until_idle() noexcept {
     }
 }
 
-// Until there is a new block, or what was freed is due for trimming, or an old block is
-// due and the program did something that may have changed it.
+// Until there is a new block, or what was freed is due for trimming, or what came too late to
+// share is due for another try, or an old block is due and the program did something that may have
+// changed it.
 void wait_for_work(std::uint32_t seen) noexcept {
     constexpr std::uint64_t kShortestPauseNs = 1'000'000;
+    constexpr std::uint64_t kSoonNs = 10'000'000'000;
     const bool idle = settings.trigger == Trigger::kIdle;
     const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
+    const std::uint64_t late = idle ? next_late_ns() : UINT64_MAX;
+    const std::uint64_t next = std::min(trim, late);
     std::uint64_t pause = 0;
     for (std::uint32_t rung = bell.load(); news.load() == seen && !all_pieces_ended();
          rung = bell.load()) {
@@ -143,16 +148,17 @@ void wait_for_work(std::uint32_t seen) noexcept {
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
         const bool changed = due != UINT64_MAX && worked_since_last_look();
-        if (trim <= now || (due <= now && pause != 0 && changed))
+        if (next <= now || (due <= now && pause != 0 && changed))
             break;
-        show_state(trim == UINT64_MAX && !changed);
+        const bool soon = late != UINT64_MAX && late - now < kSoonNs;
+        show_state(trim == UINT64_MAX && !soon && !changed);
         pause = due == UINT64_MAX
                     ? UINT64_MAX
                     : std::clamp(due > now ? due - now : 0,
                                  std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
                                  kLongestPauseNs);
         local().asleep = true;
-        futex_wait(bell, rung, trim == UINT64_MAX ? pause : std::min(pause, trim - now));
+        futex_wait(bell, rung, next == UINT64_MAX ? pause : std::min(pause, next - now));
         local().asleep = false;
     }
     show_state(false);
@@ -189,7 +195,7 @@ void look_for_loads() noexcept {
         loads = true;
         set_may_restore(maps_over_blocks(found));
     }
-    set_loads(shares);
+    set_loads(shares, settings.trigger == Trigger::kIdle && is_last_resort());
 }
 
 void *run(void * /*unused*/) noexcept {
@@ -320,6 +326,13 @@ void notice_unmapped() noexcept {
         const Guard guard;
         report_unmapped();
     }
+}
+
+void notice_late() noexcept {
+    if (settings.trigger != Trigger::kIdle)
+        return;
+    news.fetch_add(1);
+    ring();
 }
 
 void wake_adviser() noexcept {

@@ -33,6 +33,9 @@ int advise_now(std::uint64_t mark, upm_counts &counts) noexcept;
 // told soon. Waits for nobody.
 void notice_unmapped() noexcept;
 
+// There is a part that came too late to share on load (late.hpp).
+void notice_late() noexcept;
+
 // It looks what there is to do.
 void wake_adviser() noexcept;
 

@@ -6,6 +6,7 @@
 #include "libupm/base/sharable_file.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/late.hpp"
 #include "preload/local.hpp"
 #include "preload/page.hpp"
 #include "preload/pass.hpp"
@@ -47,7 +48,7 @@ constexpr std::size_t kMost = 0x7ffff000;
 constexpr std::uint64_t kMostPatienceNs = 15'000'000;
 constexpr std::size_t kBytesPerMs = 1UL << 20U;
 
-enum Known : std::uint32_t { kNotYet, kShared, kNotShared };
+enum Known : std::uint32_t { kNotYet, kShared, kNotShared, kAwaited };
 
 constinit std::atomic<std::size_t> wished{SIZE_MAX}; // the threshold while loads are shared
 constinit std::atomic<std::uint32_t> known{kNotYet};
@@ -118,10 +119,10 @@ class LoadGate final : public Gate {
     std::optional<Change> change_;
 };
 
-// Returns true if loads are shared, or if that is known soon.
+// Returns true if loads are shared, or if that may come to be known.
 bool may_be_shared() noexcept {
     const std::uint32_t now = known.load();
-    return now == kShared || (now == kNotYet && local().thread_runs.load());
+    return now == kShared || now == kAwaited || (now == kNotYet && local().thread_runs.load());
 }
 
 // Waits for the thread, if it is about to find out. Returns true if loads are shared.
@@ -140,13 +141,15 @@ bool are_shared(std::size_t len) noexcept {
 std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcept {
     block.advised = true; // before anything is mapped there: free() asks for it
     LoadGate gate(part.iov_base, part.iov_len);
+    LateNotes late(block, fd, offset, part.iov_base);
     upm_load_counts counts{};
     const std::int64_t got = engine().load({.fd = fd,
                                             .offset = offset,
                                             .into = part.iov_base,
                                             .len = part.iov_len,
                                             .flags = UPM_LOAD_ORDINARY,
-                                            .gate = &gate},
+                                            .gate = &gate,
+                                            .late = &late},
                                            counts);
     shared += counts.shared;
     made += counts.made;
@@ -209,6 +212,32 @@ std::int64_t load_parts(int fd, off_t offset, const iovec *vector, int count,
     return static_cast<std::int64_t>(done);
 }
 
+// The real function is about to read it: nothing is shared yet. Where that reads less, or
+// something else by then, no page is found equal later.
+void note_all_late(int fd, off_t offset, const iovec *vector, int count,
+                   std::size_t most) noexcept {
+    const Guard guard;
+    const NoSignals signals;
+    std::size_t done = 0;
+    for (int i = 0; i < count && done < most; ++i) {
+        const std::size_t len = std::min(vector[i].iov_len, most - done);
+        if (Block *const block = block_of({.iov_base = vector[i].iov_base, .iov_len = len}))
+            note_late(*block, fd, offset + static_cast<off_t>(done), vector[i].iov_base, len);
+        done += len;
+    }
+}
+
+// Returns true if so many bytes can be read so that they share, now.
+bool serves(int fd, off_t offset, const iovec *vector, int count, std::uint64_t len) noexcept {
+    if (len < kLeast)
+        return false;
+    if (are_shared(len))
+        return true;
+    if (may_be_shared())
+        note_all_late(fd, offset, vector, count, len);
+    return false;
+}
+
 } // namespace
 
 void fill_load_report(upm_hook_stats &report) noexcept {
@@ -222,12 +251,12 @@ void expect_loads(std::size_t least) noexcept {
     load_threshold = wished.load();
 }
 
-void set_loads(bool now_shared) noexcept {
+void set_loads(bool now_shared, bool awaited) noexcept {
     if (wished.load() == SIZE_MAX)
         return;
     home = ::getpid();
-    load_threshold = now_shared ? wished.load() : SIZE_MAX;
-    known = now_shared ? kShared : kNotShared;
+    load_threshold = now_shared || awaited ? wished.load() : SIZE_MAX;
+    known = now_shared ? kShared : awaited ? kAwaited : kNotShared;
     futex_wake_all(known);
 }
 
@@ -271,7 +300,7 @@ bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got)
     const int error = errno;
     const std::size_t len = sum_of(vector, count);
     const std::uint64_t rest = worthwhile(vector, count) ? rest_of(fd, offset) : 0;
-    bool served = rest >= kLeast && are_shared(std::min<std::uint64_t>(len, rest));
+    bool served = serves(fd, offset, vector, count, std::min<std::uint64_t>(len, rest));
     if (served) {
         const NoSignals guard;
         got = load_parts(fd, offset, vector, count, len);
@@ -289,7 +318,7 @@ bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept {
     const std::size_t len = sum_of(vector, count);
     const off_t here = worthwhile(vector, count) ? ::lseek(fd, 0, SEEK_CUR) : -1;
     const std::uint64_t rest = here >= 0 ? rest_of(fd, here) : 0;
-    bool served = rest >= kLeast && are_shared(std::min<std::uint64_t>(len, rest));
+    bool served = serves(fd, here, vector, count, std::min<std::uint64_t>(len, rest));
     if (served) {
         const NoSignals guard;
         const auto step = static_cast<off_t>(std::min<std::uint64_t>(len, rest));
@@ -306,6 +335,7 @@ bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept {
 }
 
 void loads_after_fork_child() noexcept {
+    forget_late();
     home = ::getpid();
 }
 

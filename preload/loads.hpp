@@ -22,9 +22,9 @@ inline constexpr std::uint32_t kLoadsWhileReading = 2;
 // backend shares on load.
 void expect_loads(std::size_t least) noexcept;
 
-// The answer to that, which may change later. From the adviser's thread, or at a look that
-// the program asked for.
-void set_loads(bool shared) noexcept;
+// The answer to that, which may change later; `awaited`: it is being waited for that. From the
+// adviser's thread.
+void set_loads(bool shared, bool awaited) noexcept;
 
 // No more, for good.
 void end_loads() noexcept;

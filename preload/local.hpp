@@ -6,10 +6,10 @@
 // thread of the parent held is free in the child, and nobody waits for a thread that the
 // child does not have. A child that shares the memory (vfork) shares the page, too.
 //
-// Lock order: pass, change, totals. While `pass` is held, the library may be waiting for
-// a broker: so fork, exit and the calls that change mappings never take it. While
-// `change` is held, nobody waits for anything but the kernel. Nothing is called while
-// `totals` is held.
+// Lock order: pass, change, then totals or late. While `pass` is held, the library may be waiting
+// for a broker: so fork, exit and the calls that change mappings never take it. While `change` is
+// held, nobody waits for anything but the kernel. Nothing is called while `totals` or `late` is
+// held.
 #ifndef UPM_PRELOAD_LOCAL_HPP
 #define UPM_PRELOAD_LOCAL_HPP
 
@@ -44,6 +44,7 @@ struct Local {
     Lock pass;                              // one pass at a time
     Lock change;                            // see changes.hpp
     Lock totals;                            // sums for the report
+    Lock late;                              // see late.hpp
     std::atomic<std::uint32_t> changers{0}; // threads that wait for `change`
     std::atomic<bool> thread_runs{false};   // the adviser's
     std::atomic<bool> asleep{false};        // it is, and the bell wakes it

@@ -2,9 +2,12 @@
 #include "preload/pass.hpp"
 
 #include "libupm/api/library.hpp"
+#include "libupm/mm/aligned_range.hpp"
 #include "libupm/mm/layout.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/late.hpp"
+#include "preload/loads.hpp"
 #include "preload/local.hpp"
 #include "preload/outsiders.hpp"
 #include "preload/page.hpp"
@@ -88,6 +91,9 @@ class Pass {
     int advise_piece(const char *addr, std::size_t len, const Block *block,
                      Counts &counts) noexcept;
     [[nodiscard]] int submit(Request request, const Block *block, Counts &counts) const noexcept;
+    void advise_late() noexcept;
+    void share_late(LatePart &part) noexcept;
+    bool share_late_piece(int fd, const LatePart &part, std::size_t len) noexcept;
     void finish(History &history) noexcept;
     void advise_blocks() noexcept;
     void advise_rest() noexcept;
@@ -106,7 +112,8 @@ class Pass {
     bool hopeless_ = false;  // no further call can succeed
     bool outsiders_ = false; // nor can it now
     bool cut_short_ = false;
-    bool postponed_ = false; // something that it looked at before was not due again
+    bool known_only_ = false; // nothing is to be given to others
+    bool postponed_ = false;  // something that it looked at before was not due again
     std::uint64_t due_ = UINT64_MAX;
     std::uint64_t last_wall_ = now_ns();
     std::uint64_t last_cpu_ = others_cpu_ns();
@@ -134,6 +141,7 @@ int Pass::submit(Request request, const Block *block, Counts &counts) const noex
     if (!restores_)
         return -engine().submit(request, counts);
     Piece piece(block, reinterpret_cast<char *>(request.addr), request.len);
+    request.known_only = known_only_;
     request.layout = &*layout_;
     request.gate = &piece;
     return -engine().submit(request, counts);
@@ -240,6 +248,98 @@ void Pass::advise_blocks() noexcept {
     }
 }
 
+// --- what came too late to share on load ---
+
+// Remembers only that there was something.
+class AnyLate final : public LateParts {
+  public:
+    void add(const std::byte * /*at*/, std::size_t /*size*/) noexcept override { any_ = true; }
+    [[nodiscard]] bool any() const noexcept { return any_; }
+
+  private:
+    bool any_ = false;
+};
+
+// Has the broker make the content known, by reading the file once more, in no hurry, and
+// merges with what is known then. What the program wrote there since is in no file, so it is
+// given to nobody. False: the broker was late once more, or the program came first.
+bool Pass::share_late_piece(int fd, const LatePart &part, std::size_t len) noexcept {
+    AlignedRange range;
+    if (!range.reserve(len + kHugePage))
+        return false;
+    // Laid out as the block is, so that huge pages fit.
+    std::byte *const memory = range.data() + reinterpret_cast<std::uintptr_t>(part.at) % kHugePage;
+    if (real().mmap(memory, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                    -1, 0) == MAP_FAILED)
+        return false;
+    AnyLate late;
+    upm_load_counts loaded{};
+    (void)engine().load({.fd = fd,
+                         .offset = static_cast<off_t>(part.offset),
+                         .into = memory,
+                         .len = len,
+                         .flags = UPM_LOAD_ORDINARY,
+                         .patient = true,
+                         .late = &late},
+                        loaded);
+    if (loaded.shared + loaded.made == 0)
+        return !late.any();
+    History unused;
+    std::size_t done = 0;
+    const bool all = advise_range(part.at, len, done, unused, part.block);
+    local().unmapped = true; // by the end of this
+    return all && !late.any();
+}
+
+// Pre: the block is busy, and it is the one that the part is of.
+void Pass::share_late(LatePart &part) noexcept {
+    Block &block = *part.block;
+    const int fd = open_late(part);
+    if (fd < 0)
+        return;
+    block.advised = true; // before anything is mapped there: free() asks for it
+    layout_.emplace(false);
+    while (part.len != 0 && takes(block) && block.state == State::kBusy && go_on()) {
+        const std::size_t over = reinterpret_cast<std::uintptr_t>(part.at) % kPieceBytes;
+        const std::size_t piece = std::min(kPieceBytes - over, part.len);
+        if (!share_late_piece(fd, part, piece)) {
+            if (!cut_short_ && !outsiders_ && !hopeless_)
+                put_back_in_vain(part, now_ns());
+            break;
+        }
+        part.at += piece;
+        part.offset += piece;
+        part.len -= piece;
+        part.tries = 0;
+    }
+    ::close(fd);
+    if (part.len != 0 && cut_short_)
+        put_back_late(part, 0);
+    else if (part.len != 0 && outsiders_)
+        put_back_late(part, now_ns() + kOutsidersNs);
+}
+
+// Only where nothing can be written to unseen while it is compared.
+void Pass::advise_late() noexcept {
+    if (info_.quiescent != 0 || info_.load != kLoadsWhileReading) {
+        forget_late();
+        return;
+    }
+    known_only_ = true;
+    LatePart part;
+    while (go_on() && take_late(part, began_.wall_ns)) {
+        Block &block = *part.block;
+        if (block.number != part.number || !take_block(block))
+            continue;
+        const char *const start = block.addr;
+        if (block.number == part.number && part.at >= start &&
+            part.len <= block.len - static_cast<std::size_t>(part.at - start))
+            share_late(part);
+        release_block(block);
+    }
+    known_only_ = false;
+}
+
 // --- UPM_SCOPE=all ---
 
 // Stacks are written all the time, and the kernel's own mappings are shared anyway.
@@ -331,9 +431,10 @@ int Pass::run() noexcept {
         totals.trimmed += trimmed;
     }
     if (restores_ && settings_.loads && !wanted_.forced) {
+        advise_late();
         next_due = UINT64_MAX;
         last_look = began_;
-        return 0; // what loads do not cover is not worth a freeze that nobody asked for
+        return cut_short_ ? EINTR : 0; // of what loads do not cover, nobody asked for more
     }
     static const bool heap = settings_.everything && restores_ && heap_is_glibcs();
     if (restores_) {

@@ -13,15 +13,17 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hooked import CHANGES, LOAD, UPMD, BrokerCase, Program, main
+from hooked import CHANGES, LOAD, PYTHON, UPMD, BrokerCase, Program, main, run, wait_until
 
 NOTHING_TRIED = 4
 # What the calls may take while the broker is stopped; with a fault it is 4 s and more. The
@@ -275,5 +277,190 @@ class Loads(Case):
         self.load("zeros")
 
 
+PAGE = 4096
+PAGES = 4096  # that are read
+WRITTEN = 1000  # the page of them that the program writes to
+SECRET = b"nobody else may see what the program wrote here"
+PRESENT = 1 << 63  # bits of /proc/PID/pagemap
+OF_FILE = 1 << 61
+FRAME = (1 << 55) - 1
+
+# Reads a file at the word, and writes to a page of what it read. Says where that is, and at
+# the next word if it holds what it should.
+READER = f"""
+import ctypes, os, sys
+path, size = sys.argv[1], {PAGES * PAGE}
+secret = {SECRET!r}
+first = bytearray(2 << 20)  # from here on the hook has a thread
+print("ready", flush=True)
+sys.stdin.readline()
+data = os.read(os.open(path, os.O_RDONLY), size)
+address = id(data) + bytes.__basicsize__ - 1
+page = (address + {PAGE - 1}) // {PAGE} * {PAGE} + {WRITTEN} * {PAGE}
+if sys.argv[2] == "write":
+    ctypes.memmove(page, secret, len(secret))
+print(address, flush=True)
+sys.stdin.readline()
+with open(path, "rb", buffering=0) as file:
+    whole = bytearray(size)
+    view = memoryview(whole)
+    for at in range(0, size, 65536):
+        file.readinto(view[at:at + 65536])
+if sys.argv[2] == "write":
+    whole[page - address:page - address + len(secret)] = secret
+print("right" if whole == data else "wrong", flush=True)
+sys.stdin.readline()
+"""
+
+
+class LateLoads(Case):
+    """Reads that the broker was too late for: the idle hook makes up for it."""
+
+    def setUp(self) -> None:
+        """A file of pages that all differ."""
+        super().setUp()
+        self.variables = {"UPM_SCOPE": "loads", "UPM_VERBOSE": "1"}
+        folder = tempfile.TemporaryDirectory(prefix="upm-test-", dir="/var/tmp")
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name) / "file"
+        self.file.write_bytes(b"".join(bytes([i % 251]) * 5000 + b"%d" % i for i in range(4000)))
+
+    def reader(self, *prefix: str, write: bool = False) -> Program:
+        """A program that has not read yet."""
+        what = "write" if write else "read"
+        program = self.hooked(*prefix, PYTHON, "-c", READER, str(self.file), what, **self.variables)
+        self.assertEqual(program.line(), "ready\n")
+        return program
+
+    def freezes(self) -> None:
+        """Skips the test where memory cannot be frozen."""
+        variables = self.hook | {"UPM_TRIGGER": "manual"}
+        if run((CHANGES, "dontneed-blocks"), variables).returncode == NOTHING_TRIED:
+            self.skipTest("the store cannot freeze here")
+
+    def read(self, program: Program) -> int:
+        """Has it read. Returns the address of the first whole page of what it read."""
+        program.tell()
+        return (int(program.line()) + PAGE - 1) // PAGE * PAGE
+
+    def entries(self, program: Program, start: int) -> list[int]:
+        """The page map of what it read, but for the last page, which is not whole."""
+        with Path(f"/proc/{program.pid}/pagemap").open("rb") as pagemap:
+            pagemap.seek(start // PAGE * 8)
+            return list(struct.unpack(f"{PAGES - 1}Q", pagemap.read((PAGES - 1) * 8)))
+
+    def private(self, program: Program, start: int) -> list[int]:
+        """Which of these pages are its own; one that it has not touched since is not there."""
+        entries = self.entries(program, start)
+        return [i for i, entry in enumerate(entries) if entry & PRESENT and not entry & OF_FILE]
+
+    def check(self, program: Program) -> None:
+        """It has what it should have, at which it looks."""
+        program.tell()
+        self.assertEqual(program.line(), "right\n")
+
+    def merged(self, program: Program) -> float:
+        """Ends it. Returns the MiB that it merged."""
+        _, errors = program.end()
+        found = re.search(r"([\d.]+) MiB merged, ([\d.]+) new", errors)
+        assert found, errors
+        self.assertEqual(float(found[2]), 0, "nothing of its memory was given to others")
+        return float(found[1])
+
+    def published(self) -> bytes:
+        """All that the broker has."""
+        content = b""
+        for link in Path(f"/proc/{self.broker.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "upm-store" in str(link.readlink()):
+                    content += link.read_bytes()
+        return content
+
+    def merge_afterwards(self, *programs: Program) -> None:
+        """They read while the broker is stopped, and share when it goes on."""
+        starts = [self.read(program) for program in programs]
+        for program, start in zip(programs, starts, strict=True):
+            self.assertEqual(len(self.private(program, start)), PAGES - 1, "it was not late")
+        self.broker.go_on()
+        both = list(zip(programs, starts, strict=True))
+        wait_until(lambda: not any(self.private(*each) for each in both), "some is not shared")
+        for program in programs:
+            self.check(program)
+        frames = [[entry & FRAME for entry in self.entries(*each)] for each in both]
+        self.assertTrue(all(of_one == frames[0] for of_one in frames))
+        for program in programs:
+            self.assertGreater(self.merged(program), (PAGES - 1) * PAGE / (1 << 20) - 0.1)
+
+    def test_broker_stopped(self) -> None:
+        self.freezes()
+        programs = [self.reader() for _ in range(2)]
+        for program in programs:
+            program.wait_until_idle()  # it has found the broker
+        self.broker.stop()
+        self.merge_afterwards(*programs)
+
+    def test_broker_stopped_from_the_start(self) -> None:
+        """They read before they know if there is a broker."""
+        self.freezes()
+        self.broker.stop()
+        self.merge_afterwards(*[self.reader() for _ in range(2)])
+
+    def test_no_broker_yet(self) -> None:
+        """They read when they have found none."""
+        self.freezes()
+        self.broker.stop()
+        programs = [self.reader() for _ in range(2)]
+        for program in programs:
+            program.wait_until_idle()
+        self.merge_afterwards(*programs)
+
+    def test_what_was_written_is_not_published(self) -> None:
+        self.freezes()
+        program = self.reader(write=True)
+        program.wait_until_idle()
+        self.broker.stop()
+        start = self.read(program)
+        self.broker.go_on()
+        wait_until(lambda: self.private(program, start) == [WRITTEN], "some is not shared")
+        program.wait_until_idle()
+        content = self.published()
+        self.assertIn(b"\1" * 4000, content, "the file's content is there")
+        self.assertNotIn(SECRET, content)
+        self.check(program)
+        self.assertGreater(self.merged(program), 15)
+
+    def test_file_is_gone(self) -> None:
+        program = self.reader()
+        program.wait_until_idle()
+        self.broker.stop()
+        start = self.read(program)
+        self.file.rename(self.file.with_name("other"))
+        self.broker.go_on()
+        program.wait_until_idle()
+        self.assertEqual(len(self.private(program, start)), PAGES - 1)
+        self.file.with_name("other").rename(self.file)
+        self.check(program)
+        self.assertEqual(self.merged(program), 0)
+
+    def test_without_a_freeze(self) -> None:
+        """Where a write could be missed, nothing is merged."""
+        prefix: list[str] = []
+        if os.geteuid() == 0:
+            hide = "mount --bind /dev/null /dev/userfaultfd; exec"
+            drop = "setpriv --bounding-set=-sys_ptrace --inh-caps=-sys_ptrace"
+            prefix = ["unshare", "-m", "sh", "-c", f'{hide} {drop} "$@"', "-"]
+        elif Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "0":
+            self.skipTest("anybody may freeze here")
+        program = self.reader(*prefix)
+        program.wait_until_idle()
+        self.broker.stop()
+        start = self.read(program)
+        self.broker.go_on()
+        program.wait_until_idle()
+        self.assertEqual(len(self.private(program, start)), PAGES - 1)
+        self.check(program)
+        self.assertEqual(self.merged(program), 0)
+
+
 if __name__ == "__main__":
-    sys.exit(main("Changes", "Stopped", "Late", "Leaks", "Loads"))
+    sys.exit(main("Changes", "Stopped", "Late", "LateLoads", "Leaks", "Loads"))
