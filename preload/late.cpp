@@ -54,7 +54,7 @@ bool stale(const LatePart &part) noexcept {
 
 // Parts of the same memory, and those of blocks that are gone.
 void drop_before(const LatePart &fresh) noexcept {
-    const auto end =
+    auto *const end =
         std::remove_if(parts.begin(), parts.begin() + count, [&](const LatePart &part) {
             return stale(part) || (part.number == fresh.number && part.at < fresh.at + fresh.len &&
                                    fresh.at < part.at + part.len);
