@@ -4,7 +4,7 @@
 
     tests/preload/anywhere_test.py [CLASS...]
 
-Other C libraries, sanitizers, programs that lock themselves in. tests/preload/debian-11
+Other C libraries, sanitizers, programs that lock themselves in. tests/adopt/debian-folder
 gets the Debian 11 that one of the tests needs.
 """
 
@@ -81,7 +81,7 @@ class Libraries(Case):
     def test_debian_11(self) -> None:
         """Glibc 2.31, with threads in a library of their own."""
         if not CACHE.exists():
-            self.skipTest(f"no {CACHE}: tests/preload/debian-11 gets it")
+            self.skipTest(f"no {CACHE}: tests/adopt/debian-folder gets it")
         if os.geteuid() != 0:
             self.skipTest("needs root, to change into it")
         script = (

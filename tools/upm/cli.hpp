@@ -32,6 +32,7 @@ int run_unmerge(const Arguments &arguments);
 int run_status(const Arguments &arguments);
 int run_doctor(const Arguments &arguments);
 int run_run(const Arguments &arguments);
+int run_cdi(const Arguments &arguments);
 
 struct Command {
     const char *name;
@@ -46,6 +47,7 @@ inline constexpr Command kCommands[] = {
     {"unmerge", "give merged memory private copies again", run_unmerge},
     {"status", "show the active backend, its settings and what it saves", run_status},
     {"doctor", "check what this machine lacks, and say the cure", run_doctor},
+    {"cdi", "let container engines hand the hook to containers", run_cdi},
 };
 
 // The whole program. Prints errors to stderr and returns the exit status.

@@ -9,6 +9,7 @@
 #include "tools/upm/cli.hpp"
 #include "tools/upm/keyed_layout.hpp"
 #include "tools/upm/model/outlook.hpp"
+#include "tools/upm/read/installed.hpp"
 #include "tools/upm/read/program.hpp"
 #include "tools/upm/read/surroundings.hpp"
 
@@ -22,26 +23,6 @@
 namespace upm::tool::cli {
 
 namespace {
-
-constexpr const char *kHook = "libupm-preload.so";
-
-bool exists(const std::string &path) {
-    return ::access(path.c_str(), R_OK) == 0;
-}
-
-// Beside this program's own folder, as the build and the installation have it.
-std::string find_hook() {
-    std::string self(4096, '\0');
-    const ssize_t length = ::readlink("/proc/self/exe", self.data(), self.size());
-    if (length <= 0)
-        throw SystemError("read", "/proc/self/exe", errno);
-    self.resize(static_cast<std::size_t>(length));
-    const std::string prefix = self.substr(0, self.rfind('/', self.rfind('/') - 1));
-    for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
-        if (std::string path = prefix + folder + kHook; exists(path))
-            return path;
-    throw std::runtime_error(fmt::format("cannot find {} below {}/lib", kHook, printable(prefix)));
-}
 
 void set(const char *name, const std::string &value) {
     if (::setenv(name, value.c_str(), 1) != 0)

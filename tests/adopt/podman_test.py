@@ -1,0 +1,337 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Containers of podman that ask for upm.dev/share=NAME share memory, or run untouched.
+
+The engine's defaults stay: its seccomp profile, its capabilities and, but for one test, an
+ordinary user. Needs root (for podman), podman and runc. All runs in a mount namespace with
+a /run/upm and an /etc/cdi of its own: nothing of the machine's is used or changed.
+"""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = ROOT / "build/bin"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "upm"
+INSIDE = "UPM_PODMAN_TEST_INSIDE"
+PAGE = 4096
+SIZE = 32 << 20
+SECONDS = 120
+TRIES = 8
+WEIGHTS = 0.97
+
+# Reads a file into one large block, says where it is, and holds it until its input ends.
+LOADER = f"""
+import sys, zlib
+with open("/data/weights", "rb", buffering=0) as file:
+    block = file.read({SIZE})
+place = id(block) + sys.getsizeof(b"") - 1
+print(place, zlib.crc32(block), flush=True)
+sys.stdin.read()
+with open("/proc/self/mem", "r+b", buffering=0) as memory:
+    memory.seek(place)
+    memory.write(bytes([255 - block[0]]))
+print(zlib.crc32(block), flush=True)
+"""
+
+
+def in_own_namespace() -> int:
+    """Runs this very test again, where /run/upm and /etc/cdi are its own."""
+    mounts = "mount --make-rprivate / && for place in /run/upm /etc/cdi; do mkdir -p $place &&"
+    mounts += ' mount -t tmpfs -o mode=755 upm-test $place || exit; done && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mounts, "sh", sys.executable, *sys.argv]
+    return subprocess.run(command, env=os.environ | {INSIDE: "1"}, check=False).returncode
+
+
+def frames(pid: int, address: int) -> list[int]:
+    """Of the whole pages of the block that begins there."""
+    first = -(-address // PAGE)
+    count = (address + SIZE) // PAGE - first
+    with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
+        pagemap.seek(first * 8)
+        entries = struct.unpack(f"{count}Q", pagemap.read(count * 8))
+    return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
+
+
+def shared(one: list[int], other: list[int]) -> float:
+    """How many of the pages are in the same frames."""
+    return sum(a == b != 0 for a, b in zip(one, other, strict=True)) / len(one)
+
+
+class Container:
+    """One run of podman; stands still until its input is closed."""
+
+    def __init__(self, case: "Case", root: Path, *command: str, options: tuple[str, ...]) -> None:
+        self.case = case
+        self.pid_file = case.path / f"pid-{len(case.containers)}"
+        self.process = subprocess.Popen(
+            [
+                *case.podman(),
+                *["run", "--rm", "--interactive", "--network=none"],
+                *["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"],
+                *["--pidfile", str(self.pid_file), "--volume", f"{case.data}:/data:ro", *options],
+                *["--rootfs", f"{root}:O", *command],
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        case.containers.append(self)
+
+    def line(self) -> str:
+        """The next line of its output."""
+        assert self.process.stdout is not None
+        text = self.process.stdout.readline()
+        if not text:
+            self.case.fail(f"no answer: {self.process.communicate()[1]}")
+        return text.strip()
+
+    def end(self) -> str:
+        """What it says at its end, which must be a good one."""
+        out, errors = self.process.communicate(timeout=SECONDS)
+        self.case.assertEqual(self.process.returncode, 0, errors)
+        return out + errors
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, as this namespace counts."""
+        return int(self.pid_file.read_text())
+
+
+class Case(unittest.TestCase):
+    """A broker, a device and a file with weights."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="upm-podman-")
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name)
+        self.path.chmod(0o755)
+        self.data = self.path / "data"
+        self.data.mkdir()
+        weights = os.urandom(SIZE)
+        self.digest = str(zlib.crc32(weights))
+        (self.data / "weights").write_bytes(weights)
+        (self.data / "loader.py").write_text(LOADER)
+        self.containers: list[Container] = []
+        self.addCleanup(self.stop)
+        socket = Path("/run/upm/upmd.sock")
+        self.broker = subprocess.Popen([BIN / "upmd", "--mode", "0666", "--socket", socket])
+        self.addCleanup(self.stop_broker)
+        end = time.monotonic() + SECONDS
+        while not socket.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        self.generate("test")
+
+    def generate(self, domain: str, *more: str) -> None:
+        """A device of that name."""
+        done = subprocess.run(
+            [BIN / "upm", "cdi", "generate", "--domain", domain, *more],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertIn(f"podman run --device upm.dev/share={domain}", done.stdout)
+        self.assertEqual(done.stderr, "")
+
+    def podman(self) -> list[str]:
+        """The engine, with a store of its own."""
+        places = ["--root", str(self.path / "store"), "--runroot", str(self.path / "run")]
+        manager = ["--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+        return ["podman", "--log-level", "error", "--runtime", "runc", *places, *manager]
+
+    def stop(self) -> None:
+        """Every container that a failed test left."""
+        for container in self.containers:
+            if container.process.poll() is None:
+                container.process.communicate(timeout=SECONDS)
+        subprocess.run([*self.podman(), "rm", "--all", "--force"], capture_output=True, check=False)
+
+    def stop_broker(self) -> None:
+        """If it is still there."""
+        self.broker.terminate()
+        self.broker.wait()
+
+    def this_system(self) -> tuple[Path, tuple[str, ...]]:
+        """An image with the programs of this system, and the options that it needs."""
+        root = self.path / "image"
+        for name in ("usr", "etc", "proc", "sys", "dev", "tmp", "run", "data"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "lib", "lib64", "sbin"):
+            (root / name).symlink_to(f"usr/{name}")
+        return root, ("--volume", "/usr:/usr:ro")
+
+    def loader(self, root: Path, *options: str, device: str = "test") -> Container:
+        """A container that loads the weights, as an ordinary user unless told otherwise."""
+        asked = ("--device", f"upm.dev/share={device}", "--user", "1000:1000", *options)
+        return Container(self, root, "python3", "/data/loader.py", options=asked)
+
+    def check_shares(self, *starts: Callable[[], Container]) -> None:
+        """Two containers, one of each kind, come to hold one copy of the weights.
+
+        A program does not wait for a broker that a busy machine keeps from answering: it
+        reads for itself then. So there are several of each kind.
+        """
+        held: list[dict[str, list[int]]] = [{} for _ in starts]
+        best = 0.0
+        for _ in range(TRIES):
+            for kind, start in enumerate(starts):
+                container = start()
+                place, digest = container.line().split()
+                self.assertEqual(digest, self.digest)
+                pages = frames(container.pid, int(place))
+                others = [p for k, known in enumerate(held) for p in known.values() if k != kind]
+                best = max([best, *(shared(pages, other) for other in others)])
+                held[kind][place] = pages
+            if best >= WEIGHTS:
+                break
+        self.assertGreaterEqual(best, WEIGHTS)
+        for container in self.containers:
+            self.assertNotIn(self.digest, container.end().split())
+
+
+class Share(Case):
+    """Where sharing is possible it happens."""
+
+    def test_two_containers_of_an_ordinary_user(self) -> None:
+        root, options = self.this_system()
+        start = partial(self.loader, root, *options)
+        self.check_shares(start, start)
+
+    def test_root_in_a_container_with_a_root_that_is_read_only(self) -> None:
+        root, options = self.this_system()
+        options = (*options, "--user", "0:0", "--read-only", "--cap-drop", "all")
+        start = partial(self.loader, root, *options)
+        self.check_shares(start, start)
+
+    def test_another_glibc(self) -> None:
+        """Debian 11 beside this system: one domain, one copy."""
+        old = CACHE / "debian-11"
+        if not old.exists():
+            self.skipTest(f"no {old}: tests/adopt/debian-folder 11 gets it")
+        root, options = self.this_system()
+        self.check_shares(partial(self.loader, root, *options), partial(self.loader, old))
+
+    def test_containers_of_two_devices_share_nothing(self) -> None:
+        self.generate("other")
+        root, options = self.this_system()
+        for device in ("test", "other") * 2:
+            self.loader(root, *options, device=device)
+        pages = []
+        for container in self.containers:
+            place, digest = container.line().split()
+            self.assertEqual(digest, self.digest)
+            pages.append(frames(container.pid, int(place)))
+        for one in pages[0::2]:
+            for other in pages[1::2]:
+                self.assertEqual(shared(one, other), 0)
+
+    def test_a_new_key_is_another_domain(self) -> None:
+        root, options = self.this_system()
+        one = self.loader(root, *options)
+        one.line()
+        before = Path("/etc/cdi/upm.dev-share-test.json").read_text()
+        self.generate("test")
+        self.assertEqual(Path("/etc/cdi/upm.dev-share-test.json").read_text(), before)
+        self.generate("test", "--new-key")
+        specification = Path("/etc/cdi/upm.dev-share-test.json")
+        self.assertNotEqual(specification.read_text(), before)
+        self.assertEqual(specification.stat().st_mode & 0o777, 0o600)
+        one.end()
+
+
+class Untouched(Case):
+    """Where it is not, programs run as without it."""
+
+    def run_both(self, root: Path, *command: str, options: tuple[str, ...] = ()) -> None:
+        """The same output and exit status with the device and without."""
+        results = []
+        for asked in ((), ("--device", "upm.dev/share=test")):
+            container = Container(self, root, *command, options=(*options, *asked))
+            out, errors = container.process.communicate(timeout=SECONDS)
+            results.append((container.process.returncode, out, errors))
+        self.assertEqual(results[0], results[1])
+        self.assertEqual(results[0][0], 0, results[0])
+
+    def test_an_image_of_musl(self) -> None:
+        compiler = shutil.which("musl-gcc")
+        if not compiler:
+            self.skipTest("no musl-gcc: apt-get install musl-tools")
+        root = self.path / "musl"
+        for name in ("lib", "bin", "proc", "sys", "dev", "data", "etc"):
+            (root / name).mkdir(parents=True)
+        shutil.copy("/lib/ld-musl-x86_64.so.1", root / "lib", follow_symlinks=True)
+        source = self.path / "program.c"
+        source.write_text(
+            "#include <stdio.h>\n#include <stdlib.h>\nint main(void)\n{\n"
+            'FILE *f = fopen("/data/weights", "rb"); char *p = malloc(1 << 25);\n'
+            "unsigned s = 0; size_t n = fread(p, 1, 1 << 25, f);\n"
+            "for (size_t i = 0; i < n; i++) s = s * 31 + (unsigned char)p[i];\n"
+            'printf("%zu %u\\n", n, s); return 0; }\n'
+        )
+        subprocess.run([compiler, "-O2", source, "-o", root / "bin/program"], check=True)
+        self.run_both(root, "/bin/program", options=("--user", "1000:1000"))
+
+    def test_no_broker(self) -> None:
+        self.stop_broker()
+        root, options = self.this_system()
+        script = "import zlib; print(zlib.crc32(open('/data/weights', 'rb').read()))"
+        options = (*options, "--user", "1000:1000")
+        self.run_both(root, "python3", "-c", script, options=options)
+
+    def test_a_user_namespace(self) -> None:
+        root, options = self.this_system()
+        script = "import zlib; print(zlib.crc32(open('/data/weights', 'rb').read()))"
+        for path in (root, *root.iterdir()):
+            os.chown(path, 100000, 100000, follow_symlinks=False)
+        mapped = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
+        self.run_both(root, "python3", "-c", script, options=(*options, *mapped))
+
+    def test_programs_that_children_start(self) -> None:
+        root, options = self.this_system()
+        script = "for i in 1 2 3; do ls /usr | sort | tail -n 1; done; exit 0"
+        options = (*options, "--user", "1000:1000")
+        self.run_both(root, "sh", "-c", script, options=options)
+
+
+class Command(unittest.TestCase):
+    """The command itself."""
+
+    def test_what_it_cannot_do_it_says(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            foreign = Path(folder) / "upm.dev-share-default.json"
+            foreign.write_text(json.dumps({"devices": []}))
+            for arguments, words in (
+                (["generate", "--domain", "a b"], "is no name of a device"),
+                (["generate", "--hook", "relative.so"], "by its full path"),
+                (["generate", "--output", folder], "is no specification of upm cdi"),
+                (["remove", "--output", folder, "--domain", "none"], "No such file"),
+                (["what"], "say upm cdi generate"),
+                ([], "say upm cdi generate"),
+            ):
+                done = subprocess.run(
+                    [BIN / "upm", "cdi", *arguments], capture_output=True, text=True, check=False
+                )
+                self.assertNotEqual(done.returncode, 0, arguments)
+                self.assertIn(words, done.stderr)
+            self.assertEqual(json.loads(foreign.read_text()), {"devices": []})
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"):
+        print("skipped: needs root, podman and runc")
+        sys.exit(4)
+    if INSIDE not in os.environ:
+        sys.exit(in_own_namespace())
+    unittest.main()

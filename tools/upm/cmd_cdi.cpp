@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+//
+// upm cdi: lets container engines hand the hook and the broker's socket to containers.
+#include "tools/common/errors.hpp"
+#include "tools/common/files.hpp"
+#include "tools/common/text.hpp"
+#include "tools/upm/cli.hpp"
+#include "tools/upm/model/cdi.hpp"
+#include "tools/upm/read/installed.hpp"
+
+#include <array>
+#include <cerrno>
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace upm::tool::cli {
+
+namespace {
+
+constexpr const char *kSystemSocket = "/run/upm/upmd.sock";
+
+std::string fresh_key() {
+    std::array<unsigned char, 16> bytes{};
+    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+        throw SystemError("get", "random bytes", errno);
+    std::string text;
+    for (const unsigned char byte : bytes)
+        text += fmt::format("{:02x}", byte);
+    return text;
+}
+
+// Containers that were started with a key keep it: a new one would split the domain.
+std::string key_for(const std::string &path, bool renew) {
+    if (renew || ::access(path.c_str(), F_OK) != 0)
+        return fresh_key();
+    if (auto key = key_in_specification(read_file(path)))
+        return *key;
+    throw Failure(fmt::format("{} is no specification of upm cdi; remove it, or choose another "
+                              "--domain or --output",
+                              printable(path)));
+}
+
+std::string path_in(const std::string &folder, const std::string &domain) {
+    return folder + "/upm.dev-share-" + domain + ".json";
+}
+
+int generate(const cxxopts::ParseResult &chosen) {
+    const std::string folder = chosen["output"].as<std::string>();
+    CdiDevice device{.name = chosen["domain"].as<std::string>(),
+                     .key = "",
+                     .hook =
+                         chosen.count("hook") != 0 ? chosen["hook"].as<std::string>() : find_hook(),
+                     .with_module = chosen.count("module") != 0};
+    if (!is_cdi_name(device.name))
+        throw UsageError(fmt::format("--domain '{}' is no name of a device: letters, digits and "
+                                     "_-.: between them, 63 at most",
+                                     printable(device.name)));
+    if (!device.hook.starts_with("/") || ::access(device.hook.c_str(), R_OK) != 0)
+        throw UsageError(fmt::format("--hook '{}' is no readable file by its full path",
+                                     printable(device.hook)));
+    if (folder == "-") {
+        device.key = fresh_key();
+        print(dump(cdi_specification(device)) + "\n");
+        return kSuccess;
+    }
+    if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST)
+        throw SystemError("make", folder, errno);
+    const std::string path = path_in(folder, device.name);
+    device.key = key_for(path, chosen.count("new-key") != 0);
+    // The key is the right to be a member: for root only, as the engines are.
+    const mode_t before = ::umask(S_IRWXG | S_IRWXO);
+    write_atomically(path, dump(cdi_specification(device)) + "\n");
+    (void)::umask(before);
+    if (::chmod(path.c_str(), S_IRUSR | S_IWUSR) != 0)
+        throw SystemError("make private", path, errno);
+    print(fmt::format("{}\n\npodman run --device upm.dev/share={} IMAGE\n", path, device.name));
+    if (::access(kSystemSocket, F_OK) != 0)
+        complain("cdi",
+                 fmt::format("there is no {}: systemctl enable --now upmd.socket", kSystemSocket));
+    return kSuccess;
+}
+
+int remove(const cxxopts::ParseResult &chosen) {
+    const std::string name = chosen["domain"].as<std::string>();
+    if (!is_cdi_name(name))
+        throw UsageError(fmt::format("--domain '{}' is no name of a device", printable(name)));
+    const std::string path = path_in(chosen["output"].as<std::string>(), name);
+    if (::unlink(path.c_str()) != 0)
+        throw SystemError("remove", path, errno);
+    return kSuccess;
+}
+
+} // namespace
+
+int run_cdi(const Arguments &arguments) {
+    cxxopts::Options options(
+        "upm cdi", "Makes a device of the Container Device Interface: containers that ask for\n"
+                   "upm.dev/share=NAME share memory among themselves, with nothing of their\n"
+                   "image changed. Engines read it from /etc/cdi.\n");
+    options.custom_help("generate|remove [OPTION...]");
+    options.add_options()("domain", "the device's name; its containers share with each other",
+                          cxxopts::value<std::string>()->default_value("default"),
+                          "NAME")("module", "pass /dev/upm in as well")(
+        "hook", "the hook on this machine (default: that of this installation)",
+        cxxopts::value<std::string>(),
+        "FILE")("new-key", "make a new key: running containers keep theirs")(
+        "output", "folder of the specification; - prints it",
+        cxxopts::value<std::string>()->default_value("/etc/cdi"), "DIR")("h,help", "this text");
+
+    Arguments rest = arguments;
+    const std::string what = rest.size() > 1 && !rest[1].starts_with("-") ? rest[1] : std::string();
+    if (!what.empty())
+        rest.erase(rest.begin() + 1);
+    Common common;
+    const cxxopts::ParseResult chosen = parse(options, rest, common);
+    if (common.help)
+        return kSuccess;
+    if (what == "generate")
+        return generate(chosen);
+    if (what == "remove")
+        return remove(chosen);
+    throw UsageError("say upm cdi generate, or upm cdi remove");
+}
+
+} // namespace upm::tool::cli

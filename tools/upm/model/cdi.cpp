@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#include "tools/upm/model/cdi.hpp"
+
+#include <algorithm>
+
+namespace upm::tool::cli {
+
+namespace {
+
+// Inside the container. The folder of the socket, not the socket: a broker that starts
+// again makes another one.
+constexpr const char *kHookInside = "/opt/upm/libupm-preload.so";
+constexpr const char *kSocketFolder = "/run/upm";
+constexpr std::string_view kDomain = "UPM_DOMAIN=";
+constexpr std::size_t kKeyDigits = 32;
+
+bool is_alphanumeric(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+Json bind_mount(const std::string &from, const std::string &to) {
+    return {
+        {"hostPath", from}, {"containerPath", to}, {"options", {"bind", "ro", "nosuid", "nodev"}}};
+}
+
+} // namespace
+
+bool is_cdi_name(std::string_view name) {
+    constexpr std::size_t kLongest = 63;
+    if (name.empty() || name.size() > kLongest || !is_alphanumeric(name.front()) ||
+        !is_alphanumeric(name.back()))
+        return false;
+    return std::ranges::all_of(name, [](char c) {
+        return is_alphanumeric(c) || std::string_view("_-.:").find(c) != std::string_view::npos;
+    });
+}
+
+Json cdi_specification(const CdiDevice &device) {
+    Json edits = {{"env", {std::string(kDomain) + device.key}}};
+    if (device.with_module)
+        edits["deviceNodes"] = Json::array({{{"path", "/dev/upm"}, {"permissions", "rw"}}});
+    return {{"cdiVersion", "0.5.0"},
+            {"kind", "upm.dev/share"},
+            {"devices", Json::array({{{"name", device.name}, {"containerEdits", edits}}})},
+            {"containerEdits",
+             {{"env", {std::string("LD_PRELOAD=") + kHookInside}},
+              {"mounts", Json::array({bind_mount(device.hook, kHookInside),
+                                      bind_mount(kSocketFolder, kSocketFolder)})}}}};
+}
+
+std::optional<std::string> key_in_specification(std::string_view text) {
+    const Json json = Json::parse(text, nullptr, false);
+    try {
+        for (const Json &entry : json.at("devices").at(0).at("containerEdits").at("env")) {
+            const std::string value = entry.get<std::string>();
+            if (value.starts_with(kDomain) && value.size() == kDomain.size() + kKeyDigits)
+                return value.substr(kDomain.size());
+        }
+    } catch (const Json::exception &) {
+        return std::nullopt;
+    }
+    return std::nullopt;
+}
+
+} // namespace upm::tool::cli

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+//
+// What a container needs to share memory, as a device of the Container Device Interface
+// (github.com/cncf-tags/container-device-interface, SPEC.md, version 0.5.0): podman,
+// containerd, CRI-O and Docker put it into a container that asks for upm.dev/share=NAME.
+#ifndef UPM_TOOLS_UPM_MODEL_CDI_HPP
+#define UPM_TOOLS_UPM_MODEL_CDI_HPP
+
+#include "tools/common/json.hpp"
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace upm::tool::cli {
+
+struct CdiDevice {
+    std::string name;         // of the device and of the domain that its containers share
+    std::string key;          // 32 hex digits: who knows it is a member
+    std::string hook;         // libupm-preload.so of this machine
+    bool with_module = false; // pass /dev/upm in as well
+};
+
+// Returns true if a device may be called so: letters, digits, and _ - . : between them.
+bool is_cdi_name(std::string_view name);
+
+// A whole specification, with this one device.
+Json cdi_specification(const CdiDevice &device);
+
+// The key in a specification made by cdi_specification; nothing in any other text.
+std::optional<std::string> key_in_specification(std::string_view text);
+
+} // namespace upm::tool::cli
+
+#endif // UPM_TOOLS_UPM_MODEL_CDI_HPP
