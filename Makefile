@@ -10,6 +10,8 @@
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
 ##   test-long   the tests that take long (tests/preload/soak.py, tests/vm/suite.long)
 ##   test-programs  large programs under the hook do what they do without (half an hour)
+##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13
+##               (as root; 2 GB in ~/.cache/upm, once)
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
 ##   lint        every static check (tools/dev/lint)
 ##   bench       benchmarks, in a VM
@@ -24,6 +26,7 @@
 ##   gpu-bundle  build/gpu-bundle: a folder that measures sharing of GPU memory on a
 ##               machine with a GPU and nothing of ours (its run --help says how)
 ##   wheel       the Python package as build/upm-<version>-<tags>.whl
+##   deb         Debian packages for this release: build/deb/*.deb
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
 ##   clean       remove build/
 ##   help        this text
@@ -57,8 +60,8 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
-	test-long test-programs test-debug lint bench demo figures docs install uninstall wheel \
-	dkms gpu-bundle clean help
+	test-long test-programs test-packages test-debug lint bench demo figures docs install \
+	uninstall wheel deb dkms gpu-bundle clean help
 
 all: user kmod
 
@@ -176,6 +179,10 @@ test-long: tests kmod $(call deps,vm) $(FOR_KERNEL)
 test-programs: tests $(call deps,programs)
 	@JOBS=$(JOBS) tests/preload/real_programs.py
 
+test-packages: deb $(call deps,packages)
+	@for release in 12 13; do tests/adopt/debian-folder $$release; done
+	@tests/adopt/packages_test.py
+
 test-debug: tests $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug
 
@@ -234,6 +241,9 @@ wheel: $(call deps,user wheel)
 	@$(or $(UPM_PYTHON),/usr/bin/python3) -m pip wheel --quiet --disable-pip-version-check \
 		--no-deps --wheel-dir $(BUILD) .
 	@ls $(BUILD)/upm-*.whl
+
+deb: $(call deps,user deb)
+	@tools/dev/deb --jobs $(JOBS)
 
 # The folder kmod/ is the DKMS source. With DESTDIR it is only copied.
 dkms:
