@@ -75,12 +75,12 @@ class Case(unittest.TestCase):
         return [("without", environment()), ("with the hook", self.hooked)]
 
     def inserted(self) -> int:
-        """Pages that hooked programs of this class have published."""
+        """Bytes that hooked programs of this class have published."""
         variables = {k: v for k, v in self.hooked.items() if k != "LD_PRELOAD"}
         done = subprocess.run(
             [UPM, "status", "--json"], env=variables, capture_output=True, text=True, check=True
         )
-        return int(json.loads(done.stdout)["service"]["upmd_published_pages_total"])
+        return int(json.loads(done.stdout)["service"]["upmd_published_bytes_total"])
 
 
 class CPython(Case):

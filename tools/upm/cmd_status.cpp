@@ -95,7 +95,7 @@ Json own_stats_json() {
             {"metadata_bytes", found->metadata_bytes}};
 }
 
-// "upmd_domain_pages{domain="user:0"} 12" of the backend's service, as an object.
+// "upmd_domain_content_bytes{domain="user:0"} 8192" of the backend's service, as an object.
 Json service_json() {
     constexpr std::size_t kMost = 60'000; // what upmd sends
     std::string text(kMost, '\0');
@@ -108,14 +108,14 @@ Json service_json() {
         const std::string_view line = rest.substr(0, rest.find('\n'));
         rest.remove_prefix(std::min(rest.size(), line.size() + 1));
         const std::size_t blank = line.rfind(' ');
-        if (blank != std::string_view::npos)
+        if (blank != std::string_view::npos && !line.starts_with("#"))
             values[std::string(line.substr(0, blank))] =
                 value_json(std::string(line.substr(blank + 1)));
     }
     return values;
 }
 
-// "upmd_domain_pages{domain=\"user:0\"}": which value of which domain; false for others.
+// "upmd_domain_content_bytes{domain=\"user:0\"}": which value of which domain; false for others.
 bool split_domain(const std::string &name, std::string &value, std::string &domain) {
     constexpr std::string_view kPrefix = "upmd_domain_";
     constexpr std::string_view kLabel = "{domain=\"";
@@ -138,14 +138,14 @@ Json service_domains_json(const Json &service, std::uint64_t page_size) {
             domains[domain][value] = number;
     for (Json &each : domains) {
         const auto number = [&](const char *name) { return each.value(name, std::uint64_t{0}); };
-        const std::uint64_t pages = number("pages");
-        const std::uint64_t used = pages - std::min(pages, number("unused_pages"));
-        const std::uint64_t mapped = number("mapped_pages");
-        each["shared_bytes"] = used * page_size;
-        // The same number as "stats" has; old brokers leave it to the reader.
-        each["saved_bytes"] =
-            page_size * (each.contains("saved_pages") ? number("saved_pages")
-                                                      : mapped - std::min(mapped, used));
+        if (each.contains("pages")) { // an older broker: sizes in pages
+            for (const char *const name : {"unused", "mapped", "saved"})
+                each[std::string(name) + "_bytes"] =
+                    page_size * number((std::string(name) + "_pages").c_str());
+            each["content_bytes"] = page_size * number("pages");
+        }
+        const std::uint64_t content = number("content_bytes");
+        each["shared_bytes"] = content - std::min(content, number("unused_bytes"));
     }
     return domains;
 }

@@ -17,6 +17,20 @@ using store::Header;
 using store::Op;
 using store::Place;
 
+namespace {
+
+// What a named domain is called: the same after each start, and nothing by which its key
+// could be found.
+std::string key_label(const store::HelloRequest &request) {
+    HashKey key;
+    static_assert(sizeof(request.key) == sizeof(key.low) + sizeof(key.high));
+    std::memcpy(&key.low, request.key, sizeof(key.low));
+    std::memcpy(&key.high, request.key + sizeof(key.low), sizeof(key.high));
+    return fmt::format("key:{:08x}", siphash<2, 4>(key, 0) >> 32U);
+}
+
+} // namespace
+
 Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make)
     : limits_(limits), send_(std::move(send)), random_(std::move(random)),
       catalog_(HashKey{.low = random_(), .high = random_()}), ledger_(limits),
@@ -174,8 +188,7 @@ void Broker::join(Client &client, const store::HelloRequest &request) {
     Domain &domain = catalog_.domain(name, made);
     if (made) {
         domain.seed = random_();
-        // A key must not be told.
-        domain.label = request.named != 0 ? fmt::format("key:{}", client.id) : client.peer.label;
+        domain.label = request.named != 0 ? key_label(request) : client.peer.label;
         if (request.named == 0)
             domain.anchors = std::move(client.peer.anchors);
     }

@@ -36,19 +36,59 @@ Sums sums_of(const Catalog &catalog, const Domain &domain) {
     return sums;
 }
 
-void add_line(std::string &text, std::string_view name, std::uint64_t value) {
+// The text format of Prometheus, exposition format 0.0.4: a metric's samples stand together,
+// behind its HELP and TYPE. Sizes are in bytes.
+void add_head(std::string &text, std::string_view name, std::string_view type,
+              std::string_view help) {
+    text += fmt::format("# HELP upmd_{0} {1}\n# TYPE upmd_{0} {2}\n", name, help, type);
+}
+
+void add_metric(std::string &text, std::string_view name, std::string_view type,
+                std::string_view help, std::uint64_t value) {
+    add_head(text, name, type, help);
     text += fmt::format("upmd_{} {}\n", name, value);
 }
 
-void add_domain(std::string &text, const Catalog &catalog, const Domain &domain) {
-    const Sums sums = sums_of(catalog, domain);
-    const std::pair<const char *, std::uint64_t> values[] = {
-        {"clients", domain.members.size()}, {"waiting", domain.parked.size()},
-        {"segments", domain.segments},      {"pages", domain.pages},
-        {"unused_pages", sums.unused},      {"mapped_pages", sums.mapped},
-        {"saved_pages", sums.saved}};
-    for (const auto &[what, value] : values)
-        add_line(text, fmt::format("domain_{}{{domain=\"{}\"}}", what, domain.label), value);
+struct DomainMetric {
+    const char *name;
+    const char *help;
+    std::uint64_t (*value)(const Domain &domain, const Sums &sums);
+};
+
+std::uint64_t bytes_of(std::uint64_t pages) {
+    return pages * page_size();
+}
+
+constexpr DomainMetric kDomainMetrics[] = {
+    {"clients", "Connections of processes in the domain.",
+     [](const Domain &domain, const Sums &) -> std::uint64_t { return domain.members.size(); }},
+    {"waiting", "Requests that wait for what another process reads or publishes.",
+     [](const Domain &domain, const Sums &) -> std::uint64_t { return domain.parked.size(); }},
+    {"segments", "Segments of content.",
+     [](const Domain &domain, const Sums &) -> std::uint64_t { return domain.segments; }},
+    {"content_bytes", "Size of the content that is kept.",
+     [](const Domain &domain, const Sums &) { return bytes_of(domain.pages); }},
+    {"unused_bytes", "Size of the segments that no process maps.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.unused); }},
+    {"mapped_bytes", "Size of what processes map of the content, each counted.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.mapped); }},
+    {"saved_bytes", "Size of what is mapped beyond the first time: memory that is not needed.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.saved); }},
+};
+
+void add_domains(std::string &text, const Catalog &catalog,
+                 const std::vector<const Domain *> &domains) {
+    std::vector<Sums> sums;
+    for (const Domain *const domain : domains)
+        sums.push_back(sums_of(catalog, *domain));
+    for (const DomainMetric &metric : kDomainMetrics) {
+        if (domains.empty())
+            break;
+        add_head(text, fmt::format("domain_{}", metric.name), "gauge", metric.help);
+        for (std::size_t i = 0; i < domains.size(); ++i)
+            text += fmt::format("upmd_domain_{}{{domain=\"{}\"}} {}\n", metric.name,
+                                domains[i]->label, metric.value(*domains[i], sums[i]));
+    }
 }
 
 } // namespace
@@ -74,21 +114,35 @@ void Broker::describe(const Client &client, const store::Header &header) const {
 
 std::string Broker::metrics() const {
     std::string text;
-    add_line(text, "clients", clients_.size());
-    add_line(text, "segments", catalog_.segments().size());
-    add_line(text, "pages", ledger_.all().pages);
-    add_line(text, "max_pages", limits_.max_pages);
-    add_line(text, "quota_pages", limits_.quota_pages);
-    add_line(text, "lookup_hits_total", totals_.hits);
-    add_line(text, "lookup_misses_total", totals_.misses);
-    add_line(text, "lookup_waits_total", totals_.waits);
-    add_line(text, "published_pages_total", totals_.published);
-    add_line(text, "refused_total", totals_.refused);
-    add_line(text, "bad_packets_total", totals_.bad);
-    add_line(text, "reservations_lost_total", totals_.reservations_lost);
-    add_line(text, "dropped_segments_total", totals_.dropped);
+    const auto gauge = [&](std::string_view name, std::string_view help, std::uint64_t value) {
+        add_metric(text, name, "gauge", help, value);
+    };
+    const auto counter = [&](std::string_view name, std::string_view help, std::uint64_t value) {
+        add_metric(text, name, "counter", help, value);
+    };
+    gauge("clients", "Connections of processes.", clients_.size());
+    gauge("segments", "Segments of content.", catalog_.segments().size());
+    gauge("content_bytes", "Size of the content that is kept or reserved.",
+          bytes_of(ledger_.all().pages));
+    gauge("max_bytes", "Size of the content that all users may have together.",
+          bytes_of(limits_.max_pages));
+    gauge("quota_bytes", "Size of the content that one user may have.",
+          bytes_of(limits_.quota_pages));
+    counter("lookup_hits_total", "Pages that were looked up and known.", totals_.hits);
+    counter("lookup_misses_total", "Pages that were looked up and not known.", totals_.misses);
+    counter("lookup_waits_total", "Look-ups that waited for another process.", totals_.waits);
+    counter("published_bytes_total", "Size of the content that came.", bytes_of(totals_.published));
+    counter("made_bytes_total", "Size of the content that was read from files for loads.",
+            bytes_of(totals_.made));
+    counter("refused_total", "Requests that were refused: a limit, or nonsense.", totals_.refused);
+    counter("bad_packets_total", "Connections that were ended for a wrong packet.", totals_.bad);
+    counter("reservations_lost_total", "Reservations that nobody kept in time.",
+            totals_.reservations_lost);
+    counter("dropped_segments_total", "Segments that went.", totals_.dropped);
+    std::vector<const Domain *> domains;
     for (const auto &[name, domain] : catalog_.domains())
-        add_domain(text, catalog_, *domain);
+        domains.push_back(domain.get());
+    add_domains(text, catalog_, domains);
     return text;
 }
 
@@ -97,9 +151,10 @@ std::string Broker::metrics(ClientId id) const {
     if (client.peer.sees_all)
         return metrics();
     std::string text;
-    add_line(text, "quota_pages", limits_.quota_pages);
+    add_metric(text, "quota_bytes", "gauge", "Size of the content that one user may have.",
+               bytes_of(limits_.quota_pages));
     if (client.domain != nullptr)
-        add_domain(text, catalog_, *client.domain);
+        add_domains(text, catalog_, {client.domain});
     return text;
 }
 

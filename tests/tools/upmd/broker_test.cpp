@@ -162,8 +162,8 @@ TEST_F(StoreBroker, StatusTellsOfDomains) {
     const auto &domain = status["domains"].at("user:" + std::to_string(::geteuid()));
     EXPECT_EQ(domain["clients"], 2) << "this process, and the command itself";
     EXPECT_EQ(domain["segments"], 1);
-    EXPECT_EQ(domain["pages"], kPages);
-    EXPECT_EQ(domain["mapped_pages"], 2 * kPages);
+    EXPECT_EQ(domain["content_bytes"], kPages * page_size());
+    EXPECT_EQ(domain["mapped_bytes"], 2 * kPages * page_size());
     EXPECT_EQ(domain["shared_bytes"], kPages * page_size());
     EXPECT_EQ(domain["saved_bytes"], kPages * page_size());
     const Finished table = run({UPM_COMMAND, "status"}, where);

@@ -31,9 +31,9 @@ TEST_F(UpmdLifetime, WhatIsUnmappedGoesAtOnce) {
     const std::uint32_t segment = published(client);
     report(client, segment, 10);
     report(client, segment, -9);
-    EXPECT_EQ(value("pages"), 10U) << "one page is mapped still";
+    EXPECT_EQ(pages("content_bytes"), 10U) << "one page is mapped still";
     report(client, segment, -1);
-    EXPECT_EQ(value("pages"), 0U);
+    EXPECT_EQ(pages("content_bytes"), 0U);
     EXPECT_FALSE(knows(client, 1));
 }
 
@@ -47,9 +47,9 @@ TEST_F(UpmdLifetime, WhatOneProcessUsedGoesWithIt) {
     ASSERT_EQ(lookup(again, {1}), 0);
     ASSERT_EQ(get(again, places(again)[0].segment), 0);
     leave(client);
-    EXPECT_EQ(value("pages"), 1U);
+    EXPECT_EQ(pages("content_bytes"), 1U);
     leave(again);
-    EXPECT_EQ(value("pages"), 0U) << "not kept, although --expire is set";
+    EXPECT_EQ(pages("content_bytes"), 0U) << "not kept, although --expire is set";
 }
 
 TEST_F(UpmdLifetime, WhatSeveralUsedIsKeptIfWanted) {
@@ -63,13 +63,13 @@ TEST_F(UpmdLifetime, WhatSeveralUsedIsKeptIfWanted) {
         ASSERT_EQ(lookup(other, {1}), 0);
         ASSERT_EQ(get(other, places(other)[0].segment), 0);
         leave(client);
-        EXPECT_EQ(value("pages"), 1U);
+        EXPECT_EQ(pages("content_bytes"), 1U);
         leave(other);
-        EXPECT_EQ(value("pages"), expire != 0 ? 1U : 0U);
+        EXPECT_EQ(pages("content_bytes"), expire != 0 ? 1U : 0U);
         pass(4'999);
-        EXPECT_EQ(value("pages"), expire != 0 ? 1U : 0U);
+        EXPECT_EQ(pages("content_bytes"), expire != 0 ? 1U : 0U);
         pass(1);
-        EXPECT_EQ(value("pages"), 0U);
+        EXPECT_EQ(pages("content_bytes"), 0U);
         EXPECT_TRUE(broker().idle());
     }
 }
@@ -83,8 +83,8 @@ TEST_F(UpmdLifetime, ALookFindsWhatIsUnmapped) {
     EXPECT_TRUE(broker().usage().take_due(now_).empty()) << "it may not be mapped yet";
     pass(1'000);
     look({{kept, 4}});
-    EXPECT_EQ(value("pages"), 4U);
-    EXPECT_EQ(value("domain_mapped_pages{domain=\"d\"}"), 4U);
+    EXPECT_EQ(pages("content_bytes"), 4U);
+    EXPECT_EQ(pages("domain_mapped_bytes{domain=\"d\"}"), 4U);
     EXPECT_TRUE(knows(client, 1));
     EXPECT_FALSE(knows(client, 10));
 }
@@ -94,10 +94,10 @@ TEST_F(UpmdLifetime, ALookJudgesOnlyWhatItCanSee) {
     ASSERT_EQ(publish(client, {1}), 0);
     pass(1'000);
     look({}, false);
-    EXPECT_EQ(value("pages"), 1U) << "there are more mappings than were looked at";
+    EXPECT_EQ(pages("content_bytes"), 1U) << "there are more mappings than were looked at";
     pass(10'000);
     look({}, true, false);
-    EXPECT_EQ(value("pages"), 1U) << "the mappings could not be read";
+    EXPECT_EQ(pages("content_bytes"), 1U) << "the mappings could not be read";
     pass(60'000);
     const std::vector<std::uint64_t> due = broker().usage().take_due(now_);
     ASSERT_EQ(due.size(), 1U);
@@ -120,7 +120,7 @@ TEST_F(UpmdLifetime, ALookThatHangsIsOne) {
     pass(100'000);
     EXPECT_EQ(broker().usage().take_due(now_).size(), 1U) << "the other one's";
     leave(stuck);
-    EXPECT_EQ(value("pages"), 1U);
+    EXPECT_EQ(pages("content_bytes"), 1U);
 }
 
 // A child maps what its parent got, and keeps it when the parent ends.
@@ -164,7 +164,7 @@ TEST_F(UpmdLifetime, AChildInAnotherDomainInheritsNothing) {
         broker().usage().seen(process, look, now_, now_);
     }
     leave(parent);
-    EXPECT_EQ(value("pages"), 1U);
+    EXPECT_EQ(pages("content_bytes"), 1U);
     EXPECT_TRUE(knows(child, 9));
 }
 
@@ -177,7 +177,7 @@ TEST_F(UpmdLifetime, ConnectionsOfOneProcessMapTheSame) {
     ASSERT_EQ(get(again, places(again)[0].segment), 0);
     pass(1'000);
     look({{inode, 4}});
-    EXPECT_EQ(value("domain_mapped_pages{domain=\"d\"}"), 4U) << "once";
+    EXPECT_EQ(pages("domain_mapped_bytes{domain=\"d\"}"), 4U) << "once";
 }
 
 // A process that asks for a segment anew is about to map it.
@@ -203,7 +203,7 @@ TEST_F(UpmdLifetime, UnmappingAsksForALook) {
     report(client, store::kUnknown, -1);
     pass(1'000);
     look({});
-    EXPECT_EQ(value("pages"), 0U);
+    EXPECT_EQ(pages("content_bytes"), 0U);
 }
 
 // Exactly as much as the quota has, of a process, a user and all.
@@ -255,7 +255,7 @@ TEST_F(UpmdLifetime, OneUserLeavesRoomForOthers) {
     ASSERT_EQ(lookup(other, hashes_from(1'000'000, 4096), true), 0);
     EXPECT_EQ(count(other, store::kReserved), 4'096U);
     pass(1'000);
-    EXPECT_EQ(value("pages"), 0U) << "reservations end";
+    EXPECT_EQ(pages("content_bytes"), 0U) << "reservations end";
 }
 
 // A client that does not publish what it has reserved, because it is stopped or wants

@@ -165,10 +165,12 @@ class PlayedBroker : public testing::Test {
     }
     std::uint64_t value(const std::string &name) {
         const std::string text = broker().metrics();
-        const std::size_t at = text.find("upmd_" + name + " ");
+        const std::size_t at = text.find("\nupmd_" + name + " ");
         EXPECT_NE(at, std::string::npos) << name;
         return std::stoull(text.substr(text.find(' ', at) + 1));
     }
+    // A size that the metrics tell, in pages.
+    std::uint64_t pages(const std::string &name) { return value(name) / page_size(); }
 
     std::uint64_t now_ = 1000;
     std::map<Id, std::vector<std::byte>> answers_;

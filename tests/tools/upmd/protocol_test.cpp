@@ -5,7 +5,10 @@
 #include "tests/tools/upmd/played_broker.hpp"
 
 #include <cerrno>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
+#include <set>
+#include <sstream>
 #include <sys/mman.h>
 
 namespace upm::test {
@@ -185,13 +188,61 @@ TEST_F(UpmdProtocol, MetricsTellNoKey) {
     EXPECT_THAT(text, testing::Not(testing::HasSubstr("0123456789abcdef")));
 }
 
+// A dashboard must know a domain again after the broker or its clients have started anew.
+TEST_F(UpmdProtocol, NamesOfDomainsStay) {
+    const auto label_of = [&](const char *key) {
+        store::HelloRequest hello{};
+        hello.page_size = static_cast<std::uint32_t>(page_size());
+        hello.named = 1;
+        std::memcpy(hello.key, key, sizeof(hello.key));
+        const Id id = connect(0, 7);
+        EXPECT_EQ(say(id, Op::kHello, hello), 0);
+        const std::string text = broker().metrics(id);
+        leave(id);
+        const std::size_t at = text.find("key:");
+        return text.substr(at, text.find('"', at) - at);
+    };
+    const std::string first = label_of("0123456789abcdef");
+    EXPECT_EQ(first.size(), 12U) << first;
+    EXPECT_EQ(label_of("0123456789abcdef"), first);
+    EXPECT_NE(label_of("0123456789abcdeg"), first);
+}
+
+// As promtool wants it: HELP and TYPE once for each metric, and all its samples behind them.
+TEST_F(UpmdProtocol, MetricsAreInPrometheusFormat) {
+    ASSERT_EQ(publish(join(1, "one"), {1}), 0);
+    (void)join(2, "two");
+    std::set<std::string> seen;
+    std::string current;
+    std::istringstream lines(broker().metrics());
+    for (std::string line; std::getline(lines, line);) {
+        std::istringstream words(line);
+        std::string first;
+        std::string kind;
+        std::string name;
+        words >> first;
+        if (first == "#") {
+            words >> kind >> name;
+            if (kind == "HELP")
+                EXPECT_TRUE(seen.insert(name).second) << line;
+            else
+                EXPECT_EQ(name, current) << line;
+            current = name;
+        } else {
+            EXPECT_EQ(first.substr(0, first.find('{')), current) << line;
+        }
+    }
+    EXPECT_TRUE(seen.contains("upmd_domain_saved_bytes"));
+    EXPECT_EQ(seen.size(), 21U);
+}
+
 // A report is only a claim: it makes no number negative, which would be a huge one.
 TEST_F(UpmdProtocol, ReportsStayAboveZero) {
     const Id client = join(0, "d");
     ASSERT_EQ(publish(client, {1, 2}), 0);
     report(client, published(client), -5);
     EXPECT_THAT(broker().metrics(),
-                testing::Not(testing::ContainsRegex("mapped_pages[^ ]* [1-9]")));
+                testing::Not(testing::ContainsRegex("mapped_bytes[^ ]* [1-9]")));
     EXPECT_TRUE(broker().consistent());
 }
 
@@ -210,17 +261,19 @@ TEST_F(UpmdProtocol, MetricsAreOfOneDomain) {
     ASSERT_EQ(publish(other, {1}), 0);
     const std::string seen = broker().metrics(mine);
     EXPECT_THAT(seen, testing::HasSubstr("domain_clients{domain=\"mine\"} 1"));
-    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("other")));
-    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("upmd_pages")));
+    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("\"other\"")));
+    EXPECT_THAT(seen, testing::Not(testing::HasSubstr("upmd_content_bytes")));
     const Id root = join(0, "mine");
-    EXPECT_THAT(broker().metrics(root), testing::Not(testing::HasSubstr("other")))
+    EXPECT_THAT(broker().metrics(root), testing::Not(testing::HasSubstr("\"other\"")))
         << "root of some container is a member like others";
     upmd::Peer operator_of_host;
     operator_of_host.process = 9;
     operator_of_host.domain = operator_of_host.label = "host";
     operator_of_host.sees_all = true;
     const Id all = broker().connect(std::move(operator_of_host));
-    EXPECT_THAT(broker().metrics(all), testing::HasSubstr("domain_pages{domain=\"other\"} 1"));
+    EXPECT_THAT(broker().metrics(all),
+                testing::HasSubstr(
+                    fmt::format("domain_content_bytes{{domain=\"other\"}} {}\n", page_size())));
 }
 
 // Whoever reads the metrics must not become a member.
@@ -263,7 +316,7 @@ TEST_F(UpmdProtocol, OneNumberForOneSaving) {
     }
     ASSERT_EQ(say(clients[0], Op::kStats, store::Header{}), 0);
     EXPECT_EQ(head<store::StatsReply>(clients[0]).pages_sharing, 20U);
-    EXPECT_EQ(value("domain_saved_pages{domain=\"d\"}"), 20U);
+    EXPECT_EQ(pages("domain_saved_bytes{domain=\"d\"}"), 20U);
 }
 
 // Of segments that hold the same page the first one is told; when it goes, the next.
