@@ -8,6 +8,7 @@ import html
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -336,10 +337,10 @@ class ResultsTest(unittest.TestCase):
         self.assertEqual(len(found.faults(4)), 2)
 
 
-# 8 MiB that each container computes for itself, in place of weights that it reads.
+# 8 MiB that each container reads, as others do weights.
 HEAVY = """
-import hashlib, random
-DATA = random.Random(1).randbytes(8 << 20)
+import hashlib, pathlib
+DATA = pathlib.Path(__file__).with_name("data").read_bytes()
 def handler(event):
     return {"sha256": hashlib.sha256(DATA).hexdigest()}
 """
@@ -351,6 +352,7 @@ class ChurnTest(support.TemporaryDirectory):
     def test_sharing_outlives_all_of_the_first(self) -> None:
         """Two at a time, each replaced once and more, and frozen meanwhile."""
         (self.directory / "function.py").write_text(HEAVY)
+        (self.directory / "data").write_bytes(random.Random(1).randbytes(8 << 20))
         text = functions.find("text")
         function = dataclasses.replace(text, name="heavy", directory=self.directory)
         plan = session.Plan(2, function, "tiny", self.directory)
