@@ -79,6 +79,7 @@ constexpr DomainMetric kDomainMetrics[] = {
 void add_domains(std::string &text, const Catalog &catalog,
                  const std::vector<const Domain *> &domains) {
     std::vector<Sums> sums;
+    sums.reserve(domains.size());
     for (const Domain *const domain : domains)
         sums.push_back(sums_of(catalog, *domain));
     for (const DomainMetric &metric : kDomainMetrics) {
@@ -140,6 +141,7 @@ std::string Broker::metrics() const {
             totals_.reservations_lost);
     counter("dropped_segments_total", "Segments that went.", totals_.dropped);
     std::vector<const Domain *> domains;
+    domains.reserve(catalog_.domains().size());
     for (const auto &[name, domain] : catalog_.domains())
         domains.push_back(domain.get());
     add_domains(text, catalog_, domains);
