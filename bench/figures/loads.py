@@ -35,13 +35,9 @@ early = bytearray(4 << 20)
 time.sleep(0.5)
 with open(path, "rb", buffering=0) as file:
     began = time.perf_counter()
-    whole = memoryview(bytearray(size))
-    done = 0
-    while done < size:
-        got = file.readinto(whole[done:])
-        if not got:
-            sys.exit("the file is too short")
-        done += got
+    whole = file.read(size) # into fresh memory: bytearray(size) would have written to it
+    if len(whole) < size:
+        sys.exit("the file is too short")
     took = time.perf_counter() - began
 print(took, flush=True)
 sys.stdin.read()
@@ -77,6 +73,7 @@ def _load(stack: contextlib.ExitStack, path: Path, mib: int, more: dict[str, str
 def measure(settings: Settings) -> Found:
     """For each size and round: a plain process, then a first and a later one with the hook."""
     sizes, rounds = settings.choose((SIZES, ROUNDS), (QUICK, 1))
+    settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / "loads.bin"
     rows = []
     with contextlib.ExitStack() as outer:
