@@ -16,8 +16,6 @@ namespace upm {
 
 namespace {
 
-constexpr std::string_view kSystemSocket = "/run/upm/upmd.sock";
-
 int copy_path(SocketPath &path, std::string_view text) noexcept {
     path = {};
     if (text.size() >= sizeof(path.text))
@@ -77,7 +75,7 @@ int own_socket(SocketPath &path) noexcept {
 }
 
 int find_socket(SocketPath &path) noexcept {
-    if (env::raw(env::socket).empty() && ::access(kSystemSocket.data(), W_OK) == 0)
+    if (env::raw(env::socket).empty() && ::access(kSystemSocket, W_OK) == 0)
         return copy_path(path, kSystemSocket);
     return own_socket(path);
 }

@@ -8,6 +8,9 @@
 
 namespace upm {
 
+// The broker of the system, by upmd.socket.
+inline constexpr const char *kSystemSocket = "/run/upm/upmd.sock";
+
 struct SocketPath {
     char text[108] = {}; // sizeof(sockaddr_un::sun_path)
 };

@@ -9,6 +9,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 
 namespace upm {
@@ -17,6 +18,13 @@ struct HashKey {
     std::uint64_t low = 0;
     std::uint64_t high = 0;
 };
+
+inline HashKey hash_key(const std::uint8_t (&bytes)[16]) noexcept {
+    HashKey key;
+    std::memcpy(&key.low, bytes, sizeof(key.low));
+    std::memcpy(&key.high, bytes + sizeof(key.low), sizeof(key.high));
+    return key;
+}
 
 template <int kRounds, int kLastRounds>
 constexpr std::uint64_t siphash(const HashKey &key, std::uint64_t word) noexcept {

@@ -6,13 +6,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-UPMD = ROOT / "build/bin/upmd"
-SECONDS = 120
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from hooked import ROOT, UPMD, wait_until
 
 
 class Metrics(unittest.TestCase):
@@ -36,9 +34,7 @@ class Metrics(unittest.TestCase):
             socket = Path(folder) / "upmd.sock"
             broker = subprocess.Popen([UPMD, "--socket", socket, "--metrics", file])
             try:
-                end = time.monotonic() + SECONDS
-                while not file.exists() and time.monotonic() < end:
-                    time.sleep(0.2)
+                wait_until(file.exists, "the file of metrics")
                 text = file.read_text()
             finally:
                 broker.terminate()

@@ -10,22 +10,21 @@ a /run/upm and an /etc/cdi of its own: nothing of the machine's is used or chang
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = ROOT / "build/bin"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import hooked
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "upm"
 INSIDE = "UPM_PODMAN_TEST_INSIDE"
-PAGE = 4096
+PAGE = hooked.PAGE
 SIZE = 32 << 20
 SECONDS = 120
 TRIES = 8
@@ -57,11 +56,8 @@ def in_own_namespace() -> int:
 def frames(pid: int, address: int) -> list[int]:
     """Of the whole pages of the block that begins there."""
     first = -(-address // PAGE)
-    count = (address + SIZE) // PAGE - first
-    with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
-        pagemap.seek(first * 8)
-        entries = struct.unpack(f"{count}Q", pagemap.read(count * 8))
-    return [entry & (1 << 55) - 1 if entry >> 63 else 0 for entry in entries]
+    entries = hooked.pagemap(pid, first * PAGE, (address + SIZE) // PAGE - first)
+    return [entry & hooked.FRAME if entry & hooked.PRESENT else 0 for entry in entries]
 
 
 def shared(one: list[int], other: list[int]) -> float:
@@ -127,17 +123,15 @@ class Case(unittest.TestCase):
         self.containers: list[Container] = []
         self.addCleanup(self.stop)
         socket = Path("/run/upm/upmd.sock")
-        self.broker = subprocess.Popen([BIN / "upmd", "--mode", "0666", "--socket", socket])
+        self.broker = subprocess.Popen([hooked.UPMD, "--mode", "0666", "--socket", socket])
         self.addCleanup(self.stop_broker)
-        end = time.monotonic() + SECONDS
-        while not socket.exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        hooked.wait_until(socket.exists, "the socket of the broker")
         self.generate("test")
 
     def generate(self, domain: str, *more: str) -> None:
         """A device of that name."""
         done = subprocess.run(
-            [BIN / "upm", "cdi", "generate", "--domain", domain, *more],
+            [hooked.UPM, "cdi", "generate", "--domain", domain, *more],
             capture_output=True,
             text=True,
             check=True,
@@ -321,7 +315,7 @@ class Command(unittest.TestCase):
                 ([], "say upm cdi generate"),
             ):
                 done = subprocess.run(
-                    [BIN / "upm", "cdi", *arguments], capture_output=True, text=True, check=False
+                    [hooked.UPM, "cdi", *arguments], capture_output=True, text=True, check=False
                 )
                 self.assertNotEqual(done.returncode, 0, arguments)
                 self.assertIn(words, done.stderr)

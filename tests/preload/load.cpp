@@ -6,6 +6,7 @@
 //   upm-hook-load WHAT           threads, forks, signals, calls, zeros, idle
 //   upm-hook-load WHAT merged    does it before and after the hook has looked at its memory
 #include "tests/preload/check.hpp"
+#include "tests/preload/random.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -31,18 +32,6 @@
 #include <vector>
 
 namespace {
-
-class Random {
-  public:
-    explicit Random(std::uint64_t seed) : state_(seed * 2 + 1) {}
-    std::uint64_t operator()(std::uint64_t below) {
-        state_ = state_ * 6364136223846793005U + 1442695040888963407U;
-        return (state_ >> 33) % below;
-    }
-
-  private:
-    std::uint64_t state_;
-};
 
 // A block with a pattern: equal patterns are equal pages, also in other processes.
 struct Piece {

@@ -11,7 +11,6 @@ by the numbers of the page frames below.
 from __future__ import annotations
 
 import os
-import struct
 import sys
 import unittest
 from pathlib import Path
@@ -38,11 +37,8 @@ class Holder:
 
     def frames(self) -> list[int]:
         """Of the pages of the block; needs CAP_SYS_ADMIN."""
-        count = SIZE // PAGE
-        with Path(f"/proc/{self.program.pid}/pagemap").open("rb") as pagemap:
-            pagemap.seek(self.address // PAGE * 8)
-            entries = struct.unpack(f"{count}Q", pagemap.read(count * 8))
-        return [entry & (1 << 55) - 1 for entry in entries]
+        entries = hooked.pagemap(self.program.pid, self.address, SIZE // hooked.PAGE)
+        return [entry & hooked.FRAME for entry in entries]
 
     def end(self) -> str:
         """Lets it look at its bytes and end well. Returns what it wrote to stderr."""

@@ -5,6 +5,8 @@
 #ifndef UPM_TESTS_PRELOAD_SOAK_HPP
 #define UPM_TESTS_PRELOAD_SOAK_HPP
 
+#include "tests/preload/random.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -78,18 +80,6 @@ inline void note_slow(const char *what, std::uint64_t begin, std::uint64_t end) 
         note("slow %s %s %d %d %llu %llu\n", what, kind.data(), hooked, ::getpgrp(),
              static_cast<unsigned long long>(begin), static_cast<unsigned long long>(end));
 }
-
-class Random {
-  public:
-    explicit Random(std::uint64_t seed) : state_(seed * 2 + 1) {}
-    std::uint64_t operator()(std::uint64_t below) {
-        state_ = state_ * 6364136223846793005U + 1442695040888963407U;
-        return (state_ >> 33) % below;
-    }
-
-  private:
-    std::uint64_t state_;
-};
 
 inline std::uint64_t word(std::uint64_t pattern, std::size_t index) {
     constexpr std::size_t kWords = kPage / sizeof(std::uint64_t);

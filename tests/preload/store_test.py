@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hooked import CHANGES, LOAD, PYTHON, UPMD, BrokerCase, Program, main, run, wait_until
+from hooked import (
+    CHANGES,
+    FRAME,
+    LOAD,
+    PAGE,
+    PRESENT,
+    PYTHON,
+    UPMD,
+    BrokerCase,
+    Program,
+    main,
+    pagemap,
+    run,
+    wait_until,
+)
 
 NOTHING_TRIED = 4
 # What the calls may take while the broker is stopped; with a fault it is 4 s and more. The
@@ -277,13 +290,10 @@ class Loads(Case):
         self.load("zeros")
 
 
-PAGE = 4096
 PAGES = 4096  # that are read
 WRITTEN = 1000  # the page of them that the program writes to
 SECRET = b"nobody else may see what the program wrote here"
-PRESENT = 1 << 63  # bits of /proc/PID/pagemap
-OF_FILE = 1 << 61
-FRAME = (1 << 55) - 1
+OF_FILE = 1 << 61  # bit of an entry of /proc/PID/pagemap
 
 # Reads a file at the word, and writes to a page of what it read. Says where that is, and at
 # the next word if it holds what it should.
@@ -345,9 +355,7 @@ class LateLoads(Case):
 
     def entries(self, program: Program, start: int) -> list[int]:
         """The page map of what it read, but for the last page, which is not whole."""
-        with Path(f"/proc/{program.pid}/pagemap").open("rb") as pagemap:
-            pagemap.seek(start // PAGE * 8)
-            return list(struct.unpack(f"{PAGES - 1}Q", pagemap.read((PAGES - 1) * 8)))
+        return pagemap(program.pid, start, PAGES - 1)
 
     def private(self, program: Program, start: int) -> list[int]:
         """Which of these pages are its own; one that it has not touched since is not there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ LOAD = ROOT / "build/cmake/tests/preload/upm-hook-load"
 CHANGES = ROOT / "build/cmake/tests/preload/upm-hook-changes"
 PYTHON = "/usr/bin/python3"
 EXIT_SKIPPED = 4
+PAGE = 4096
 SECONDS = 300  # for whatever a test waits for
 LISTENS = "00010000"  # flag of a socket in /proc/net/unix
 
@@ -49,6 +51,17 @@ def hook(backend: str, *others: str | Path, **variables: str) -> dict[str, str]:
         "UPM_BACKEND": backend,
         "UPM_IDLE_MS": "10",
     } | variables
+
+
+PRESENT = 1 << 63  # bits of an entry of /proc/PID/pagemap
+FRAME = (1 << 55) - 1
+
+
+def pagemap(pid: int, address: int, pages: int) -> list[int]:
+    """The entries of the pages from this address on; frames need CAP_SYS_ADMIN."""
+    with Path(f"/proc/{pid}/pagemap").open("rb") as file:
+        file.seek(address // PAGE * 8)
+        return list(struct.unpack(f"{pages}Q", file.read(pages * 8)))
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // upm cdi: lets container engines hand the hook and the broker's socket to containers.
+#include "libupm/base/broker_socket.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/files.hpp"
 #include "tools/common/text.hpp"
@@ -18,8 +19,6 @@
 namespace upm::tool::cli {
 
 namespace {
-
-constexpr const char *kSystemSocket = "/run/upm/upmd.sock";
 
 std::string fresh_key() {
     std::array<unsigned char, 16> bytes{};

@@ -10,7 +10,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
@@ -27,13 +26,6 @@ namespace {
 
 constexpr std::size_t kDigits = 32;
 using KeyBytes = std::uint8_t[16];
-
-HashKey to_key(const KeyBytes &bytes) {
-    HashKey key;
-    std::memcpy(&key.low, bytes, sizeof(key.low));
-    std::memcpy(&key.high, bytes + sizeof(key.low), sizeof(key.high));
-    return key;
-}
 
 // A file that others could write or read gives no secret.
 std::string why_unsafe(const struct stat &status) {
@@ -63,7 +55,7 @@ std::optional<HashKey> read_key(const std::string &path) {
     if (got != static_cast<ssize_t>(kDigits) ||
         !env::parse_key(std::string_view(digits.data(), kDigits), key))
         throw Failure(fmt::format("{} holds no key; remove it to get a new one", printable(path)));
-    return to_key(key);
+    return hash_key(key);
 }
 
 std::string new_key() {
@@ -137,7 +129,7 @@ HashKey layout_key() {
     KeyBytes key = {};
     switch (env::get(env::domain, key)) {
     case env::KeyState::kValid:
-        return to_key(key);
+        return hash_key(key);
     case env::KeyState::kBad:
         throw Failure("UPM_DOMAIN is no key of 32 hex digits");
     case env::KeyState::kUnset:

@@ -22,11 +22,7 @@ namespace {
 // What a named domain is called: the same after each start, and nothing by which its key
 // could be found.
 std::string key_label(const store::HelloRequest &request) {
-    HashKey key;
-    static_assert(sizeof(request.key) == sizeof(key.low) + sizeof(key.high));
-    std::memcpy(&key.low, request.key, sizeof(key.low));
-    std::memcpy(&key.high, request.key + sizeof(key.low), sizeof(key.high));
-    return fmt::format("key:{:08x}", siphash<2, 4>(key, 0) >> 32U);
+    return fmt::format("key:{:08x}", siphash<2, 4>(hash_key(request.key), 0) >> 32U);
 }
 
 } // namespace
