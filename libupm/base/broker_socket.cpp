@@ -80,6 +80,14 @@ int find_socket(SocketPath &path) noexcept {
     return own_socket(path);
 }
 
+// systemd keeps a link there for each unit that is active.
+bool starts_on_demand(const SocketPath &path) noexcept {
+    struct stat status {};
+    return std::string_view(path.text) == kSystemSocket &&
+           ::lstat("/run/systemd/units/invocation:upmd.socket", &status) == 0 &&
+           ::lstat("/run/systemd/units/invocation:upmd.service", &status) != 0;
+}
+
 int check_broker(int socket, const SocketPath &path) noexcept {
     ucred peer{};
     const int ret = packet::peer_of(socket, peer);

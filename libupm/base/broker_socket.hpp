@@ -24,6 +24,10 @@ int own_socket(SocketPath &path) noexcept;
 // user may use it.
 int find_socket(SocketPath &path) noexcept;
 
+// Returns true if systemd listens there in the place of a broker, and starts it for whoever
+// connects: somebody who only looks must not.
+bool starts_on_demand(const SocketPath &path) noexcept;
+
 // Allows a broker of this user or of root at the other end of a connection: 0, or
 // -EACCES. Anyone else could have put the socket there to learn what this process holds. A
 // user that this namespace does not know has the number of all such users, even if that is

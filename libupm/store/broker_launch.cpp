@@ -177,6 +177,10 @@ void start_no_broker() noexcept {
     may_start = false;
 }
 
+bool only_looks() noexcept {
+    return !may_start;
+}
+
 bool would_start_broker() noexcept {
     char program[PATH_MAX];
     return !may_start && find_program(program);

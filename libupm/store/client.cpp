@@ -342,6 +342,8 @@ int Connection::metrics(std::span<std::byte> buffer) noexcept {
 
 int open_connection(Connection &connection, const SocketPath &path,
                     const DomainKey &domain) noexcept {
+    if (only_looks() && starts_on_demand(path))
+        return -ENOENT;
     int ret = connection.open(path, domain);
     if (ret != -ENOENT && ret != -ECONNREFUSED)
         return ret;

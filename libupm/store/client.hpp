@@ -28,6 +28,8 @@ int start_broker(const SocketPath &path) noexcept;
 
 // From now on start_broker() starts none in this process, and says -ENOENT.
 void start_no_broker() noexcept;
+// Returns true after start_no_broker().
+bool only_looks() noexcept;
 // Returns true if only start_no_broker() stands against it.
 bool would_start_broker() noexcept;
 
