@@ -16,7 +16,7 @@ namespace upm::tool::cli {
 
 namespace {
 
-constexpr std::array<const char *, 3> kVerdicts = {"ok", "warn", "fail"};
+constexpr std::array<const char *, 4> kVerdicts = {"ok", "warn", "fail", "skip"};
 
 struct Row {
     const char *name;
@@ -29,7 +29,9 @@ Row run_check(const Check &check, const Machine &machine) {
         return {check.name, check.run(machine)};
     } catch (const std::exception &error) {
         return {check.name,
-                {.verdict = Verdict::kWarn, .found = error.what(), .cure = "mount /proc and /sys"}};
+                warn(error.what(), machine.root.exists("/proc/self")
+                                       ? "ask as root: " + machine.asker.as_root("upm doctor")
+                                       : "mount -t proc proc /proc")};
     }
 }
 
@@ -46,6 +48,8 @@ std::string doctor_text(const std::vector<Row> &rows) {
     for (const Row &row : rows)
         widest = std::max(widest, std::string_view(row.name).size());
     for (const Row &row : rows) {
+        if (row.finding.verdict == Verdict::kSkip)
+            continue; // one line for one lack
         const auto verdict = static_cast<std::size_t>(row.finding.verdict);
         text += fmt::format("{:<4}  {:<{}}  {}\n", kVerdicts.at(verdict), row.name, widest,
                             printable(row.finding.found));
@@ -66,7 +70,8 @@ Json doctor_json(const std::vector<Row> &rows) {
     const auto counts = tally(rows);
     return {{"command", "doctor"},
             {"checks", std::move(checks)},
-            {"summary", {{"ok", counts[0]}, {"warn", counts[1]}, {"fail", counts[2]}}}};
+            {"summary",
+             {{"ok", counts[0]}, {"warn", counts[1]}, {"fail", counts[2]}, {"skip", counts[3]}}}};
 }
 
 } // namespace
@@ -83,10 +88,12 @@ int run_doctor(const Arguments &arguments) {
     start_no_service();
     utsname name{};
     (void)::uname(&name);
-    const Machine machine{.root = common.root, .release = name.release};
+    const Machine machine{
+        .root = common.root, .release = name.release, .asker = read_asker(common.root)};
     std::vector<Row> rows;
-    for (const Check &check : doctor_checks())
-        rows.push_back(run_check(check, machine));
+    for (const std::span<const Check> part : {store_checks(), module_checks(), system_checks()})
+        for (const Check &check : part)
+            rows.push_back(run_check(check, machine));
     print(common.json ? dump(doctor_json(rows)) + "\n" : doctor_text(rows));
     return tally(rows)[static_cast<std::size_t>(Verdict::kFail)] == 0 ? kSuccess : kFailure;
 }

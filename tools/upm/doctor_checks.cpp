@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+//
+// upm doctor: the module, and what else of the system has a part in merging.
 #include "tools/common/errors.hpp"
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
@@ -6,7 +8,9 @@
 #include "tools/upm/model/outlook.hpp"
 #include "tools/upm/read/surroundings.hpp"
 
+#include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -40,24 +44,24 @@ Version parse_release(std::string_view release) {
 Finding check_kernel(const Machine &machine) {
     const Version version = parse_release(machine.release);
     if (version.major > 6 || (version.major == 6 && version.minor >= 1))
-        return {.verdict = Verdict::kOk, .found = machine.release, .cure = ""};
-    return {.verdict = Verdict::kWarn,
-            .found = machine.release + ", older than the kernels that the module is tested on",
-            .cure = "use Linux 6.1 or newer"};
-}
-
-Finding check_headers(const Machine &machine) {
-    const std::string build = "/lib/modules/" + machine.release + "/build";
-    if (machine.root.exists(build + "/Makefile"))
-        return {.verdict = Verdict::kOk, .found = build, .cure = ""};
-    return {.verdict = Verdict::kWarn,
-            .found = "no kernel headers for " + machine.release,
-            .cure =
-                "apt-get install linux-headers-" + machine.release + " (only to build the module)"};
+        return ok(machine.release);
+    return warn(machine.release + ", older than the kernels that the module is tested on",
+                "use Linux 6.1 or newer");
 }
 
 bool module_loaded(const Machine &machine) {
     return machine.root.is_directory("/sys/module/upm");
+}
+
+// Why this machine cannot have the module; empty if it can. One check says so, for all.
+std::string no_modules_here(const Machine &machine) {
+    if (module_loaded(machine))
+        return "";
+    if (machine.asker.container)
+        return "not loaded; that is for the host, and the broker shares without";
+    if (!machine.root.exists("/proc/modules"))
+        return "this kernel takes no modules (no /proc/modules); the broker shares without";
+    return "";
 }
 
 // The entry of upm.ko, compressed or not, in modules.dep.
@@ -79,107 +83,194 @@ std::string installed_module(const Machine &machine) {
     return found;
 }
 
+// The module's version in DKMS's folder; empty: DKMS does not know it.
+std::string dkms_version(const Machine &machine) {
+    for (const std::string &name : machine.root.names("/var/lib/dkms/upm"))
+        if (machine.root.is_directory("/var/lib/dkms/upm/" + name + "/source"))
+            return name;
+    return "";
+}
+
+// Headers are needed once, to build it.
+Finding check_headers(const Machine &machine) {
+    if (!no_modules_here(machine).empty() || module_loaded(machine) ||
+        !installed_module(machine).empty())
+        return skip("nothing is to be built");
+    const std::string build = "/lib/modules/" + machine.release + "/build";
+    if (machine.root.exists(build + "/Makefile"))
+        return ok(build);
+    const std::string package = "linux-headers-" + machine.release;
+    return warn("no kernel headers for " + machine.release + ", to build the module with",
+                machine.asker.apt ? machine.asker.as_root("apt-get install " + package)
+                                  : "install the headers of this kernel");
+}
+
+Finding check_dkms(const Machine &machine) {
+    const std::string version = dkms_version(machine);
+    if (version.empty() || !no_modules_here(machine).empty())
+        return skip("DKMS does not know the module");
+    const std::string folder = "/var/lib/dkms/upm/" + version;
+    const bool built = machine.root.is_directory(folder + "/" + machine.release);
+    const std::string found = fmt::format("upm/{} for {}", version, machine.release);
+    if (built && !installed_module(machine).empty())
+        return ok(found + " is installed");
+    const std::string log = folder + "/build/make.log";
+    const std::string failed =
+        machine.root.exists(log) ? fmt::format(" (its last build failed: {})", log) : "";
+    return warn(
+        fmt::format("{} is {}{}", found, built ? "built, not installed" : "not built",
+                    built ? "" : failed),
+        machine.asker.as_root(fmt::format("dkms install upm/{} -k {}", version, machine.release)));
+}
+
 Finding check_module_installed(const Machine &machine) {
     const std::string path = installed_module(machine);
     if (!path.empty())
-        return {.verdict = Verdict::kOk, .found = path, .cure = ""};
-    return {.verdict = Verdict::kWarn,
-            .found = "no upm.ko for " + machine.release,
-            .cure = "make kmod && make install, or make dkms"};
+        return ok(path);
+    if (!no_modules_here(machine).empty() || module_loaded(machine))
+        return skip("not needed");
+    if (!dkms_version(machine).empty())
+        return skip("dkms says what is missing");
+    const Asker &asker = machine.asker;
+    return warn("no upm.ko for " + machine.release +
+                    ": the broker shares without, but not what "
+                    "programs already hold",
+                asker.packaged       ? asker.as_root("apt-get install ./upm-dkms_*.deb")
+                : asker.tree.empty() ? "make dkms, in the folder of the sources"
+                                     : asker.as_root(fmt::format("make -C {} dkms", asker.tree)));
 }
 
 Finding check_module_loaded(const Machine &machine) {
     if (module_loaded(machine)) {
         const auto version = machine.root.first_line("/sys/module/upm/version");
-        return {.verdict = Verdict::kOk,
-                .found = "loaded, version " + printable(version.value_or("unknown")),
-                .cure = ""};
+        return ok("loaded, version " + printable(version.value_or("unknown")));
     }
-    return {.verdict = Verdict::kWarn, .found = "not loaded", .cure = "as root: modprobe upm"};
+    if (const std::string why = no_modules_here(machine); !why.empty())
+        return ok(why);
+    if (installed_module(machine).empty())
+        return skip("not installed");
+    return warn("not loaded", machine.asker.as_root("modprobe upm"));
+}
+
+// Of UEFI: four bytes of attributes, then the value.
+bool secure_boot(const Root &root) {
+    const Descriptor file =
+        root.open("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+    std::array<char, 5> content{};
+    return file &&
+           ::read(file.get(), content.data(), content.size()) ==
+               static_cast<ssize_t>(content.size()) &&
+           content.back() == 1;
+}
+
+// What the kernel's sign-file appends; of a compressed module nothing is known.
+bool is_signed(const Root &root, const std::string &path) {
+    constexpr std::string_view kMagic = "~Module signature appended~\n";
+    const Descriptor file = root.open(path);
+    std::array<char, kMagic.size()> end{};
+    return file && ::lseek(file.get(), -static_cast<off_t>(end.size()), SEEK_END) > 0 &&
+           ::read(file.get(), end.data(), end.size()) == static_cast<ssize_t>(end.size()) &&
+           std::string_view(end.data(), end.size()) == kMagic;
 }
 
 // A kernel that takes signed modules only refuses one that was built here.
 Finding check_signatures(const Machine &machine) {
+    if (!no_modules_here(machine).empty())
+        return skip("no modules here");
     const std::string enforced =
         machine.root.first_line("/sys/module/module/parameters/sig_enforce").value_or("N");
     const std::string lockdown =
         machine.root.first_line("/sys/kernel/security/lockdown").value_or("[none]");
     const bool locked = lockdown.find("[none]") == std::string::npos;
+    const std::string boot = secure_boot(machine.root) ? " (Secure Boot is on)" : "";
     if (enforced != "Y" && !locked)
-        return {.verdict = Verdict::kOk, .found = "unsigned modules may be loaded", .cure = ""};
-    const bool loaded = module_loaded(machine);
-    return {.verdict = loaded ? Verdict::kOk : Verdict::kWarn,
-            .found = "the kernel takes signed modules only",
-            .cure = loaded ? "" : "sign upm.ko (kmodsign, mokutil), or switch Secure Boot off"};
+        return ok("unsigned modules may be loaded" + boot);
+    const std::string found = "the kernel takes signed modules only" + boot;
+    if (module_loaded(machine))
+        return ok(found);
+    const std::string path = installed_module(machine);
+    if (path.empty())
+        return ok(found + ": one that DKMS builds is signed with its key");
+    const std::string key = "/var/lib/dkms/mok.pub";
+    if (!machine.root.exists(key))
+        return warn(found + (is_signed(machine.root, path) ? "; is its key known?" : ""),
+                    machine.asker.as_root("apt-get install ./upm-dkms_*.deb") +
+                        ": DKMS signs what it builds");
+    return warn(fmt::format("{}; {} is {}signed", found, path,
+                            is_signed(machine.root, path) ? "" : "not, or compressed and "),
+                machine.asker.as_root("mokutil --import " + key) + ", and restart");
 }
 
 Finding check_device(const Machine &machine) {
     const std::string path = machine.root.path(kDevice);
     if (::access(path.c_str(), R_OK | W_OK) == 0)
-        return {
-            .verdict = Verdict::kOk, .found = std::string(kDevice) + " may be used", .cure = ""};
+        return ok(std::string(kDevice) + " may be used");
     const int error = errno;
-    if (error == ENOENT)
-        return {.verdict = Verdict::kWarn,
-                .found = std::string("no ") + kDevice,
-                .cure = module_loaded(machine)
-                            ? "the device is hidden here (container?): pass it in"
-                            : "load the module"};
-    return {.verdict = Verdict::kFail,
-            .found = fmt::format("{}: {}", kDevice, std::strerror(error)),
-            .cure = "as root: chmod 0666 /dev/upm, or a udev rule for who may merge"};
+    if (error != ENOENT)
+        return fail(fmt::format("{}: {}", kDevice, std::strerror(error)),
+                    machine.asker.container ? "on the host: chmod 0666 /dev/upm"
+                                            : machine.asker.as_root("chmod 0666 /dev/upm"));
+    if (!module_loaded(machine))
+        return skip("the module is not loaded");
+    if (machine.asker.container)
+        return warn(fmt::format("no {} in this container", kDevice),
+                    "on the host: upm cdi generate --module && podman run --device "
+                    "upm.dev/share=default IMAGE");
+    return warn(fmt::format("no {}", kDevice),
+                machine.asker.as_root("sh -c 'mknod -m 0666 /dev/upm c 10 "
+                                      "$(sed -n \"s/ upm//p\" /proc/misc)'"));
 }
 
 // The library knows both sides of the handshake; its first backend is kmod.
 Finding check_abi(const Machine & /*machine*/) {
     const Result<BackendStatus> kmod = backend_status(0);
     if (kmod->available)
-        return {.verdict = Verdict::kOk, .found = kmod->reason, .cure = ""};
-    const bool mismatch = std::strstr(kmod->reason, "ABI version") != nullptr;
-    return {.verdict = mismatch ? Verdict::kFail : Verdict::kWarn,
-            .found = kmod->reason,
-            .cure = mismatch ? "install module and library of one release" : "load the module"};
+        return ok(kmod->reason);
+    if (std::strstr(kmod->reason, "ABI version") == nullptr)
+        return skip(kmod->reason);
+    return fail(kmod->reason, "install module and library of one release");
 }
 
 Finding check_enabled(const Machine &machine) {
     const auto enabled = machine.root.number("/sys/kernel/upm/enabled");
     if (!enabled)
-        return {
-            .verdict = Verdict::kWarn, .found = "no /sys/kernel/upm", .cure = "load the module"};
+        return skip("no /sys/kernel/upm");
     if (*enabled != 0)
-        return {.verdict = Verdict::kOk, .found = "merging is enabled", .cure = ""};
-    return {.verdict = Verdict::kFail,
-            .found = "merging is disabled",
-            .cure = "as root: echo 1 > /sys/kernel/upm/enabled"};
+        return ok("merging is enabled");
+    return fail("merging is disabled",
+                machine.asker.container
+                    ? "on the host: echo 1 > /sys/kernel/upm/enabled"
+                    : machine.asker.as_root("echo 1 > /sys/kernel/upm/enabled"));
 }
 
+// The last resort: nobody needs it who has a better way.
 Finding check_ksm(const Machine &machine) {
     const auto run = machine.root.number("/sys/kernel/mm/ksm/run");
+    if (run && *run == 1)
+        return ok("KSM runs (the fallback)");
+    const std::string found =
+        run ? fmt::format("KSM does not run (run is {})", *run) : "this kernel has no KSM";
+    const Info info = upm::info();
+    if (info.immediate != 0)
+        return ok(fmt::format("{}; not needed with {}", found, info.backend));
     if (!run)
-        return {.verdict = Verdict::kWarn,
-                .found = "this kernel has no KSM",
-                .cure = "none needed where the module is loaded"};
-    if (*run == 1)
-        return {.verdict = Verdict::kOk, .found = "KSM runs (the fallback)", .cure = ""};
-    return {.verdict = module_loaded(machine) ? Verdict::kOk : Verdict::kWarn,
-            .found = fmt::format("KSM does not run (run is {})", *run),
-            .cure = module_loaded(machine) ? "" : "as root: echo 1 > /sys/kernel/mm/ksm/run"};
+        return skip(found);
+    return warn(found, machine.asker.container
+                           ? "on the host: echo 1 > /sys/kernel/mm/ksm/run"
+                           : machine.asker.as_root("echo 1 > /sys/kernel/mm/ksm/run"));
 }
 
 Finding check_thp(const Machine &machine) {
     const auto text = machine.root.first_line("/sys/kernel/mm/transparent_hugepage/enabled");
     if (!text)
-        return {.verdict = Verdict::kOk, .found = "no transparent huge pages", .cure = ""};
+        return ok("no transparent huge pages");
     const std::size_t open = text->find('[');
     const std::size_t close = text->find(']');
     const std::string mode = open == std::string::npos || close == std::string::npos
                                  ? *text
                                  : text->substr(open + 1, close - open - 1);
     const bool always = mode == "always";
-    return {.verdict = Verdict::kOk,
-            .found =
-                printable(mode) + (always ? ": merging splits the huge pages it works on" : ""),
-            .cure = ""};
+    return ok(printable(mode) + (always ? ": merging splits the huge pages it works on" : ""));
 }
 
 Finding check_ptrace(const Machine &machine) {
@@ -192,24 +283,26 @@ Finding check_ptrace(const Machine &machine) {
                 parse_integer<std::uint64_t>(trimmed(line.substr(kKey.size())), 16).value_or(0);
     });
     if ((effective >> kCapSysPtrace & 1U) != 0)
-        return {.verdict = Verdict::kOk, .found = "CAP_SYS_PTRACE: yes", .cure = ""};
-    return {.verdict = Verdict::kWarn,
-            .found = "CAP_SYS_PTRACE: no; upm advise cannot work on other processes",
-            .cure = "run upm advise as root (programs may advise their own memory without)"};
+        return ok("CAP_SYS_PTRACE: yes");
+    if (!module_loaded(machine))
+        return skip("only upm advise needs it, and that needs the module");
+    if (!machine.asker.root)
+        return ok("CAP_SYS_PTRACE: no; upm advise of other processes is for root");
+    return warn("CAP_SYS_PTRACE: no; upm advise cannot work on other processes",
+                "start the container with --cap-add SYS_PTRACE");
 }
 
 Finding check_aslr(const Machine &machine) {
     const auto mode = machine.root.number("/proc/sys/kernel/randomize_va_space");
     if (!mode)
-        return {.verdict = Verdict::kWarn, .found = "unknown", .cure = "mount /proc"};
+        return skip("no /proc/sys");
     if (*mode == 0)
-        return {.verdict = Verdict::kWarn,
-                .found = "off for all programs: merges more, and makes attacks easier",
-                .cure = "as root: sysctl kernel.randomize_va_space=2"};
-    return {.verdict = Verdict::kOk,
-            .found = "on: pages that hold pointers merge among programs of upm run --layout keyed "
-                     "only (outsiders have 2^32 places to guess)",
-            .cure = ""};
+        return warn("off for all programs: merges more, and makes attacks easier",
+                    machine.asker.container
+                        ? "on the host: sysctl kernel.randomize_va_space=2"
+                        : machine.asker.as_root("sysctl kernel.randomize_va_space=2"));
+    return ok("on: pages that hold pointers merge among programs of upm run --layout keyed "
+              "only (outsiders have 2^32 places to guess)");
 }
 
 // Copies may break all at once, and then need the memory that merging freed.
@@ -230,59 +323,67 @@ Finding check_memory(const Machine &machine) {
     constexpr unsigned long long kKib = 1024;
     constexpr unsigned long long kScarce = 10; // one tenth
     const bool scarce = available < total / kScarce;
-    return {.verdict = scarce ? Verdict::kWarn : Verdict::kOk,
-            .found = fmt::format("{} of {} available", human_bytes(available * kKib),
-                                 human_bytes(total * kKib)),
-            .cure = scarce ? "free some: writes to merged pages need memory for their copies" : ""};
+    std::string found =
+        fmt::format("{} of {} available", human_bytes(available * kKib), human_bytes(total * kKib));
+    if (scarce)
+        return warn(std::move(found),
+                    "free some: writes to merged pages need memory for their copies");
+    return ok(std::move(found));
 }
 
-Finding check_backend(const Machine & /*machine*/) {
+Finding check_backend(const Machine &machine) {
     const Info found = upm::info();
     const std::string text = fmt::format("{} ({})", found.backend, found.reason);
     if (found.immediate != 0)
-        return {.verdict = Verdict::kOk, .found = text, .cure = ""};
+        return ok(text);
+    const char *const chosen = std::getenv("UPM_BACKEND");
+    if (chosen != nullptr && *chosen != '\0' && std::strcmp(chosen, "auto") != 0)
+        return fail(fmt::format("{}; UPM_BACKEND is {}", text, printable(chosen)),
+                    "unset UPM_BACKEND");
     if (std::strcmp(found.backend, "none") != 0)
-        return {.verdict = Verdict::kWarn,
-                .found = text,
-                .cure = "load the module to merge at once, file pages as well"};
-    return {.verdict = Verdict::kFail,
-            .found = text,
-            .cure = "load the module, or switch KSM on, and mind UPM_BACKEND and UPM_DOMAIN"};
+        return warn(text, store_cure(machine));
+    return fail(text, store_cure(machine));
 }
 
 // The answer that the checks above lead to.
 Finding check_merges(const Machine &machine) {
-    Outlook expected = outlook(upm::info(), read_surroundings(machine.root));
-    const bool at_once = expected.merges && expected.cure.empty();
-    return {.verdict = at_once           ? Verdict::kOk
-                       : expected.merges ? Verdict::kWarn
-                                         : Verdict::kFail,
-            .found = std::move(expected.what),
-            .cure = std::move(expected.cure)};
+    const Info info = upm::info();
+    Outlook expected = outlook(info, read_surroundings(machine.root));
+    if (expected.merges && expected.cure.empty())
+        return ok(std::move(expected.what));
+    // With a backend that merges at once it is something else that is missing.
+    std::string cure = info.immediate != 0 ? expected.cure : store_cure(machine);
+    if (expected.merges)
+        return warn(std::move(expected.what), std::move(cure));
+    return fail(std::move(expected.what), std::move(cure));
 }
 
-constexpr Check kChecks[] = {
+constexpr Check kModule[] = {
     {"kernel", check_kernel},
     {"kernel_headers", check_headers},
+    {"dkms", check_dkms},
     {"module_installed", check_module_installed},
     {"module_signatures", check_signatures},
     {"module_loaded", check_module_loaded},
     {"device", check_device},
     {"abi", check_abi},
     {"enabled", check_enabled},
-    {"ksm", check_ksm},
-    {"huge_pages", check_thp},
-    {"cap_sys_ptrace", check_ptrace},
-    {"aslr", check_aslr},
-    {"memory", check_memory},
-    {"backend", check_backend},
+};
+
+constexpr Check kSystem[] = {
+    {"ksm", check_ksm},       {"huge_pages", check_thp}, {"cap_sys_ptrace", check_ptrace},
+    {"aslr", check_aslr},     {"memory", check_memory},  {"backend", check_backend},
     {"merges", check_merges},
 };
 
 } // namespace
 
-std::span<const Check> doctor_checks() {
-    return kChecks;
+std::span<const Check> module_checks() {
+    return kModule;
+}
+
+std::span<const Check> system_checks() {
+    return kSystem;
 }
 
 } // namespace upm::tool::cli

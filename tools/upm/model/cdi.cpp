@@ -62,4 +62,16 @@ std::optional<std::string> key_in_specification(std::string_view text) {
     return std::nullopt;
 }
 
+std::vector<std::string> paths_in_specification(std::string_view text) {
+    const Json json = Json::parse(text, nullptr, false);
+    std::vector<std::string> paths;
+    try {
+        for (const Json &mount : json.at("containerEdits").at("mounts"))
+            paths.push_back(mount.at("hostPath").get<std::string>());
+    } catch (const Json::exception &) {
+        return {};
+    }
+    return paths;
+}
+
 } // namespace upm::tool::cli

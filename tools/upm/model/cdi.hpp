@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace upm::tool::cli {
 
@@ -29,6 +30,9 @@ Json cdi_specification(const CdiDevice &device);
 
 // The key in a specification made by cdi_specification; nothing in any other text.
 std::optional<std::string> key_in_specification(std::string_view text);
+
+// What of this machine it mounts into containers; nothing of any other text.
+std::vector<std::string> paths_in_specification(std::string_view text);
 
 } // namespace upm::tool::cli
 

@@ -5,12 +5,13 @@
 #define UPM_TOOLS_UPM_READ_INSTALLED_HPP
 
 #include <string>
+#include <unistd.h>
 
 namespace upm::tool::cli {
 
-// The hook's path: beside the folder of this very program. Throws std::runtime_error if it
-// is not there.
-std::string find_hook();
+// The hook's path: beside the folder of this very program. `mode`, of access(2), is what this
+// user must be allowed to do with it. Throws std::runtime_error if it is not there.
+std::string find_hook(int mode = R_OK);
 
 } // namespace upm::tool::cli
 

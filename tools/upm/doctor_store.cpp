@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: MIT
+//
+// upm doctor: what programs and containers need to share without a module.
+#include "libupm/base/broker_socket.hpp"
+#include "tools/common/errors.hpp"
+#include "tools/common/files.hpp"
+#include "tools/common/sizes.hpp"
+#include "tools/upm/doctor.hpp"
+#include "tools/upm/model/cdi.hpp"
+#include "tools/upm/read/broker.hpp"
+#include "tools/upm/read/hook_file.hpp"
+#include "tools/upm/read/installed.hpp"
+#include "tools/upm/read/memory_limit.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <gnu/libc-version.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <upm/upm.hpp>
+
+namespace upm::tool::cli {
+
+namespace {
+
+constexpr unsigned kEveryone = 0666;
+
+// How a broker for all users comes to be here.
+std::string start_command(const Asker &asker) {
+    if (asker.systemd && asker.packaged)
+        return "systemctl enable --now upmd.socket";
+    return asker.program("upmd") + " --mode 0666 &";
+}
+
+std::string restart_command(const Asker &asker, pid_t pid) {
+    if (asker.systemd && asker.packaged)
+        return "systemctl restart upmd.service";
+    return fmt::format("kill -KILL {}; sleep 1; {}", pid, start_command(asker));
+}
+
+// For the user's own socket a program starts another broker; that of the machine is root's.
+std::string cure_after(const Machine &machine, const BrokerLook &look, const std::string &removal) {
+    const Asker &asker = machine.asker;
+    const bool own = look.owner == ::geteuid();
+    if (!look.system)
+        return own ? removal : asker.as_root(removal);
+    return asker.as_root(fmt::format("{} && {}", removal, start_command(asker)));
+}
+
+Finding no_broker(const Machine &machine, const BrokerLook &look) {
+    const Asker &asker = machine.asker;
+    if (asker.container)
+        return warn(fmt::format("no {} in this container", kSystemSocket),
+                    "on the host: upm cdi generate && podman run --device upm.dev/share=default "
+                    "IMAGE");
+    if (look.system)
+        return warn(fmt::format("nobody listens at {}: containers have no broker", look.path),
+                    asker.as_root(start_command(asker)));
+    if (::access((asker.folder + "/upmd").c_str(), X_OK) == 0)
+        return ok(fmt::format("none at {}: the first program that shares starts one", look.path));
+    return fail(fmt::format("none at {}, and no upmd beside {}/upm", look.path, asker.folder),
+                asker.packaged       ? asker.as_root("apt-get install --reinstall upm")
+                : asker.tree.empty() ? "install UPM again: its program upmd is missing"
+                                     : fmt::format("make -C {} user", asker.tree));
+}
+
+// The library makes the whole handshake, each step of it with a limit.
+Finding answering_broker(const Machine &machine, const BrokerLook &look) {
+    const std::string who = look.pid > 0 ? fmt::format("process {}", look.pid) : "a broker";
+    const std::string found = fmt::format("{} of user {} at {}", who, look.user, look.path);
+    if (!machine.root.real())
+        return ok(found);
+    for (std::size_t i = 0;; ++i) {
+        const Result<BackendStatus> status = backend_status(i);
+        if (!status)
+            return skip("this library has no backend store");
+        if (std::strcmp(status->name, "store") != 0)
+            continue;
+        if (status->available)
+            return ok(found);
+        const bool late = std::strstr(status->reason, std::strerror(ETIMEDOUT)) != nullptr;
+        if (late && look.pid > 0)
+            return fail(found + " does not answer",
+                        machine.asker.as_root(restart_command(machine.asker, look.pid)));
+        if (late)
+            return fail(found + " does not answer", "on the host: systemctl restart upmd.service");
+        return fail(found + ": " + status->reason,
+                    "install library and broker of neighbouring releases");
+    }
+}
+
+Finding check_broker_runs(const Machine &machine) {
+    const Asker &asker = machine.asker;
+    const BrokerLook look = look_at_broker(machine.root);
+    switch (look.state) {
+    case BrokerState::kNone:
+        return no_broker(machine, look);
+    case BrokerState::kWaits:
+        return ok(
+            fmt::format("systemd listens at {}, and starts it with the first program", look.path));
+    case BrokerState::kNoSocket:
+        return fail(look.path + " is no socket",
+                    cure_after(machine, look, fmt::format("rm -r {}", look.path)));
+    case BrokerState::kDead:
+        if (look.system)
+            return asker.container ? fail(look.path + ": its broker has ended",
+                                          "on the host: systemctl restart upmd.socket")
+                                   : fail(look.path + ": its broker has ended",
+                                          asker.as_root(asker.systemd && asker.packaged
+                                                            ? "systemctl restart upmd.socket"
+                                                            : start_command(asker)));
+        return ok(look.path + ": its broker has ended; the first program that shares starts one");
+    case BrokerState::kClosed:
+        return fail(
+            look.path + " is not for this user",
+            asker.as_root(fmt::format("chmod 0755 {} && chmod 0666 {}",
+                                      look.path.substr(0, look.path.rfind('/')), look.path)));
+    case BrokerState::kForeign:
+        return fail(fmt::format("{} is served by user {}, whom programs do not trust", look.path,
+                                look.user),
+                    cure_after(machine, look, fmt::format("rm {}", look.path)));
+    case BrokerState::kStopped: {
+        const std::string command = fmt::format("kill -CONT {}", look.pid);
+        return fail(fmt::format("process {} at {} is stopped", look.pid, look.path),
+                    look.user == ::geteuid() ? command : asker.as_root(command));
+    }
+    case BrokerState::kFull:
+        return fail(look.path + ": the broker takes no more connections",
+                    asker.systemd ? asker.as_root("systemctl restart upmd.service")
+                                  : "end the process that `ss -xlp` shows there");
+    case BrokerState::kListens:
+        break;
+    }
+    return answering_broker(machine, look);
+}
+
+// Who may connect to the machine's socket. A user's own is that user's affair.
+Finding check_socket(const Machine &machine) {
+    const BrokerLook look = look_at_broker(machine.root, kSystemSocket);
+    const Asker &asker = machine.asker;
+    if (look.state != BrokerState::kListens && look.state != BrokerState::kWaits &&
+        look.state != BrokerState::kClosed)
+        return skip(fmt::format("no broker listens at {}", kSystemSocket));
+    const std::string folder = look.path.substr(0, look.path.rfind('/'));
+    if ((look.folder & 022U) != 0)
+        return fail(fmt::format("{} has mode {:04o}: anybody could put a socket there", folder,
+                                look.folder),
+                    asker.as_root(fmt::format("chmod 0755 {}", folder)));
+    const std::string found =
+        fmt::format("{} of user {}, mode {:04o}", look.path, look.owner, look.mode);
+    constexpr unsigned kSearch = 0111;
+    const bool reachable = (look.folder & kSearch) == kSearch;
+    if (reachable && (look.mode & kEveryone) == kEveryone)
+        return ok(found);
+    if (asker.container)
+        return ::access(look.path.c_str(), W_OK) == 0
+                   ? ok(found)
+                   : warn(found + ": not for this user",
+                          fmt::format("on the host: chmod 0666 {}", look.path));
+    return warn(found + ": other users, and containers of theirs, have no part in it",
+                asker.as_root(
+                    reachable ? fmt::format("chmod 0666 {}", look.path)
+                              : fmt::format("chmod 0755 {} && chmod 0666 {}", folder, look.path)));
+}
+
+std::string hook_from_where(const Asker &asker) {
+    if (asker.packaged)
+        return asker.as_root("apt-get install --reinstall upm");
+    return asker.tree.empty() ? "install UPM again: its libupm-preload.so is missing"
+                              : fmt::format("make -C {} user", asker.tree);
+}
+
+Finding check_hook(const Machine &machine) {
+    std::string path;
+    try {
+        path = find_hook(F_OK);
+    } catch (const std::exception &error) {
+        return fail(error.what(), hook_from_where(machine.asker));
+    }
+    struct stat status {};
+    constexpr unsigned kReadable = 0444;
+    if (::stat(path.c_str(), &status) == 0 && (status.st_mode & kReadable) != kReadable) {
+        const std::string command = fmt::format("chmod 0644 {}", path);
+        return fail(fmt::format("{} has mode {:04o}: other users' programs cannot load it", path,
+                                status.st_mode & 07777U),
+                    status.st_uid == ::geteuid() ? command : machine.asker.as_root(command));
+    }
+    const std::optional<HookFile> hook = parse_hook_file(read_file(path));
+    if (!hook)
+        return fail(path + " is no shared library", hook_from_where(machine.asker));
+    if (older_version(::gnu_get_libc_version(), hook->glibc))
+        return fail(fmt::format("{} needs glibc {}, and here is {}", path, hook->glibc,
+                                ::gnu_get_libc_version()),
+                    "install the UPM that was built for this release");
+    if (!hook->glibc.empty() || !hook->libraries.empty())
+        return ok(fmt::format("{}, for glibc {} and newer", path,
+                              hook->glibc.empty() ? "2.17" : hook->glibc));
+    return ok(path + ", for glibc 2.17 and newer; under another libc it stays out");
+}
+
+struct CdiFile {
+    std::string path;
+    std::string domain;
+    unsigned mode = 0;
+};
+
+std::vector<CdiFile> cdi_files(const Root &root) {
+    constexpr std::string_view kPrefix = "upm.dev-share-";
+    constexpr std::string_view kSuffix = ".json";
+    std::vector<CdiFile> files;
+    for (const Root::Entry &entry : root.list("/etc/cdi"))
+        if (entry.name.starts_with(kPrefix) && entry.name.ends_with(kSuffix))
+            files.push_back(
+                {.path = "/etc/cdi/" + entry.name,
+                 .domain = entry.name.substr(kPrefix.size(),
+                                             entry.name.size() - kPrefix.size() - kSuffix.size()),
+                 .mode = entry.mode});
+    return files;
+}
+
+// What is wrong with one of them; an ok finding if nothing is. Only root may read them.
+Finding look_at_cdi(const Machine &machine, const CdiFile &file) {
+    const Asker &asker = machine.asker;
+    const std::string again =
+        fmt::format("{} cdi generate --domain {}", asker.program("upm"), file.domain);
+    if ((file.mode & 077U) != 0)
+        return fail(
+            fmt::format("{} has mode {:04o}: others can read its key", file.path, file.mode),
+            asker.as_root(fmt::format("chmod 0600 {}", file.path)));
+    const std::string path = machine.root.path(file.path);
+    if (::access(path.c_str(), R_OK) != 0)
+        return ok(file.path);
+    const std::string text = read_file(path);
+    if (!key_in_specification(text))
+        return fail(file.path + " is no specification of upm cdi",
+                    asker.as_root(fmt::format("rm {} && {}", file.path, again)));
+    for (const std::string &host : paths_in_specification(text))
+        if (!machine.root.exists(host))
+            return fail(fmt::format("{} names {}, which is not there", file.path, host),
+                        host == "/run/upm" ? asker.as_root(start_command(asker))
+                                           : asker.as_root(again));
+    return ok(file.path);
+}
+
+Finding check_cdi(const Machine &machine) {
+    const Asker &asker = machine.asker;
+    if (asker.container)
+        return skip("for the host to say");
+    const std::vector<CdiFile> files = cdi_files(machine.root);
+    if (files.empty())
+        return warn("no device in /etc/cdi: containers do not get the hook",
+                    asker.as_root(asker.program("upm") + " cdi generate"));
+    std::string names;
+    for (const CdiFile &file : files) {
+        Finding finding = look_at_cdi(machine, file);
+        if (finding.verdict != Verdict::kOk)
+            return finding;
+        names += fmt::format("{}upm.dev/share={}", names.empty() ? "" : ", ", file.domain);
+    }
+    return ok(names);
+}
+
+// What the broker tells root of all users, and other users of their own.
+struct Usage {
+    std::uint64_t content = 0;
+    std::uint64_t max = 0; // 0: not told
+    std::uint64_t quota = 0;
+    std::uint64_t fullest = 0; // domain
+};
+
+Usage read_usage(std::string_view text) {
+    Usage usage;
+    for_each_line(text, [&](std::string_view line) {
+        const std::size_t blank = line.rfind(' ');
+        if (blank == std::string_view::npos)
+            return;
+        const std::string_view name = line.substr(0, blank);
+        const auto value = parse_integer<std::uint64_t>(line.substr(blank + 1)).value_or(0);
+        if (name == "upmd_content_bytes")
+            usage.content = value;
+        else if (name == "upmd_max_bytes")
+            usage.max = value;
+        else if (name == "upmd_quota_bytes")
+            usage.quota = value;
+        else if (name.starts_with("upmd_domain_content_bytes{"))
+            usage.fullest = std::max(usage.fullest, value);
+    });
+    return usage;
+}
+
+bool is_full(std::uint64_t used, std::uint64_t limit) {
+    constexpr std::uint64_t kPercent = 100;
+    constexpr std::uint64_t kFull = 95;
+    return limit != 0 && used >= limit * kFull / kPercent;
+}
+
+// Adds options to those of the service, or of a broker that was started by hand.
+std::string more_room(const Asker &asker, const BrokerLook &look, const Usage &usage) {
+    constexpr unsigned kMib = 20;
+    const std::uint64_t max =
+        is_full(usage.content, usage.max) || usage.quota == usage.max ? 2 * usage.max : usage.max;
+    const std::uint64_t quota = std::min(max, 2 * usage.quota);
+    const std::string options = fmt::format("--max {} --quota {}", max >> kMib, quota >> kMib);
+    if (asker.systemd && asker.packaged)
+        return fmt::format("sed -i '/^UPMD_OPTIONS=/s/\"$/ {}\"/' /etc/default/upmd && "
+                           "systemctl restart upmd.service",
+                           options);
+    return fmt::format("kill {}; sleep 1; {} --mode {:04o} {} &", look.pid, asker.program("upmd"),
+                       look.mode, options);
+}
+
+Finding check_quota(const Machine &machine) {
+    constexpr std::size_t kMost = 60'000; // what upmd sends
+    const BrokerLook look = look_at_broker(machine.root);
+    if (look.state != BrokerState::kListens || !machine.root.real())
+        return skip("no broker to ask");
+    std::string text(kMost, '\0');
+    const Result<std::size_t> size = describe_service(text);
+    if (!size)
+        return skip("no broker to ask");
+    const Usage usage = read_usage(std::string_view(text).substr(0, *size));
+    if (usage.max == 0) // told to root only
+        return ok(fmt::format("{} of {} used in this domain", human_bytes(usage.fullest),
+                              human_bytes(usage.quota)));
+    const std::string found =
+        fmt::format("{} of {} used; one user may have {}", human_bytes(usage.content),
+                    human_bytes(usage.max), human_bytes(usage.quota));
+    if (!is_full(usage.content, usage.max) && !is_full(usage.fullest, usage.quota))
+        return ok(found);
+    return warn(found + ": what comes next is not shared",
+                machine.asker.as_root(more_room(machine.asker, look, usage)));
+}
+
+// Content is charged to the broker: a limit of its group that is lower than its own kills it.
+Finding check_cgroup(const Machine &machine) {
+    const BrokerLook look = look_at_broker(machine.root);
+    if (look.state != BrokerState::kListens || look.pid == 0)
+        return skip("no broker to look at");
+    const MemoryLimit limit = memory_limit(machine.root, look.pid);
+    if (limit.file.empty())
+        return ok("no control group limits the broker's memory");
+    const auto pages = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES));
+    constexpr std::uint64_t kShare = 8; // of memory, upmd's own limit
+    const std::uint64_t wanted =
+        pages / kShare * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::string found =
+        fmt::format("{} limits the broker to {}", limit.file, human_bytes(limit.bytes));
+    if (limit.bytes >= wanted)
+        return ok(found);
+    const bool first = limit.file.ends_with("memory.limit_in_bytes");
+    return warn(
+        found + ", less than what it may share",
+        machine.asker.systemd && machine.asker.packaged
+            ? machine.asker.as_root("systemctl set-property upmd.service MemoryMax=infinity")
+            : machine.asker.as_root(fmt::format("echo {} > {}", first ? "-1" : "max", limit.file)));
+}
+
+constexpr Check kChecks[] = {
+    {"broker", check_broker_runs}, {"socket", check_socket},
+    {"hook", check_hook},          {"cdi", check_cdi},
+    {"quota", check_quota},        {"cgroup", check_cgroup},
+};
+
+} // namespace
+
+std::span<const Check> store_checks() {
+    return kChecks;
+}
+
+std::string store_cure(const Machine &machine) {
+    for (const auto &check : {check_broker_runs, check_socket})
+        if (std::string cure = check(machine).cure; !cure.empty())
+            return cure;
+    return machine.asker.as_root(start_command(machine.asker));
+}
+
+} // namespace upm::tool::cli

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#include "tools/upm/read/asker.hpp"
+
+#include <array>
+#include <climits>
+#include <cstdlib>
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace upm::tool::cli {
+
+namespace {
+
+std::string read_link(const std::string &path) {
+    std::array<char, PATH_MAX> text{};
+    const ssize_t length = ::readlink(path.c_str(), text.data(), text.size());
+    return {text.data(), static_cast<std::size_t>(length > 0 ? length : 0)};
+}
+
+// The pid namespace of the machine has a fixed number; engines give containers their own.
+bool is_container(const Root &root) {
+    constexpr std::string_view kInitial = "pid:[4026531836]"; // PROC_PID_INIT_INO
+    const std::string space = read_link(root.path("/proc/self/ns/pid"));
+    return root.exists("/run/.containerenv") || (!space.empty() && space != kInitial);
+}
+
+// Names a folder that the shell looks into.
+bool in_path(std::string_view folder) {
+    const char *const path = std::getenv("PATH");
+    for (const std::string &each : split(path != nullptr ? path : "", ':'))
+        if (each == folder)
+            return true;
+    return false;
+}
+
+bool has_program(const Root &root, std::string_view name) {
+    for (const char *folder : {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/local/bin/"})
+        if (root.exists(folder + std::string(name)))
+            return true;
+    return false;
+}
+
+} // namespace
+
+std::string Asker::as_root(std::string_view command) const {
+    if (root)
+        return std::string(command);
+    const bool plain = command.find_first_of(">&|;'\"$") == std::string_view::npos;
+    if (sudo && plain)
+        return fmt::format("sudo {}", command);
+    std::string quoted = "'";
+    for (const char c : command)
+        quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return (sudo ? "sudo sh -c " : "su -c ") + quoted + "'";
+}
+
+std::string Asker::program(std::string_view name) const {
+    return folder.empty() || in_path(folder) ? std::string(name)
+                                             : fmt::format("{}/{}", folder, name);
+}
+
+Asker read_asker(const Root &root) {
+    Asker asker;
+    asker.root = ::geteuid() == 0;
+    asker.container = is_container(root);
+    asker.systemd = root.is_directory("/run/systemd/system");
+    asker.apt = has_program(root, "apt-get");
+    asker.sudo = has_program(root, "sudo");
+    const std::string self = read_link("/proc/self/exe");
+    asker.folder = self.substr(0, self.rfind('/'));
+    asker.packaged = asker.folder == "/usr/bin" && root.exists("/var/lib/dpkg/info/upm.list");
+    constexpr std::string_view kBuilt = "/build/bin";
+    if (asker.folder.ends_with(kBuilt)) {
+        const std::string tree = asker.folder.substr(0, asker.folder.size() - kBuilt.size());
+        if (::access((tree + "/kmod/dkms.conf").c_str(), R_OK) == 0)
+            asker.tree = tree;
+    }
+    return asker;
+}
+
+} // namespace upm::tool::cli
