@@ -51,6 +51,7 @@ int generate(const cxxopts::ParseResult &chosen) {
                      .key = "",
                      .hook =
                          chosen.count("hook") != 0 ? chosen["hook"].as<std::string>() : find_hook(),
+                     .launcher = find_launcher(),
                      .with_module = chosen.count("module") != 0};
     if (!is_cdi_name(device.name))
         throw UsageError(fmt::format("--domain '{}' is no name of a device: letters, digits and "

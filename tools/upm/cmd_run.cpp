@@ -88,21 +88,6 @@ void pass_on(const cxxopts::ParseResult &options) {
         set("UPM_PROFILE", "1");
 }
 
-// One line for why a program gets the addresses that it always gets; empty: it can have
-// others, which the hook has to be there for.
-std::string why_stock_layout(const Program &program) {
-    if (std::string why = why_no_hook(program); !why.empty())
-        return why;
-    if (program.by_env)
-        return "env(1) starts the script's interpreter, and would have the layout instead; name " +
-               printable(program.path) + " before the script";
-    if (program.loader != Loader::kGlibc)
-        return "nobody knows if the hook gets into " + printable(program.path);
-    if (has_sanitizer(program))
-        return printable(program.path) + " has a sanitizer, which keeps places for itself";
-    return "";
-}
-
 void choose_layout(const std::string &layout, const std::string &command) {
     if (layout == "stock")
         return;
@@ -117,7 +102,7 @@ void choose_layout(const std::string &layout, const std::string &command) {
                 return; // there is none, as execvp(3) will say
             if (const std::string why = why_stock_layout(program); !why.empty())
                 throw Failure(why);
-            choose_keyed_layout(places_of(layout_key()));
+            choose_keyed_layout(places_of(layout_key()), own_personality());
         }
     } catch (const Failure &failure) {
         complain("run", fmt::format("stock layout in place of {}: {}", layout, failure.what()));

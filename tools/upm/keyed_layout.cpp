@@ -4,6 +4,7 @@
 #include "libupm/base/layout_state.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/sizes.hpp"
+#include "tools/common/text.hpp"
 
 #include <cerrno>
 #include <cstdlib>
@@ -34,14 +35,8 @@ void set_variable(const char *name, const std::string &value) {
         throw SystemError("set", name, errno);
 }
 
-unsigned long own_personality() {
-    const int now = ::personality(0xffffffff); // asks only
-    if (now < 0)
-        throw Failure("cannot ask for the personality", errno);
-    return static_cast<unsigned>(now);
-}
-
-void switch_randomisation_off(unsigned long before) {
+void switch_randomisation_off() {
+    const unsigned long before = own_personality();
     if ((before & ADDR_NO_RANDOMIZE) == 0 && ::personality(before | ADDR_NO_RANDOMIZE) < 0)
         throw Failure("personality(2) is not allowed here (the seccomp filter of a container?)",
                       errno);
@@ -65,7 +60,27 @@ Places places_of(const HashKey &key) noexcept {
     return places;
 }
 
-void choose_keyed_layout(const Places &places) {
+std::string why_stock_layout(const Program &program) {
+    if (std::string why = why_no_hook(program); !why.empty())
+        return why;
+    if (program.by_env)
+        return "env(1) starts the script's interpreter, and would have the layout instead; name " +
+               printable(program.path) + " before the script";
+    if (program.loader != Loader::kGlibc)
+        return "nobody knows if the hook gets into " + printable(program.path);
+    if (has_sanitizer(program))
+        return printable(program.path) + " has a sanitizer, which keeps places for itself";
+    return "";
+}
+
+unsigned long own_personality() {
+    const int now = ::personality(0xffffffff); // asks only
+    if (now < 0)
+        throw Failure("cannot ask for the personality", errno);
+    return static_cast<unsigned>(now);
+}
+
+void choose_keyed_layout(const Places &places, unsigned long personality) {
     rlimit before{};
     if (::getrlimit(RLIMIT_STACK, &before) != 0)
         throw Failure("cannot read the limit of the stack", errno);
@@ -73,14 +88,13 @@ void choose_keyed_layout(const Places &places) {
         throw Failure(fmt::format("the hard limit of the stack is {} (ulimit -Hs); it has to be "
                                   "unlimited",
                                   human_bytes(before.rlim_max)));
-    const unsigned long personality = own_personality();
     if (grows_from_below(personality))
         throw Failure("addresses are given from below here (vm.legacy_va_layout)");
     const rlimit keyed{.rlim_cur = places.gap, .rlim_max = before.rlim_max};
     if (::setrlimit(RLIMIT_STACK, &keyed) != 0)
         throw Failure("cannot set the limit of the stack", errno);
     try {
-        switch_randomisation_off(personality);
+        switch_randomisation_off();
     } catch (...) {
         (void)::setrlimit(RLIMIT_STACK, &before);
         throw;
@@ -96,7 +110,7 @@ void choose_keyed_layout(const Places &places) {
 }
 
 void choose_fixed_layout() {
-    switch_randomisation_off(own_personality());
+    switch_randomisation_off();
     set_variable("PYTHONHASHSEED", "0");
 }
 

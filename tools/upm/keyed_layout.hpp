@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// upm run --layout keyed: random addresses that are the same for all who hold a key. The
-// hook (preload/keyed.hpp) is the other half.
+// The keyed layout of upm run and of upm-layout: random addresses that are the same for all
+// who hold a key. The hook (preload/keyed.hpp) is the other half.
 #ifndef UPM_TOOLS_UPM_KEYED_LAYOUT_HPP
 #define UPM_TOOLS_UPM_KEYED_LAYOUT_HPP
 
 #include "libupm/base/siphash.hpp"
+#include "tools/upm/read/program.hpp"
 
 #include <cstdint>
 #include <string>
@@ -37,9 +38,16 @@ Places places_of(const HashKey &key) noexcept;
 // The file lies below XDG_STATE_HOME, else below the user's folder in /run.
 HashKey layout_key();
 
-// Makes the layout that of the next execve(2), and tells the hook. Throws Failure, and then
-// nothing has changed.
-void choose_keyed_layout(const Places &places);
+// One line for why a program gets the addresses that it always gets; empty: it can have
+// others, which the hook has to be there for.
+std::string why_stock_layout(const Program &program);
+
+// Of this process. Throws Failure.
+unsigned long own_personality();
+
+// Makes the layout that of the next execve(2), and tells the hook, which gives the program
+// that personality. Throws Failure, and then nothing has changed.
+void choose_keyed_layout(const Places &places, unsigned long personality);
 // No address is random, also in the program's children. Throws Failure.
 void choose_fixed_layout();
 

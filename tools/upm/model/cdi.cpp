@@ -7,9 +7,7 @@ namespace upm::tool::cli {
 
 namespace {
 
-// Inside the container. The folder of the socket, not the socket: a broker that starts
-// again makes another one.
-constexpr const char *kHookInside = "/opt/upm/libupm-preload.so";
+// Not the socket itself: a broker that starts again makes another one.
 constexpr const char *kSocketFolder = "/run/upm";
 constexpr std::string_view kDomain = "UPM_DOMAIN=";
 constexpr std::size_t kKeyDigits = 32;
@@ -39,13 +37,15 @@ Json cdi_specification(const CdiDevice &device) {
     Json edits = {{"env", {std::string(kDomain) + device.key}}};
     if (device.with_module)
         edits["deviceNodes"] = Json::array({{{"path", "/dev/upm"}, {"permissions", "rw"}}});
+    Json mounts = Json::array(
+        {bind_mount(device.hook, kHookInside), bind_mount(kSocketFolder, kSocketFolder)});
+    if (!device.launcher.empty())
+        mounts.push_back(bind_mount(device.launcher, kLauncherInside));
     return {{"cdiVersion", "0.5.0"},
             {"kind", "upm.dev/share"},
             {"devices", Json::array({{{"name", device.name}, {"containerEdits", edits}}})},
             {"containerEdits",
-             {{"env", {std::string("LD_PRELOAD=") + kHookInside}},
-              {"mounts", Json::array({bind_mount(device.hook, kHookInside),
-                                      bind_mount(kSocketFolder, kSocketFolder)})}}}};
+             {{"env", {std::string("LD_PRELOAD=") + kHookInside}}, {"mounts", mounts}}}};
 }
 
 std::optional<std::string> key_in_specification(std::string_view text) {

@@ -15,10 +15,15 @@
 
 namespace upm::tool::cli {
 
+// Inside of the container.
+inline constexpr const char *kHookInside = "/opt/upm/libupm-preload.so";
+inline constexpr const char *kLauncherInside = "/opt/upm/upm-layout";
+
 struct CdiDevice {
     std::string name;         // of the device and of the domain that its containers share
     std::string key;          // 32 hex digits: who knows it is a member
     std::string hook;         // libupm-preload.so of this machine
+    std::string launcher;     // upm-layout of this machine, for upm-runc; empty: there is none
     bool with_module = false; // pass /dev/upm in as well
 };
 

@@ -7,21 +7,39 @@
 #include <cerrno>
 #include <fmt/format.h>
 #include <stdexcept>
+#include <unistd.h>
 
 namespace upm::tool::cli {
 
-std::string find_hook(int mode) {
-    constexpr const char *kHook = "libupm-preload.so";
+namespace {
+
+// The folder above that of this very program.
+std::string own_prefix() {
     std::string self(4096, '\0');
     const ssize_t length = ::readlink("/proc/self/exe", self.data(), self.size());
     if (length <= 0)
         throw SystemError("read", "/proc/self/exe", errno);
     self.resize(static_cast<std::size_t>(length));
-    const std::string prefix = self.substr(0, self.rfind('/', self.rfind('/') - 1));
+    return self.substr(0, self.rfind('/', self.rfind('/') - 1));
+}
+
+} // namespace
+
+std::string find_hook(int mode) {
+    constexpr const char *kHook = "libupm-preload.so";
+    const std::string prefix = own_prefix();
     for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
         if (std::string path = prefix + folder + kHook; ::access(path.c_str(), mode) == 0)
             return path;
     throw std::runtime_error(fmt::format("cannot find {} below {}/lib", kHook, printable(prefix)));
+}
+
+std::string find_launcher() {
+    const std::string prefix = own_prefix();
+    for (const char *folder : {"/" UPM_LIBEXECDIR "/upm/", "/bin/"}) // the build's
+        if (std::string path = prefix + folder + "upm-layout"; ::access(path.c_str(), X_OK) == 0)
+            return path;
+    return "";
 }
 
 } // namespace upm::tool::cli

@@ -13,6 +13,9 @@ namespace upm::tool::cli {
 // user must be allowed to do with it. Throws std::runtime_error if it is not there.
 std::string find_hook(int mode = R_OK);
 
+// The path of upm-layout; empty: it is not there.
+std::string find_launcher();
+
 } // namespace upm::tool::cli
 
 #endif // UPM_TOOLS_UPM_READ_INSTALLED_HPP

@@ -35,19 +35,6 @@ bool is_program(const std::string &path) {
            ::access(path.c_str(), X_OK) == 0;
 }
 
-// As execvp(3) looks for it; empty: nowhere.
-std::string find(const std::string &command) {
-    if (command.find('/') != std::string::npos)
-        return is_program(command) ? command : "";
-    const char *const path = std::getenv("PATH");
-    for (const std::string &folder : split(path != nullptr ? path : "/bin:/usr/bin", ':')) {
-        std::string candidate = (folder.empty() ? "." : folder) + "/" + command;
-        if (is_program(candidate))
-            return candidate;
-    }
-    return "";
-}
-
 template <typename Part>
 bool read_at(const Descriptor &file, off_t offset, Part &part) {
     return ::pread(file.get(), &part, sizeof(part), offset) == static_cast<ssize_t>(sizeof(part));
@@ -68,7 +55,7 @@ std::string script_interpreter(const Descriptor &file, bool &by_env) {
     std::string_view word = take_word(line);
     while (word.starts_with('-') || word.find('=') != std::string_view::npos)
         word = take_word(line);
-    return word.empty() ? interpreter : find(std::string(word));
+    return word.empty() ? interpreter : find_program(std::string(word));
 }
 
 // ld.so then trusts neither the environment nor what it names. For root it is no raise.
@@ -175,10 +162,22 @@ Loader loader_of(const Descriptor &file) {
 
 } // namespace
 
+std::string find_program(const std::string &command) {
+    if (command.find('/') != std::string::npos)
+        return is_program(command) ? command : "";
+    const char *const path = std::getenv("PATH");
+    for (const std::string &folder : split(path != nullptr ? path : "/bin:/usr/bin", ':')) {
+        std::string candidate = (folder.empty() ? "." : folder) + "/" + command;
+        if (is_program(candidate))
+            return candidate;
+    }
+    return "";
+}
+
 Program look_at_program(const std::string &command) {
     constexpr int kMostScripts = 5; // as the kernel
     Program program;
-    program.path = find(command);
+    program.path = find_program(command);
     for (int depth = 0; depth < kMostScripts && !program.path.empty(); ++depth) {
         const Descriptor file(::open(program.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
         if (!file)

@@ -25,6 +25,9 @@ struct Program {
     bool by_env = false; // a script that starts it by env(1), which runs before it
 };
 
+// The file that execvp(3) would run for `command`; empty: there is none.
+std::string find_program(const std::string &command);
+
 // The program that execvp(3) would run for `command`. Reads PT_INTERP.
 Program look_at_program(const std::string &command);
 

@@ -12,7 +12,7 @@ namespace {
 constexpr const char *kKey = "00112233445566778899aabbccddeeff";
 
 CdiDevice device() {
-    return {.name = "team-a", .key = kKey, .hook = "/usr/lib/libupm-preload.so"};
+    return {.name = "team-a", .key = kKey, .hook = "/usr/lib/libupm-preload.so", .launcher = ""};
 }
 
 TEST(Cdi, NamesAreThoseOfDevices) {
@@ -37,6 +37,16 @@ TEST(Cdi, ContainersGetHookSocketAndKey) {
     EXPECT_EQ(mounts[1]["hostPath"], "/run/upm");
     for (const Json &mount : mounts)
         EXPECT_EQ(mount["options"], Json({"bind", "ro", "nosuid", "nodev"}));
+}
+
+TEST(Cdi, TheLauncherOnlyIfItIsInstalled) {
+    CdiDevice with = device();
+    with.launcher = "/usr/libexec/upm/upm-layout";
+    const Json mounts = cdi_specification(with)["containerEdits"]["mounts"];
+    ASSERT_EQ(mounts.size(), 3U);
+    EXPECT_EQ(mounts[2]["hostPath"], with.launcher);
+    EXPECT_EQ(mounts[2]["containerPath"], kLauncherInside);
+    EXPECT_EQ(mounts[2]["options"], Json({"bind", "ro", "nosuid", "nodev"}));
 }
 
 TEST(Cdi, TheModulesDeviceOnlyIfAskedFor) {
