@@ -65,7 +65,10 @@ class Install(unittest.TestCase):
 
     def test_all_comes_and_all_goes(self) -> None:
         self.make("install")
-        for name in ("bin/upm", "bin/upmd", "bin/pss-report", "include/upm/upm.h"):
+        for name in (
+            *("bin/upm", "bin/upmd", "bin/upm-runc", "bin/pss-report", "include/upm/upm.h"),
+            "libexec/upm/upm-layout",
+        ):
             self.assertTrue((self.top / name).is_file(), name)
         self.check_man_pages()
         for path in filter(is_elf, (p for p in self.files() if not p.is_symlink())):
