@@ -6,6 +6,7 @@
 #include "tools/common/table.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
+#include "tools/upm/layouts.hpp"
 #include "tools/upm/model/outlook.hpp"
 #include "tools/upm/read/surroundings.hpp"
 #include "tools/upm/show/report.hpp"
@@ -174,6 +175,7 @@ Json status_json(const Root &root) {
             {"service", service},
             {"domains",
              service.is_null() ? Json(nullptr) : service_domains_json(service, found.page_size)},
+            {"programs", programs_json(root)},
             {"module", module_json(root)}};
 }
 
@@ -273,6 +275,7 @@ std::string status_text(const Json &status) {
     text += stats_text(status);
     if (!status["service"].is_null())
         text += service_text(status["service"]) + service_domains_text(status["domains"]);
+    text += programs_text(status["programs"]);
     const Json &module = status["module"];
     if (module.is_null())
         return text + fmt::format("\nmodule   not loaded (no {})\n", kSysfs);

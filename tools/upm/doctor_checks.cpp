@@ -5,6 +5,7 @@
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/doctor.hpp"
+#include "tools/upm/layouts.hpp"
 #include "tools/upm/model/outlook.hpp"
 #include "tools/upm/read/surroundings.hpp"
 
@@ -301,8 +302,7 @@ Finding check_aslr(const Machine &machine) {
                     machine.asker.container
                         ? "on the host: sysctl kernel.randomize_va_space=2"
                         : machine.asker.as_root("sysctl kernel.randomize_va_space=2"));
-    return ok("on: pages that hold pointers merge among programs of upm run --layout keyed "
-              "only (outsiders have 2^32 places to guess)");
+    return ok("on: pages that hold pointers merge among programs of upm run --layout keyed only");
 }
 
 // Copies may break all at once, and then need the memory that merging freed.
@@ -371,9 +371,9 @@ constexpr Check kModule[] = {
 };
 
 constexpr Check kSystem[] = {
-    {"ksm", check_ksm},       {"huge_pages", check_thp}, {"cap_sys_ptrace", check_ptrace},
-    {"aslr", check_aslr},     {"memory", check_memory},  {"backend", check_backend},
-    {"merges", check_merges},
+    {"ksm", check_ksm},         {"huge_pages", check_thp},  {"cap_sys_ptrace", check_ptrace},
+    {"aslr", check_aslr},       {"layouts", check_layouts}, {"memory", check_memory},
+    {"backend", check_backend}, {"merges", check_merges},
 };
 
 } // namespace
