@@ -16,8 +16,8 @@ int choose_domain(const RuntimeOptions &options, std::uint8_t (&key)[16]) {
     std::memcpy(key, options.domain.data(), sizeof key);
     const bool given = std::any_of(std::begin(key), std::end(key), [](auto b) { return b != 0; });
     const std::string_view digits = env::raw(env::domain);
-    if (!given && !digits.empty() && !env::parse_key(digits, key))
-        return fail(EINVAL, "UPM_DOMAIN: not 32 hex digits");
+    if (!given && !digits.empty() && !env::find_key(digits, key))
+        return fail(EINVAL, "UPM_DOMAIN: not 32 hex digits, nor a file with them");
     return 0;
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/base/env.hpp"
 
+#include "libupm/base/plain_read.hpp"
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -9,7 +11,10 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <fcntl.h>
 #include <iterator>
+#include <limits.h>
+#include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -200,13 +205,45 @@ unsigned get_choice(const Variable &variable, const char *const *words, unsigned
     return otherwise;
 }
 
+bool find_key(std::string_view value, std::uint8_t (&key)[16]) noexcept {
+    if (!value.starts_with('/'))
+        return parse_key(value, key);
+    char path[PATH_MAX];
+    if (value.size() >= sizeof(path))
+        return false;
+    value.copy(path, value.size());
+    path[value.size()] = '\0';
+    const int before = errno;
+    // A pipe that nobody writes to must not hold up the program.
+    const int fd = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        errno = before;
+        return false;
+    }
+    char digits[2 * sizeof(key) + 2] = "";
+    struct stat status {};
+    std::int64_t got = -1;
+    if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
+        got = plain_read(fd, 0, reinterpret_cast<std::byte *>(digits), sizeof(digits));
+    (void)::close(fd);
+    errno = before;
+    std::string_view text(digits, static_cast<std::size_t>(std::max<std::int64_t>(got, 0)));
+    if (text.ends_with('\n'))
+        text.remove_suffix(1);
+    return parse_key(text, key);
+}
+
 KeyState get(const Key &variable, std::uint8_t (&key)[16]) noexcept {
     const std::string_view value = raw(variable);
     if (value.empty())
         return KeyState::kUnset;
-    if (parse_key(value, key))
+    if (find_key(value, key))
         return KeyState::kValid;
-    if (first_report(variable)) {
+    if (value.starts_with('/') && first_report(variable)) {
+        Line line = begin_report(variable, value);
+        line.add("a file that can be read and holds a key of 32 hex digits; nothing is merged");
+        line.print();
+    } else if (first_report(variable)) {
         // It is a secret, even with a mistake in it.
         Line line = begin_report(variable, "(a secret)");
         line.add("a key of 32 hex digits, but has %zu characters; nothing is merged", value.size());

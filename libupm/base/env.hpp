@@ -50,7 +50,7 @@ struct Number : Variable {
     std::uint64_t most;
 };
 
-// 32 hex digits.
+// 32 hex digits, or the path of a file that holds them: begins with a slash.
 struct Key : Variable {};
 
 // X(type, id, "NAME", "meaning", what the type has besides)
@@ -58,7 +58,8 @@ struct Key : Variable {};
     X(BackendChoice, backend, "UPM_BACKEND",                                                       \
       "backend: auto, kmod, store, ksm or none (auto: the first of them that works)",              \
       {"auto", "kmod", "store", "ksm", "none"}, Backend::kNone)                                    \
-    X(Key, domain, "UPM_DOMAIN", "32 hex digits: key of the named domain to merge in")             \
+    X(Key, domain, "UPM_DOMAIN",                                                                   \
+      "key of the named domain to merge in: 32 hex digits, or the path of a file with them")       \
     X(Text, socket, "UPM_SOCKET", "where upmd listens (backend store), if not where upmd(8) says", \
       "")                                                                                          \
     X(Flag, verbose, "UPM_VERBOSE",                                                                \
@@ -139,6 +140,9 @@ void report_all() noexcept;
 
 // Returns true and fills `key` for exactly 32 hex digits.
 bool parse_key(std::string_view digits, std::uint8_t (&key)[16]) noexcept;
+// The key that the value of a variable is, or that the file holds which it names: a regular
+// file with 32 hex digits and at most one newline. Returns true and fills `key`.
+bool find_key(std::string_view value, std::uint8_t (&key)[16]) noexcept;
 // "4096", "64K", "2M", "1G", "1T"; small letters as well. False for anything else.
 bool parse_bytes(std::string_view text, std::uint64_t &bytes) noexcept;
 

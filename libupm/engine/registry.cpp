@@ -110,8 +110,10 @@ void choose_named(const Wish &wish, const Catalog &catalog, Choice &choice) noex
 void choose(const Wish &wish, const Catalog &catalog, Choice &choice) noexcept {
     choice.domain_fd = -1;
     choice.loader = nullptr;
-    if (!wish.domain.empty() && !env::parse_key(wish.domain, choice.domain_key)) {
-        choice.reason.set("UPM_DOMAIN is not a key of 32 hex digits");
+    if (!wish.domain.empty() && !env::find_key(wish.domain, choice.domain_key)) {
+        choice.reason.set(wish.domain.starts_with('/')
+                              ? "UPM_DOMAIN names no file with a key of 32 hex digits"
+                              : "UPM_DOMAIN is not a key of 32 hex digits");
         take_last(catalog, choice);
     } else if (wish.backend == "auto" || wish.backend.empty()) {
         choose_best(wish, catalog, choice);

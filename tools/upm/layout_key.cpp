@@ -131,7 +131,7 @@ HashKey layout_key() {
     case env::KeyState::kValid:
         return hash_key(key);
     case env::KeyState::kBad:
-        throw Failure("UPM_DOMAIN is no key of 32 hex digits");
+        throw Failure("UPM_DOMAIN is no key of 32 hex digits, nor a file with one");
     case env::KeyState::kUnset:
         break;
     }

@@ -3,6 +3,7 @@
 
 #include "tests/support/support.hpp"
 
+#include <climits>
 #include <cstdlib>
 #include <gtest/gtest.h>
 #include <set>
@@ -145,6 +146,9 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"Secret", &env::domain, "00ff10abcdef0123456789abcdef010",
             "UPM_DOMAIN=(a secret) is not a key of 32 hex digits, but has 31 characters; nothing "
             "is merged"},
+        Bad{"KeyFile", &env::domain, "/nowhere/key",
+            "UPM_DOMAIN=/nowhere/key is not a file that can be read and holds a key of 32 hex "
+            "digits; nothing is merged"},
         Bad{"Control", &env::trigger, "\x1b[2Jx\ny",
             "UPM_TRIGGER=?[2Jx?y is not idle, manual or signal; using idle"}),
     [](const auto &test) { return test.param.label; });
@@ -199,6 +203,45 @@ TEST_F(Env, KeyRefusesAllElse) {
     EXPECT_FALSE(env::parse_key("00ff10abcdef0123456789abcdef010g", key));
     EXPECT_FALSE(env::parse_key(" 0ff10abcdef0123456789abcdef0102", key));
     EXPECT_FALSE(env::parse_key("00ff10abcdef0123456789abcdef01\n2", key));
+}
+
+TEST_F(Env, KeyMayLieInAFile) {
+    const TempDir dir;
+    const std::string path = dir.path() + "/key";
+    set(env::domain, path.c_str());
+    std::uint8_t key[16] = {};
+    for (const char *text :
+         {"00ff10abcdef0123456789abcdef0102", "00ff10abcdef0123456789abcdef0102\n"}) {
+        dir.write("key", text);
+        ASSERT_EQ(env::get(env::domain, key), env::KeyState::kValid) << text;
+        EXPECT_EQ(key[2], 0x10);
+        EXPECT_EQ(key[15], 0x02);
+    }
+}
+
+TEST_F(Env, WhatIsNoFileWithAKeyIsBad) {
+    const TempDir dir;
+    std::uint8_t key[16] = {};
+    testing::internal::CaptureStderr();
+    const std::string path = dir.path() + "/key";
+    set(env::domain, path.c_str());
+    EXPECT_EQ(env::get(env::domain, key), env::KeyState::kBad) << "not there";
+    for (const char *text :
+         {"", "\n", "00ff10abcdef0123456789abcdef010", "00ff10abcdef0123456789abcdef01022",
+          "/etc/hostname", "00ff10abcdef0123456789abcdef0102\n\n"}) {
+        dir.write("key", text);
+        EXPECT_EQ(env::get(env::domain, key), env::KeyState::kBad) << text;
+    }
+    set(env::domain, dir.path().c_str());
+    EXPECT_EQ(env::get(env::domain, key), env::KeyState::kBad) << "a folder";
+    const std::string pipe = dir.path() + "/pipe";
+    ASSERT_EQ(::mkfifo(pipe.c_str(), 0666), 0);
+    set(env::domain, pipe.c_str());
+    EXPECT_EQ(env::get(env::domain, key), env::KeyState::kBad) << "a pipe that nobody writes to";
+    const std::string endless(2 * PATH_MAX, '/');
+    set(env::domain, endless.c_str());
+    EXPECT_EQ(env::get(env::domain, key), env::KeyState::kBad) << "a path that is too long";
+    (void)testing::internal::GetCapturedStderr();
 }
 
 TEST_F(Env, TableIsComplete) {
