@@ -93,7 +93,8 @@ $(CMAKE_DIR)/build.ninja: $(CMAKE_LISTS) | $(call deps,user)
 	@touch $@
 
 # With them from here on; `make` builds the targets `all` only, all the same.
-$(CMAKE_DIR)/.with-tests: | $(CMAKE_DIR)/build.ninja $(call deps,tests)
+# Again when other packages are wanted, which CMake then finds.
+$(CMAKE_DIR)/.with-tests: tools/dev/deps | $(CMAKE_DIR)/build.ninja $(call deps,tests)
 	@cmake -DUPM_BUILD_TESTS=ON -DUPM_BUILD_BENCH=ON $(CMAKE_DIR)
 	@touch $@
 

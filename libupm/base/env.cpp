@@ -8,12 +8,12 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
 #include <iterator>
-#include <limits.h>
 #include <sys/stat.h>
 #include <system_error>
 #include <unistd.h>

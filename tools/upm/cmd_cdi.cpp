@@ -4,31 +4,20 @@
 #include "libupm/base/broker_socket.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/files.hpp"
+#include "tools/common/key.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
 #include "tools/upm/model/cdi.hpp"
 #include "tools/upm/read/installed.hpp"
 
-#include <array>
 #include <cerrno>
 #include <fmt/format.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 namespace upm::tool::cli {
 
 namespace {
-
-std::string fresh_key() {
-    std::array<unsigned char, 16> bytes{};
-    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-        throw SystemError("get", "random bytes", errno);
-    std::string text;
-    for (const unsigned char byte : bytes)
-        text += fmt::format("{:02x}", byte);
-    return text;
-}
 
 // Containers that were started with a key keep it: a new one would split the domain.
 std::string key_for(const std::string &path, bool renew) {

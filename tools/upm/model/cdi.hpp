@@ -7,6 +7,7 @@
 #define UPM_TOOLS_UPM_MODEL_CDI_HPP
 
 #include "tools/common/json.hpp"
+#include "tools/common/key.hpp"
 
 #include <optional>
 #include <string>
@@ -15,8 +16,7 @@
 
 namespace upm::tool::cli {
 
-// Inside of the container.
-inline constexpr const char *kHookInside = "/opt/upm/libupm-preload.so";
+// Inside of the container, as kHookInside.
 inline constexpr const char *kLauncherInside = "/opt/upm/upm-layout";
 
 struct CdiDevice {

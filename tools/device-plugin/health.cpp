@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#include "tools/device-plugin/health.hpp"
+
+#include "libupm/base/packet.hpp"
+#include "tools/common/descriptor.hpp"
+#include "tools/common/errors.hpp"
+
+#include <cerrno>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace upm::plugin {
+
+namespace {
+
+// 0 or an errno. A broker that was killed leaves its socket behind; one whose queue is full
+// is there.
+int ask_broker(const std::string &path) {
+    sockaddr_un address{};
+    if (const int error = packet::fill_address(path, address); error != 0)
+        return -error;
+    const tool::Descriptor probe(
+        ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe)
+        return errno;
+    const int connected =
+        ::connect(probe.get(), reinterpret_cast<const sockaddr *>(&address), sizeof(address));
+    return connected == 0 || errno == EAGAIN ? 0 : errno;
+}
+
+// 0 or an errno.
+int look_at_hook(const std::string &path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0 || ::access(path.c_str(), R_OK) != 0)
+        return errno;
+    return S_ISREG(status.st_mode) && status.st_size != 0 ? 0 : EINVAL;
+}
+
+} // namespace
+
+std::string what_ails(const Options &options, const Keys &keys) {
+    if (const int error = look_at_hook(options.hook); error != 0)
+        return tool::Failure("the hook " + options.hook, error).what();
+    if (const int error = ask_broker(options.broker); error != 0)
+        return tool::Failure("the broker at " + options.broker, error).what();
+    if (!keys.usable())
+        return tool::Failure("the folder " + options.state, errno).what();
+    if (options.module && ::access("/dev/upm", F_OK) != 0)
+        return tool::Failure("/dev/upm", errno).what();
+    return {};
+}
+
+} // namespace upm::plugin
