@@ -171,9 +171,14 @@ class WrapperTest(support.RuntimeCase):
         self.assertFalse(touched.exists())
 
     def test_a_hanging_upm(self) -> None:
-        """Is not waited for."""
-        hanging = self.program("hanging", "#!/bin/sh\nexec sleep 100\n")
-        self.assertEqual(self._run(str(hanging))[0], "a b nothing\n")
+        """Is not waited for; neither is one that wants no end, nor what it leaves behind."""
+        for text in (
+            "exec sleep 100",
+            "trap '' TERM; while :; do sleep 1; done",
+            "setsid sleep 100 &",
+        ):
+            hanging = self.program("hanging", f"#!/bin/sh\n{text}\n")
+            self.assertEqual(self._run(str(hanging))[0], "a b nothing\n", text)
 
     def test_the_real_upm(self) -> None:
         """Preloads the hook; with an option that it does not know, the function runs without."""
