@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parents[1]
 RUNTIME = HERE / "runtimes"
 SERVER = Path("http", "server.py")  # below RUNTIME, and below RUNTIME_THERE in images
 RUNTIME_THERE = Path("/opt/faas")
-RUNTIME_FILES = (SERVER, Path("common", "json_http.py"), Path("common", "strict_json.py"))
+RUNTIME_FILES = (SERVER, *(Path("common", file.name) for file in (RUNTIME / "common").glob("*.py")))
 
 BASE_PACKAGES = ("base-files", "coreutils", "dash", "libc-bin", "libc6", "python3", "util-linux")
 RUNTIME_PACKAGES = ("python3-waitress",)

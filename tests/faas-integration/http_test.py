@@ -17,19 +17,28 @@ import time
 import unittest
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import support
 from faas import platforms
 from faas.client import Client
 
+json_http: Any = sys.modules["json_http"]  # that of faas.platforms
 SERVER = str(platforms.RUNTIMES / "http" / "server.py")
 
 # Answers with what the event names; all but "echo" are no JSON, or are raised.
 ODD = """
-import decimal, sys
+import decimal, multiprocessing, os, signal, sys, threading, time
 class Mute(Exception):
     def __str__(self):
         raise ValueError
+class Angry(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+    __repr__ = __str__
+class Thread(dict):
+    def items(self):
+        return [("main", threading.current_thread() is threading.main_thread())]
 class Odd(dict):
     def __bool__(self):
         return True
@@ -60,6 +69,30 @@ def handler(event):
         sys.exit(3)
     if kind == "mute":
         raise Mute
+    if kind == "angry":
+        raise Angry
+    if kind == "closed":
+        sys.stderr.close()
+        raise RuntimeError("closed")
+    if kind == "code":
+        sys.exit(Angry())
+    if kind == "thread":
+        return Thread(a=1)
+    if kind == "slow":
+        time.sleep(0.5)
+    if kind == "signal":
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.raise_signal(signal.SIGALRM)
+    if kind == "terminate":
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join()
+        return {"code": child.exitcode}
+    if kind == "fork":
+        return {"child": os.fork()}
+    if kind == "wait":
+        return {"code": os.waitpid(event["child"], 0)[1]}
     return {"got": event}
 """
 # Sends SIGTERM to a thread that is not the main one, once that has nothing to do.
@@ -178,6 +211,15 @@ class ContractTest(support.RuntimeCase):
             finally:
                 connection.close()
 
+    def test_idle_connections_are_closed(self) -> None:
+        """Also where nothing else happens; as many as may be would keep all others out."""
+        with (
+            mock.patch.multiple(json_http, IDLE=0.2, SWEEP=0.2),
+            json_http.Server("127.0.0.1:0", lambda _: json_http.reply(200, {})) as server,
+            socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+        ):
+            self.assertEqual(connection.recv(1), b"")
+
     def test_wrong_address_is_refused(self) -> None:
         """With the reason, before anything is served."""
         for listen in ("nowhere", "localhost:http", "127.0.0.1:99999"):
@@ -237,6 +279,39 @@ class RequestsTest(support.RuntimeCase):
         answers = self._talk(get.encode() + hidden + self._post(b'{"a":2}'))
         self.assertEqual(answers, [(200, {"status": "ok"}), (200, {"got": {"a": 2}})])
 
+    def test_chunks_of_an_old_client_are_refused(self) -> None:
+        """HTTP/1.0 has none: they would be taken for the next request, or be lost."""
+        hidden = self._post(b'{"hidden":1}')
+        head = "POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answers = self._talk(head.encode() + hidden)
+        self.assertEqual([status for status, _ in answers], [501])
+
+    def test_chunks_with_a_length_are_the_last(self) -> None:
+        """A proxy that read the length sees another request behind them."""
+        body = b"0\r\n\r\n" + self._post(b'{"hidden":1}')
+        both = ("Content-Length: 5", "Transfer-Encoding: chunked")
+        self.assertEqual(self._talk(self._post(body, *both, close=False)), [(200, {"got": {}})])
+
+    def test_a_client_that_closes_its_side(self) -> None:
+        """Waits for the answer."""
+        with socket.create_connection(("127.0.0.1", self.platform.port), timeout=30) as connection:
+            connection.sendall(self._post(b'{"kind":"slow"}'))
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.makefile("rb").read()
+        self.assertIn(b'{"got": {"kind": "slow"}}', answer)
+
+    def test_a_function_keeps_what_it_answers(self) -> None:
+        """So the text is written before the next call, in the same thread."""
+        self.assertEqual(self.platform.ask({"kind": "thread"}), {"main": True})
+
+    def test_signals_and_children_of_a_function(self) -> None:
+        """Do not end the server; its handlers are not those of the children."""
+        self.platform.ask({"kind": "signal"})
+        self.assertEqual(self.platform.ask({"kind": "terminate"}), {"code": -signal.SIGTERM})
+        child = self.platform.ask({"kind": "fork"})["child"]
+        self.assertGreater(child, 0)
+        self.assertEqual(self.platform.ask({"kind": "wait", "child": child}), {"code": 0})
+
     def test_wrong_lengths_are_refused(self) -> None:
         """Where a proxy may read another number than the server."""
         for length in ("1_4", "+14", "-1", "0x0e", "14, 15", ""):
@@ -273,7 +348,13 @@ class RequestsTest(support.RuntimeCase):
 
     def test_whatever_is_raised(self) -> None:
         """Does not end the server."""
-        for kind, text in (("exit", r"sys.exit\(3\)"), ("mute", "Mute")):
+        for kind, text in (
+            ("exit", r"sys.exit\(3\)"),
+            ("mute", "Mute"),
+            ("angry", "Angry"),
+            ("closed", "closed"),
+            ("code", "SystemExit"),
+        ):
             with self.assertRaisesRegex(platforms.PlatformError, f"HTTP 500: .*{text}"):
                 self.platform.ask({"kind": kind})
         self.assertEqual(self.platform.ask({"a": 1}), {"got": {"a": 1}})

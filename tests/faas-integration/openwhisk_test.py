@@ -23,8 +23,18 @@ SOON = 8.0  # seconds, less than what the function leaves behind lives for
 # Does what the event names, and answers with what is left.
 ODD = """
 import decimal, os, subprocess, sys, time
+class Angry(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+    __repr__ = __str__
 def handler(event):
     kind = event.get("kind", "echo")
+    if kind == "angry":
+        raise Angry
+    if kind == "code":
+        sys.exit(Angry())
+    if kind == "twice":
+        return {"parent": os.fork() != 0}
     if kind == "tool":
         done = subprocess.run(["head", "-n", "1"], capture_output=True, text=True, timeout=5)
         return {"read": done.stdout}
@@ -116,13 +126,27 @@ class LoopTest(support.RuntimeCase):
     def test_each_kind_of_answer(self) -> None:
         """What JSON cannot say and what the function raises are errors; the loop goes on."""
         self.write_function(ODD)
-        kinds = ("decimal", "nan", "deep", "exit", "close")
+        kinds = ("decimal", "nan", "deep", "angry", "code", "exit", "close")
         lines = [json.dumps({"value": {"kind": kind}}).encode() for kind in kinds]
         answers, _ = self._answers(*lines, b'{"value":{"a":2}}')
-        for kind, answer in zip(kinds[:4], answers, strict=False):
+        for kind, answer in zip(kinds[:6], answers, strict=False):
             self.assertIn("error", answer, kind)
-        self.assertIn("sys.exit(1)", answers[3]["error"])
-        self.assertEqual(answers[4:], [{"kind": "close"}, {"got": {"a": 2}}])
+        self.assertIn("sys.exit(1)", answers[5]["error"])
+        self.assertEqual(answers[6:], [{"kind": "close"}, {"got": {"a": 2}}])
+
+    def test_a_child_that_comes_back(self) -> None:
+        """Does not answer: its parent does."""
+        self.write_function(ODD)
+        answers, _ = self._answers(b'{"value":{"kind":"twice"}}', b'{"value":{"a":2}}')
+        self.assertEqual(answers, [{"parent": True}, {"got": {"a": 2}}])
+
+    def test_variables_that_are_no_text(self) -> None:
+        """Are JSON, as with /init."""
+        self.write_function(
+            "import os\ndef handler(event):\n    return {'x': os.environ['__OW_X']}\n"
+        )
+        answers, _ = self._answers(b'{"x":{"a":[true,null]}}', b'{"x":"a"}')
+        self.assertEqual(answers, [{"x": '{"a": [true, null]}'}, {"x": "a"}])
 
 
 class ProxyTest(support.RuntimeCase):

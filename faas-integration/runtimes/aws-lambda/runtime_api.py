@@ -62,7 +62,7 @@ class RuntimeApi:
         self._at_work: dict[str, _Invocation] = {}
         self._failed_start: FunctionError | None = None
         self._ended = threading.Event()
-        self._server = Server("127.0.0.1:0", _Service(self).answer)
+        self._server = Server("127.0.0.1:0", _Service(self).answer, notice_gone=True)
 
     @property
     def address(self) -> str:

@@ -8,6 +8,7 @@ container little memory, and it listens on Unix sockets too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -21,13 +22,15 @@ from typing import Any
 
 import waitress
 from strict_json import write
-from waitress import task, trigger, wasyncore
+from waitress import channel, parser, server, task, trigger, wasyncore
 
 LARGEST = 64 << 20  # bytes of a request
 CONNECTIONS = 200  # at a time
 LAST_WORDS = 5.0  # seconds that answers have to leave at the end
 CHUNK = 512  # bytes
-WAKE = 3600  # seconds between looks at idle connections: a process at rest should rest
+IDLE = 120  # seconds until a connection without a request is closed
+SWEEP = 30  # seconds between looks at connections
+WAKE = 3600  # where there is none: a process at rest should rest
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Request:
     """Without the query."""
     body: bytes
     gone: Callable[[], bool]
-    """Returns true once the client has closed the connection."""
+    """Returns true once the client has closed the connection, with `notice_gone`."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +104,57 @@ def _sockets(listen: str) -> list[socket.socket]:
     return [socket.create_server(address, family=family) for family, address in addresses]
 
 
+class _Parser(parser.HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """Is strict where two parsers may see different ends of a body."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Refuses what waitress would take for an empty body, or closes the connection."""
+        super().parse_header(header_plus)
+        old = "TRANSFER_ENCODING" in self.headers  # left there if the version is not 1.1
+        if old or (self.chunked and "CONTENT_LENGTH" in self.headers):
+            self.headers["CONNECTION"] = "close"
+        if old:
+            raise parser.TransferEncodingNotImplemented("Transfer-Encoding is of HTTP/1.1.")
+
+
+class _Channel(channel.HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """A connection."""
+
+    parser_class = _Parser
+
+
 class _Signals(wasyncore.file_dispatcher):  # type: ignore[misc]  # waitress has no types
-    """Calls back in the loop's thread for each signal.
+    """Calls back in the loop's thread for each signal of those numbers.
 
     A handler in Python would have to wait for the main thread, and that may wait
     for ever: one that is about to block, in a queue or for an event, when the
-    signal comes does not notice it.
+    signal comes does not notice it. The handler is for the case that the program
+    took the wakeup descriptor for itself, as asyncio does.
+
+    The program may have handlers for other signals, and fork: its children have the
+    handlers that were there before, and do not write here.
     """
 
     def __init__(self, numbers: Iterable[int], react: Callable[[], None], where: Any) -> None:
         """`where`: the loop's map. To be made in the main thread."""
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
         super().__init__(reading, map=where)  # which keeps a copy of the descriptor
         os.close(reading)
         self._react = react
-        for number in numbers:
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        with contextlib.suppress(OSError):  # full, or at the end
+            os.write(self._writing, bytes([number]))
+
+    def _forget(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, before)
 
     def writable(self) -> bool:
         """It only reads."""
@@ -126,17 +162,20 @@ class _Signals(wasyncore.file_dispatcher):  # type: ignore[misc]  # waitress has
 
     def handle_read(self) -> None:
         """Some have come."""
-        self.recv(CHUNK)
-        self._react()
+        if not self._before.keys().isdisjoint(self.recv(CHUNK)):
+            self._react()
 
 
 class Server:
     """Serves a callable; a context manager."""
 
-    def __init__(self, listen: str, answer: Callable[[Request], Reply]) -> None:
+    def __init__(
+        self, listen: str, answer: Callable[[Request], Reply], *, notice_gone: bool = False
+    ) -> None:
         """Listens at once and serves inside `with`. Raises OSError, ValueError.
 
-        `answer` is called in a thread for each request and must not raise.
+        `answer` is called in a thread for each request and must not raise. A client
+        that closes its side has its answer nevertheless; with `notice_gone` it has none.
         """
         self._answer = answer
         self._has_signals = False
@@ -153,15 +192,18 @@ class Server:
             _dispatcher=self._threads,
             sockets=sockets,
             connection_limit=CONNECTIONS,
-            asyncore_use_poll=True,
-            asyncore_loop_timeout=WAKE,
             max_request_body_size=LARGEST,
             inbuf_overflow=2 * LARGEST,  # no temporary files: a container may have no room
             outbuf_overflow=2 * LARGEST,
-            channel_request_lookahead=1,
+            channel_request_lookahead=int(notice_gone),
+            channel_timeout=IDLE,
+            cleanup_interval=SWEEP,
             clear_untrusted_proxy_headers=True,
             ident=None,
         )
+        for one in self._map.values():
+            if isinstance(one, server.BaseWSGIServer):
+                one.channel_class = _Channel
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
     def __enter__(self) -> Server:
@@ -186,18 +228,20 @@ class Server:
     def wait_until_sent(self, seconds: float) -> bool:
         """Waits until each request has its answer, no longer than that; true if so."""
         end = time.monotonic() + seconds
-        while any(self._is_busy(channel) for channel in list(self._map.values())):
+        while any(self._is_busy(one) for one in list(self._map.values())):
             if time.monotonic() > end:
                 return False
             time.sleep(0.01)
         return True
 
     @staticmethod
-    def _is_busy(channel: Any) -> bool:
-        return bool(getattr(channel, "requests", None) or getattr(channel, "total_outbufs_len", 0))
+    def _is_busy(one: Any) -> bool:
+        return bool(getattr(one, "requests", None) or getattr(one, "total_outbufs_len", 0))
 
     def _loop(self) -> None:
-        wasyncore.loop(timeout=WAKE, use_poll=True, map=self._map)
+        while self._map:
+            connected = any(isinstance(one, _Channel) for one in self._map.values())
+            wasyncore.poll2(SWEEP if connected else WAKE, self._map)
 
     def _application(self, environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         """What waitress calls."""

@@ -46,10 +46,10 @@ def write(value: Any) -> bytes:
 
 
 def describe(error: BaseException) -> str:
-    """What the error says, or its type where it says nothing."""
-    if isinstance(error, SystemExit):
-        return f"the function called sys.exit({error.code!r})"
-    with contextlib.suppress(Exception):
+    """What the error says, or its type where it says nothing, or raises when it is asked."""
+    with contextlib.suppress(BaseException):
+        if isinstance(error, SystemExit):
+            return f"the function called sys.exit({error.code!r})"
         if text := str(error):
             return text
     return type(error).__name__

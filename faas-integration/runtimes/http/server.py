@@ -24,13 +24,13 @@ be thread-safe, and glibc keeps to one arena. Health is answered meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import queue
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -38,6 +38,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
+import guarded
 import json_http
 import strict_json
 from json_http import Reply, Request, reply
@@ -49,6 +50,17 @@ class EndingError(Exception):
     """No more requests are taken."""
 
 
+def call(function: Handler, event: dict[str, Any]) -> Reply:
+    """What is answered for the function, whatever it does."""
+    try:
+        return Reply(200, guarded.call(function, event))
+    except strict_json.NotJsonError as error:
+        text = f"the answer cannot be written as JSON: {error}"
+        return reply(500, {"error": text, "type": "NotJsonError"})
+    except BaseException as error:  # sys.exit(), too
+        return reply(500, {"error": strict_json.describe(error), "type": type(error).__name__})
+
+
 class Worker:
     """Runs the function in the thread that calls run(), for all threads that call ask()."""
 
@@ -56,15 +68,15 @@ class Worker:
         """Nothing runs yet."""
         self.ending = threading.Event()
         self._function = function
-        self._work: queue.SimpleQueue[tuple[dict[str, Any], Future[Any]] | None] = (
+        self._work: queue.SimpleQueue[tuple[dict[str, Any], Future[Reply]] | None] = (
             queue.SimpleQueue()
         )
 
-    def ask(self, event: dict[str, Any]) -> Any:
-        """The answer to the event. Raises what the function raises, or EndingError."""
+    def ask(self, event: dict[str, Any]) -> Reply:
+        """The reply to the event. Raises EndingError."""
         if self.ending.is_set():
             raise EndingError("ending")
-        future: Future[Any] = Future()
+        future: Future[Reply] = Future()
         self._work.put((event, future))
         return future.result()
 
@@ -72,11 +84,7 @@ class Worker:
         """Works until end() is called and what came before is done."""
         while (item := self._work.get()) is not None:
             event, future = item
-            try:
-                future.set_result(self._function(event))
-            except BaseException as error:  # whatever a function raises, sys.exit() too
-                traceback.print_exc()
-                future.set_exception(error)
+            future.set_result(call(self._function, event))
             del item, event, future  # keep no request while idle
         while not self._work.empty():  # came at the same moment as the end
             if late := self._work.get():
@@ -103,7 +111,8 @@ class Service:
             return reply(405, {"error": "POST an event to /"}, Allow="GET, HEAD, POST")
         made = self._call(request.body)
         if made.status != 200:
-            print(f"POST {request.path}: {made.status}", file=sys.stderr, flush=True)
+            with contextlib.suppress(Exception):  # the function may have closed it
+                print(f"POST {request.path!r}: {made.status}", file=sys.stderr, flush=True)
         return made
 
     def _health(self, path: str) -> Reply:
@@ -122,15 +131,9 @@ class Service:
         if not isinstance(event, dict):
             return reply(400, {"error": "the body must be a JSON object"})
         try:
-            return reply(200, self._worker.ask(event))
+            return self._worker.ask(event)
         except EndingError:
             return reply(503, {"error": "ending"}, Connection="close")
-        except strict_json.NotJsonError as error:
-            text = f"the answer cannot be written as JSON: {error}"
-            return reply(500, {"error": text, "type": "NotJsonError"})
-        except BaseException as error:
-            text = strict_json.describe(error)
-            return reply(500, {"error": text, "type": type(error).__name__})
 
 
 def find_handler(directory: str, entry: str) -> Handler:

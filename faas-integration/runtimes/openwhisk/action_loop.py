@@ -24,13 +24,13 @@ import fcntl
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
+import guarded
 import strict_json
 
 REQUESTS, ANSWERS = 0, 3
@@ -49,24 +49,23 @@ def take_streams() -> tuple[BinaryIO, BinaryIO]:
     return os.fdopen(kept[0], "rb"), os.fdopen(kept[1], "wb")
 
 
-def call(function: Handler, line: bytes) -> Any:
-    """What the function answers. Raises what it raises, ValueError for a wrong line."""
+def call(function: Handler, line: bytes) -> bytes:
+    """The function's answer. Raises what it raises, ValueError for a wrong line."""
     activation = strict_json.read(line)
     if not isinstance(activation, dict):
         raise ValueError("an activation must be a JSON object")
     for key, value in activation.items():
         if key != "value":
-            os.environ[f"__OW_{key.upper()}"] = str(value)
-    return function(activation.get("value") or {})
+            text = value if isinstance(value, str) else strict_json.write(value).decode()
+            os.environ[f"__OW_{key.upper()}"] = text
+    return guarded.call(function, activation.get("value") or {})
 
 
 def answer(function: Handler, line: bytes) -> bytes:
     """The answer to a line, always one line of JSON."""
     try:
-        return strict_json.write(call(function, line))
+        return call(function, line)
     except BaseException as error:  # whatever a function raises or answers, sys.exit() too
-        with contextlib.suppress(Exception):
-            traceback.print_exc()
         return strict_json.write({"error": strict_json.describe(error)})
 
 
