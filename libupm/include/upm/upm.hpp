@@ -4,7 +4,8 @@
 //
 //     #include <upm/upm.hpp>
 //
-//     auto done = upm::advise(weights.data(), weights.size());
+//     std::vector<float> weights = ...;
+//     auto done = upm::advise(weights); // or: address, size in bytes
 //     if (!done)
 //         std::fprintf(stderr, "not merged: %s\n", std::strerror(done.error()));
 //     else
@@ -20,9 +21,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <ranges>
 #include <span>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #if defined(__GNUC__)
@@ -136,14 +139,53 @@ struct Options {
     bool quiescent = false;
 };
 
+// What may stand for an address and a length: contiguous elements whose bytes are all that
+// there is to them, such as a span, a vector or an array of numbers. A container that ends
+// with the expression is none.
+template <class R>
+concept Memory = std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
+    std::ranges::borrowed_range<R> && std::is_trivially_copyable_v<std::ranges::range_value_t<R>>;
+
+// The same, to write to.
+template <class R>
+concept WritableMemory =
+    Memory<R> && !std::is_const_v<std::remove_reference_t<std::ranges::range_reference_t<R>>>;
+
+namespace detail {
+
+// Merging changes no byte, so that a range of constants may be merged as well.
+template <class R>
+void *begin_of(R &range) noexcept {
+    return const_cast<void *>(static_cast<const void *>(std::ranges::data(range)));
+}
+
+template <class R>
+std::size_t bytes_of(R &range) noexcept {
+    return static_cast<std::size_t>(std::ranges::size(range)) *
+           sizeof(std::ranges::range_value_t<R>);
+}
+
+} // namespace detail
+
 // Merges the whole pages inside [addr, addr + len). Idempotent; the bytes stay,
 // and a write gives the writer its own copy. Errors: EINVAL (overflow), ENOMEM (a
 // hole in the range), EOPNOTSUPP (no backend, or switched off), EINTR, EBADF
 // (domain), and for another process EPERM and ESRCH.
 UPM_API Result<Counts> advise(void *addr, std::size_t len, const Options &options = {}) noexcept;
 
+// The same for all bytes of `range`.
+template <Memory R>
+Result<Counts> advise(R &&range, const Options &options = {}) noexcept {
+    return advise(detail::begin_of(range), detail::bytes_of(range), options);
+}
+
 // Gives merged pages private copies again. options.dry_run must be false.
 UPM_API Result<Counts> unmerge(void *addr, std::size_t len, const Options &options = {}) noexcept;
+
+template <Memory R>
+Result<Counts> unmerge(R &&range, const Options &options = {}) noexcept {
+    return unmerge(detail::begin_of(range), detail::bytes_of(range), options);
+}
 
 // What became of the bytes of a load: shared + made + copied = bytes.
 struct Loaded : ::upm_load_counts {
@@ -164,6 +206,16 @@ struct LoadOptions {
 // Errors: EINVAL (overflow), EBADF (file or domain), and those of pread(2).
 UPM_API Result<Loaded> load(int fd, std::uint64_t offset, std::span<std::byte> into,
                             const LoadOptions &options = {}) noexcept;
+
+// The same into all bytes of elements, of which the last may be read in part.
+template <WritableMemory R>
+Result<Loaded> load(int fd, std::uint64_t offset, R &&into,
+                    const LoadOptions &options = {}) noexcept {
+    return load(fd, offset,
+                std::span<std::byte>(static_cast<std::byte *>(detail::begin_of(into)),
+                                     detail::bytes_of(into)),
+                options);
+}
 
 // Advise that runs on the library's worker thread. The range must stay mapped
 // until it is done; the destructor waits for that.
@@ -200,6 +252,11 @@ class UPM_API Async {
 // (no thread). The rest is told by wait().
 UPM_API Result<Async> advise_async(void *addr, std::size_t len,
                                    const Options &options = {}) noexcept;
+
+template <Memory R>
+Result<Async> advise_async(R &&range, const Options &options = {}) noexcept {
+    return advise_async(detail::begin_of(range), detail::bytes_of(range), options);
+}
 
 // The C structures, under names that no function hides.
 using Info = struct ::upm_info;

@@ -99,6 +99,22 @@ void async_step() {
     std::printf("async_c %d\n", fd < 0 ? fd : upm_async_finish(fd, &counts));
 }
 
+void tell(const char *what, const upm::Result<upm::Counts> &result) {
+    std::printf("%s %llu pages\n", what, static_cast<unsigned long long>(result->pages));
+}
+
+// 256 pages of numbers.
+void range_step() {
+    static float numbers[kPages * 256 * 1024 / sizeof(float)] __attribute__((aligned(4096))) = {1};
+    std::span<float> all(numbers);
+    tell("vector", upm::advise(numbers));
+    tell("span", upm::advise(all));
+    tell("half", upm::advise(all.first(all.size() / 2)));
+    tell("dry", upm::advise(std::span<const float>(all), {.dry_run = true}));
+    tell("unmerge", upm::unmerge(all));
+    tell("async", upm::advise_async(all)->wait());
+}
+
 void step(std::string_view name, int rest, char **argv) {
     if (name == "info")
         info_step();
@@ -116,6 +132,8 @@ void step(std::string_view name, int rest, char **argv) {
         async_step();
     else if (name == "domain")
         domain_step();
+    else if (name == "range")
+        range_step();
     else if (name == "errno")
         keep_errno();
     else if (name == "stats")
