@@ -28,6 +28,7 @@
 ##   wheel       the Python package as build/upm-<version>-<tags>.whl
 ##   deb         Debian packages for this release: build/deb/*.deb
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
+##   dkms-remove the module that DKMS built, for all kernels, and its source
 ##   clean       remove build/
 ##   help        this text
 ##
@@ -39,6 +40,8 @@
 ## run as root or with sudo (tools/dev/deps); UPM_DEPS=skip turns that off.
 
 PREFIX  ?= /usr/local
+# A shell other than bash leaves the ~ of PREFIX=~/.local as it is.
+override PREFIX := $(patsubst ~/%,$(HOME)/%,$(PREFIX))
 DESTDIR ?=
 JOBS    ?= $(shell nproc)
 N       ?=
@@ -60,8 +63,8 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
-	test-long test-programs test-packages test-debug lint bench demo figures docs install \
-	uninstall wheel deb dkms gpu-bundle clean help
+	test-long test-programs test-packages test-debug lint bench demo figures \
+	docs install uninstall wheel deb dkms dkms-remove gpu-bundle clean help
 
 all: user kmod
 
@@ -262,6 +265,16 @@ dkms:
 		[[ -n $$(dkms status upm/$(DKMS_VERSION)) ]] || dkms add upm/$(DKMS_VERSION); \
 		echo "not built: no headers of the running kernel $(RUNNING)"; \
 	fi
+
+# Of the version that this tree has. A module that is loaded stays so until the next start.
+dkms-remove:
+	$(if $(DKMS_VERSION),,$(error no PACKAGE_VERSION in kmod/dkms.conf))
+	@if [[ -z "$(DESTDIR)" ]] && command -v dkms >/dev/null && \
+			[[ -n $$(dkms status upm/$(DKMS_VERSION)) ]]; then \
+		dkms remove upm/$(DKMS_VERSION) --all; \
+	fi
+	@rm -rf "$(DKMS_SOURCE)"
+	@echo "removed $(DKMS_SOURCE)"
 
 clean:
 	rm -rf $(BUILD)

@@ -71,6 +71,8 @@ class Install(unittest.TestCase):
         ):
             self.assertTrue((self.top / name).is_file(), name)
         self.check_man_pages()
+        self.check_functions_and_programs_have_pages()
+        self.check_completions()
         for path in filter(is_elf, (p for p in self.files() if not p.is_symlink())):
             self.assertFalse(has_debug_information(path), path)
         self.assertTrue(has_debug_information(ROOT / "build/lib/libupm.so"))
@@ -98,6 +100,53 @@ class Install(unittest.TestCase):
             text = (self.top / f"share/man/man{page.suffix[1:]}" / page.name).read_text()
             self.assertIn(f'"UPM {version.group(1)}"', text, page.name)
             self.assertNotIn("@PROJECT_VERSION@", text, page.name)
+
+    def check_functions_and_programs_have_pages(self) -> None:
+        """Whatever is declared in a header of C, and each program."""
+        man = self.top / "share/man"
+        for header in (self.top / "include/upm").glob("*.h"):
+            text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.DOTALL)
+            for name in re.findall(r"\b(upm_\w+)\(", text):
+                page = man / "man3" / f"{name}.3"
+                self.assertTrue(page.is_file(), f"{name} of {header.name} has no page")
+                leads = re.match(r"\.so (\S+)", page.read_text())
+                self.assertTrue(leads is None or (man / leads.group(1)).is_file(), name)
+        for program in (self.top / "bin").iterdir():
+            pages = list(man.glob(f"man?/{program.name}.?"))
+            self.assertTrue(pages, f"{program.name} has no page")
+
+    def check_completions(self) -> None:
+        """Each shell looks there, for programs that people type."""
+        share = self.top / "share"
+        for name in ("upm", "upmd", "pss-report"):
+            found = {str(path.relative_to(share).parts[0]) for path in share.rglob(f"*{name}*")}
+            self.assertLessEqual({"bash-completion", "zsh", "fish"}, found, name)
+
+    def test_python_finds_the_package_under_each_prefix(self) -> None:
+        """Also under a user's own, with `make install PREFIX=~/.local`."""
+        home = self.root / "home"
+        for prefix, environment in (
+            ("/usr", {}),
+            ("/usr/local", {}),
+            (str(home / ".local"), {"HOME": str(home)}),
+        ):
+            python = ["/usr/bin/python3", "-P"]
+            variables = {"PATH": os.environ["PATH"], **environment}
+            asked = [*python, ROOT / "python/where_installed.py", prefix]
+            where = subprocess.run(
+                asked, env=variables, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            folder = Path(prefix, where)
+            if environment:
+                folder.mkdir(parents=True)
+                (folder / "upm_is_found.py").touch()
+                code = "import upm_is_found"
+            else:
+                code = f"import sys; assert {str(folder)!r} in sys.path, sys.path"
+            done = subprocess.run(
+                [*python, "-c", code], env=variables, capture_output=True, text=True, check=False
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_a_list_without_a_last_newline(self) -> None:
         """The last file and the first of the next list are two."""
