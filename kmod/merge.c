@@ -26,6 +26,8 @@
  * A write to a shared page takes the ordinary copy-on-write fault. The page is
  * not anonymous, so the kernel never reuses it in place.
  *
+ * model/freeze.pml says this again, for a model checker.
+ *
  * DOC: what else could look at the range meanwhile
  *
  * Truncation of a mapped file takes neither lock: it may zap migration entries,

@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A model of the freeze protocol, for spin: merge.c, prepare.c, find.c, index.c, sweep.c
+ * and main.c, on top of the kernel as kernel.pml has it. Beside each piece stands the
+ * function that it models. tests/kmod/model/freeze_test.py runs it: each case below by
+ * itself, and each seeded bug, which the checker must find.
+ *
+ * What is checked, over all interleavings:
+ *
+ * - no lost write: a user thread reads what it wrote last, or its device did, whatever
+ *   happens meanwhile; and a child of a fork, what the parent had;
+ * - no stale pin: what a device writes by a pin the program reads, and the reverse;
+ * - no use after free: no page table and no TLB names a frame that goes, nobody reads
+ *   one that went, no entry is looked at when its memory went, no code when the module did;
+ * - no leak: when all have ended, each frame and each entry is free;
+ * - no deadlock; and no fail_stop(): the place of a page that was zapped is still empty.
+ *
+ * Cases, one of them by -D:
+ *
+ *	PAIR	two programs with equal pages, or with different ones of the same hash
+ *	FORK	a program forks while it is merged
+ *	FAMILY	parent and child share a page, and both are merged
+ *	PIN	a program has a device write to its page and read it, and forks
+ *	SWEEP	content is looked up and inserted while unused pages are freed
+ *	UNLOAD	the module is unloaded between calls, loaded again, and the page merged anew
+ *	FILE	a private mapping of a file, whose pages the page cache drops meanwhile
+ *
+ * With VMA_LOCK faults take the lock of the VMA, as since 6.4; without it the mmap_lock.
+ *
+ * Not modelled: more than one page (the batch, the successor), NUMA nodes, the shrinker
+ * (as the sweep, by other locks), reclaim, huge pages, load.c, and the order of memory
+ * accesses where the code relies on barriers.
+ */
+
+#ifdef FILE
+#define NM	1
+#else
+#define NM	2
+#endif
+#define NF	(3 * NM + 2)
+#define NE	3	/* entries */
+
+#include "kernel.pml"
+
+/* ---- the module and its index ----------------------------------------------- */
+
+bit loaded = 1;		/* its code is there */
+bit opens = 1;		/* /dev/upm can be opened */
+byte users;		/* open files: the module's reference count */
+bit sweeping;
+byte running;		/* processes of the model */
+
+/* struct upm_entry. All contents have one hash: so each hit may be a collision. */
+typedef entry_t {
+	bit used;
+	bit listed;
+	byte page;
+};
+
+entry_t en[NE];
+byte bucket = NO;	/* the hash table */
+bit dom_lock;
+byte rcu;		/* readers */
+
+inline entry_alloc(e)
+{
+	atomic {
+		e = 0;
+		do
+		:: e < NE && en[e].used -> e++
+		:: else -> break
+		od;
+		assert(e < NE);
+		en[e].used = 1;
+		en[e].page = NO
+	}
+}
+
+inline entry_free(e)
+{
+	atomic { assert(en[e].used && !en[e].listed && bucket != e); en[e].used = 0; en[e].page = 0 }
+}
+
+/* entry_tryget(): the frame if it still is that of the entry; else NO. */
+inline entry_tryget(e, p)
+{
+	atomic { assert(en[e].used); p = en[e].page };
+	if
+	:: p == NO
+	:: p != NO ->
+		atomic {	/* get_page_unless_zero() */
+			if
+			:: fr[p].refs > 0 -> fr[p].refs++
+			:: else -> p = NO
+			fi
+		};
+#ifndef BUG_NO_SECOND_LOOK
+		if
+		:: p != NO ->
+			assert(en[e].used);
+			if
+			:: en[e].page == p
+			:: else -> frame_put(p); p = NO
+			fi
+		:: else
+		fi
+#endif
+	fi
+}
+
+/* upm_index_get() */
+inline index_get(e, p)
+{
+	p = NO;
+	atomic { rcu++; e = bucket };	/* rcu_read_lock(), rhashtable_lookup() */
+	if
+	:: e != NO -> entry_tryget(e, p)
+	:: else
+	fi;
+	rcu--
+}
+
+/*
+ * upm_index_insert() of entry @own with page @s. @p: the page to share, referenced: @s, or
+ * that of another entry that came first.
+ */
+inline index_insert(own, s, e, p)
+{
+	do
+	:: atomic {
+			fr[s].tag = OURS;	/* page_mark() */
+			en[own].page = s;
+			frame_get(s)
+		};
+		atomic { !dom_lock -> dom_lock = 1; rcu++; e = bucket };
+		if
+		:: atomic { e == NO ->	/* entry_publish() */
+				bucket = own;
+				en[own].listed = 1;
+				dom_lock = 0;
+				rcu--;
+				p = s;
+				break
+			}
+		:: atomic { e != NO -> dom_lock = 0 };
+			entry_tryget(e, p);
+			atomic {
+				rcu--;
+				frame_put(s);
+				fr[s].tag = 0;
+				if
+				:: p != NO -> break
+				:: else		/* -EAGAIN: it just died */
+				fi
+			}
+		fi
+	od
+}
+
+/* ---- a call: upm_merge() of one page -------------------------------------------- */
+
+#define FOUND_NOTHING	0
+#define FOUND_SHARED	1	/* UPM_FOUND_KNOWN, UPM_FOUND_NEW */
+#define FOUND_ZERO	2
+
+inline frame_get(n)
+{
+	atomic { assert(fr[n].used && fr[n].refs > 0); fr[n].refs++ }
+}
+
+/* entry_matches(): keeps the hit, or drops it. By hit() the cursor has a reference, too. */
+#ifdef BUG_TRUST_THE_HASH
+#define MATCHES(a, b)	true
+#else
+#define MATCHES(a, b)	(fr[a].data == fr[b].data)
+#endif
+
+inline hit(hit_entry, p)
+{
+#ifndef BUG_CURSOR_HAS_NONE
+	frame_get(p);
+#endif
+	cursor = hit_entry;
+	verdict = FOUND_SHARED
+}
+
+inline match(pg, e, p)
+{
+	atomic {
+		assert(fr[pg].used && fr[p].used);
+		if
+		:: MATCHES(pg, p) -> hit(e, p)
+		:: else -> frame_put(p); p = NO
+		fi
+	}
+}
+
+/* Of an anonymous VMA, where a missing page reads as zeros. */
+#ifdef FILE
+#define IS_ZERO(n)	false
+#else
+#define IS_ZERO(n)	(fr[n].data == 0)
+#endif
+
+/* upm_find(), find(), insert() */
+inline find(pg, p)
+{
+	if
+	:: IS_ZERO(pg) -> verdict = FOUND_ZERO
+	:: else ->
+		index_get(e, p);
+		if
+		:: p != NO -> match(pg, e, p)
+		:: else ->
+			atomic { assert(fr[pg].used); fr[s].data = fr[pg].data };	/* spare_fill() */
+			index_insert(own, s, e, p);
+			if
+			:: atomic { p == s -> hit(own, p); own = NO }
+			:: p != s -> match(pg, e, p)
+			fi
+		fi
+	fi;
+	e = NO
+}
+
+/* look_at_pte(), look_at_page() */
+#if defined(FILE) && !defined(BUG_DIRTY_FILE_PAGES)
+#define MAY_MERGE(n)	(fr[n].tag == 0 && !fr[n].anon)
+#else
+#define MAY_MERGE(n)	(fr[n].tag == 0)
+#endif
+
+inline scan(m)
+{
+	atomic {
+		!mm[m].ptl;
+		candidate = mm[m].kind == PRESENT && MAY_MERGE(mm[m].f);
+		orphan = mm[m].kind == PRESENT && fr[mm[m].f].tag == ORPHAN
+	}
+}
+
+/* upm_prepare(): make_private() of an orphan, and make_anon_vma() of a file's VMA. */
+inline prepare(m)
+{
+	if
+	:: orphan -> handle_fault(m, 1); scan(m)
+#ifdef FILE
+	:: candidate && !mm[m].anon_vma ->
+		fault_look(m, 1);
+		if
+		:: todo == FAULT_COPY ->
+			/* Without VM_WRITE the copy is read-only: what is written is not lost. */
+#ifdef BUG_PREPARE_WRITABLE
+			fault_copy(m, 1);
+#else
+			fault_copy(m, 0);
+#endif
+			zap(m, old_f);	/* make_clean() */
+			handle_fault(m, 0)
+		:: else
+		fi;
+		atomic { todo = 0; old_f = NO; new_f = NO };
+		scan(m)
+#endif
+	:: else
+	fi
+}
+
+/* map_run(): zap what is there, which are migration entries, and vm_insert_pages(). */
+inline map(m, p)
+{
+	if
+	:: verdict != FOUND_NOTHING -> zap(m, old_f)
+	:: else
+	fi;
+	if
+	:: verdict == FOUND_SHARED ->
+		atomic {
+			!mm[m].ptl;
+			assert(mm[m].kind == NONE);	/* else fail_stop() */
+			assert(fr[p].tag == OURS);
+#ifdef BUG_MAP_WRITABLE
+			pte_set(m, p, 1);
+#else
+			pte_set(m, p, 0);
+#endif
+			fr[p].refs++
+		}
+	:: else
+	fi
+}
+
+#ifdef BUG_FREE_WITHOUT_LOOK
+#define ONLY_OURS(n)	(fr[n].refs == 1)
+#else
+#define ONLY_OURS(n)	(write && fr[n].anon && fr[n].refs == 1)
+#endif
+
+/* batch_finish() with free_replaced() */
+inline finish(frozen, p)
+{
+	if
+	:: frozen == NO
+	:: else ->
+		if
+		:: atomic { verdict != FOUND_NOTHING && ONLY_OURS(frozen) ->
+				fr[frozen].lock = 0;
+				frame_put(frozen)
+			}
+		:: else -> migrate_vma_finalize(frozen, i)
+		fi
+	fi;
+#ifndef BUG_SHARED_NOT_PUT
+	if
+	:: verdict == FOUND_SHARED -> frame_put(p)
+	:: else
+	fi
+#endif
+}
+
+/* batch_run(), batch_replace() */
+inline batch(m)
+{
+#ifdef BUG_READ_LOCK
+	mmap_read_lock(m);
+#else
+	mmap_write_lock(m);
+#if !defined(BUG_SCAN_BEFORE_VMA_LOCK) && !defined(BUG_VMA_LOCK_AFTER_FREEZE)
+	vma_start_write(m);
+#endif
+#endif
+	scan(m);
+	prepare(m);
+	if
+	:: candidate ->
+#ifdef BUG_SCAN_BEFORE_VMA_LOCK
+		vma_start_write(m);
+#endif
+#ifdef BUG_IGNORE_GIVEN_UP
+		page = mm[m].f;
+		migrate_vma_setup(m, frozen, write, i, pinned);
+#else
+		migrate_vma_setup(m, frozen, write, i, pinned);
+		page = frozen;
+#endif
+#ifdef BUG_VMA_LOCK_AFTER_FREEZE
+		vma_start_write(m);
+#endif
+		if
+		:: page != NO -> find(page, p)
+		:: else
+		fi;
+		map(m, p);
+		finish(frozen, p);
+	:: else
+	fi;
+#ifdef BUG_READ_LOCK
+	mmap_read_unlock(m);
+#else
+	mmap_write_unlock(m);
+#endif
+}
+
+/* A call of /dev/upm from open to close. */
+proctype advise(byte m)
+{
+	FAULT_LOCALS;
+	byte own, s, e = NO, p = NO, frozen = NO, page = NO, cursor = NO;
+	byte verdict = FOUND_NOTHING, i = 0;
+	bit candidate, orphan, write, pinned;
+
+	if
+	:: atomic { opens ->
+#ifndef BUG_NO_OWNER
+			users++
+#endif
+		}
+	:: atomic { !opens -> goto closed }
+	fi;
+	atomic { entry_alloc(own); frame_alloc(s, JUNK) };	/* upm_finder_refill() */
+	batch(m);
+	atomic {	/* upm_finder_release(), close */
+		if
+		:: cursor != NO ->	/* whoever holds the page holds the entry */
+			assert(en[cursor].used && en[cursor].page == p);
+			frame_put(p)
+		:: else
+		fi;
+		if
+		:: own != NO -> frame_put(s); entry_free(own)
+		:: else
+		fi;
+		assert(loaded);
+#ifndef BUG_NO_OWNER
+		users--;
+#endif
+		running--;
+		goto ended
+	};
+closed:
+	running--;
+ended:
+	skip
+}
+
+/* ---- sweep.c, main.c --------------------------------------------------------------- */
+
+/* entry_kill(): @p: the page, whose one reference is the caller's, or NO. */
+inline entry_kill(e, p)
+{
+	p = en[e].page;
+#ifdef BUG_KILL_BY_LOOK
+	if
+	:: fr[p].refs != 1 -> p = NO
+	:: else
+	fi;
+#else
+	atomic {	/* page_ref_freeze() */
+		if
+		:: fr[p].refs == 1 -> fr[p].refs = 0
+		:: else -> p = NO
+		fi
+	};
+#endif
+	if
+	:: p != NO ->
+		en[e].page = NO;
+		atomic {
+			en[e].listed = 0;
+			if
+			:: bucket == e -> bucket = NO
+			:: else
+			fi
+		};
+		fr[p].tag = 0;
+#ifndef BUG_KILL_BY_LOOK
+		fr[p].refs = 1
+#endif
+	:: else
+	fi
+}
+
+/* sweep_chunk(), free_pages_list(), reap_dead() */
+proctype sweep()
+{
+	byte e = 0, p = NO;
+
+	if
+	:: atomic { opens -> sweeping = 1 }
+	:: atomic { !opens -> goto over }
+	fi;
+	do
+	:: e < NE ->
+		atomic { !dom_lock -> dom_lock = 1 };
+		if
+		:: en[e].listed -> entry_kill(e, p)
+		:: else
+		fi;
+		dom_lock = 0;
+		if
+		:: p != NO ->
+			frame_put(p);
+			p = NO;
+#ifndef BUG_NO_GRACE_PERIOD
+			rcu == 0;	/* synchronize_rcu() */
+#endif
+			entry_free(e)
+		:: else
+		fi;
+		e++
+	:: else -> break
+	od;
+	assert(loaded);
+	sweeping = 0;
+over:
+	running--
+}
+
+/* upm_exit(): upm_device_exit(), upm_sweep_exit(), upm_index_destroy(). */
+inline module_exit(e)
+{
+	atomic { users == 0 && opens -> opens = 0 };
+#ifndef BUG_EXIT_DOES_NOT_WAIT
+	sweeping == 0;	/* cancel_delayed_work_sync() */
+#endif
+	e = 0;
+	do
+	:: e < NE && en[e].listed ->
+		atomic { en[e].listed = 0; if :: bucket == e -> bucket = NO :: else fi };
+		fr[en[e].page].tag = ORPHAN;
+#ifdef BUG_DESTROY_FREES
+		atomic { fr[en[e].page].refs = 1; frame_put(en[e].page) };	/* __free_page() */
+#else
+		frame_put(en[e].page);
+#endif
+		entry_free(e);
+		e++
+	:: e < NE && !en[e].listed -> e++
+	:: else -> break
+	od;
+	e = 0;
+	loaded = 0
+}
+
+/* rmmod, insmod, and a call on what was left */
+proctype reload()
+{
+	byte e;
+
+	module_exit(e);
+	atomic { loaded = 1; opens = 1 };
+	atomic { running++; run advise(0); running-- }
+}
+
+#include "programs.pml"
+
+/* ---- begin and end ----------------------------------------------------------------------- */
+
+/* When all have ended: the module goes, and then nothing is left. */
+inline all_is_free()
+{
+	module_exit(e);
+	if
+	:: cache != NO -> atomic { n = cache; cache = NO; frame_put(n); n = NO }
+	:: else
+	fi;
+	n = 0;
+	do
+	:: n < NF -> assert(!fr[n].used && !fr[n].lock && fr[n].pins == 0); n++
+	:: else -> break
+	od;
+	n = 0;
+	do
+	:: n < NE -> assert(!en[n].used); n++
+	:: else -> break
+	od
+}
+
+init {
+	byte n, e;
+
+	atomic {
+		start(0, 2);
+#if defined(PAIR) || defined(SWEEP)
+		if
+		:: start(1, 2)
+		:: start(1, 3)	/* what 0 writes, by the same hash */
+		fi;
+#endif
+#ifdef SWEEP
+		known(2);
+#endif
+#if defined(PAIR)
+		running = 3;
+		run user(0, 2); run advise(0); run advise(1);
+#elif defined(SWEEP)
+		running = 3;
+		run advise(0); run advise(1); run sweep();
+#elif defined(FORK)
+		running = 3;
+		run user(0, 1); run advise(0); run forker(0, 1);
+#elif defined(FAMILY)
+		fork_mm(0, 1, n);
+		mm[1].expect = 2;
+		running = 3;
+		run user(0, 1); run advise(0); run advise(1);
+#elif defined(PIN)
+		if
+		:: running = 3;
+			run user(0, 1); run advise(0); run forker(0, 1)
+		:: running = 3;
+			run user(0, 2); run advise(0); run advise(0)
+		:: get_not_pin = 1;	/* FOLL_GET, which fork does not see, in plain Linux either */
+			running = 2;
+			run user(0, 2); run advise(0)
+		fi;
+#elif defined(UNLOAD)
+		running = 4;
+		run user(0, 1); run advise(0); run sweep(); run reload();
+#elif defined(FILE)
+		running = 3;
+		run user(0, 2); run advise(0); run drop(0);
+#endif
+	};
+	running == 0;
+	atomic {
+		exit_mm(0);
+#if NM > 1
+		exit_mm(1)
+#endif
+	};
+	all_is_free()
+}
