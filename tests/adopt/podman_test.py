@@ -163,7 +163,8 @@ class Case(unittest.TestCase):
         for name in ("usr", "etc", "proc", "sys", "dev", "tmp", "run", "data"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for name in ("bin", "lib", "lib64", "sbin"):
-            (root / name).symlink_to(f"usr/{name}")
+            if not (root / name).is_symlink():
+                (root / name).symlink_to(f"usr/{name}")
         return root, ("--volume", "/usr:/usr:ro")
 
     def loader(self, root: Path, *options: str, device: str = "test") -> Container:
