@@ -66,6 +66,7 @@ Estimate estimate_of(const Options &options, const Snapshot &snapshot, Proc &pro
     how.by = options.by;
     how.max_cpu = options.max_cpu;
     how.max_memory = options.max_memory;
+    how.layout = options.layout;
     how.progress = ::isatty(STDERR_FILENO) != 0;
     return estimate(proc, snapshot, how);
 }

@@ -43,6 +43,7 @@ constexpr OptionRow kOptions[] = {
     {"View", "units", "auto, B, K, M, G or pages", Takes::kText, "UNIT"},
 
     {"View", "e,estimate", "read and hash the memory: what would merging save?"},
+    {"View", "layout", "and what it would save with equal addresses (upm run --layout keyed)"},
     {"View", "max-cpu", "use so much of one processor for that", Takes::kText, "PERCENT"},
     {"View", "max-memory", "and so much memory (256M); K, M, G", Takes::kText, "BYTES"},
 
@@ -192,6 +193,9 @@ void take_view(const Given &given, Options &options) {
 
 void take_estimate(const Given &given, Options &options) {
     options.estimate = given.has("estimate");
+    options.layout = given.has("layout");
+    if (options.layout && !options.estimate)
+        throw UsageError("--layout belongs to --estimate");
     options.max_cpu = given.real("max-cpu", 100, 1, 100);
     if (given.has("max-memory")) {
         const auto bytes = parse_bytes(given.text("max-memory"));

@@ -34,6 +34,7 @@ struct Options {
     std::string output = "-";
 
     bool estimate = false;
+    bool layout = false;                                  // what would one layout bring?
     double max_cpu = 100;                                 // per cent of one processor
     std::uint64_t max_memory = std::uint64_t{256} << 20U; // bytes of bookkeeping
 

@@ -51,6 +51,7 @@ class Counter {
     // All records of one content.
     void content(const PageRecord *first, const PageRecord *last) {
         std::uint64_t frames = 0, ksm = 0;
+        const std::uint64_t contents = contents_of(first, last);
         for (const PageRecord *at = first; at != last; at = frame_end(at, last)) {
             ++frames;
             add_to(frames_, groups_of(at, frame_end(at, last)), weight());
@@ -61,11 +62,12 @@ class Counter {
             const std::uint64_t kept = (ksm + sharing_ - 1) / sharing_; // rounded up
             result_.ksm += weight() * static_cast<double>(ksm - kept);
         }
-        add_to(contents_, groups_of(first, last), weight());
-        samples_[(first->hash >> 56U) % kSamples] += static_cast<double>(frames - 1);
+        add_to(contents_, groups_of(first, last), weight() * static_cast<double>(contents));
+        const std::uint64_t spare = frames - std::min(frames, contents);
+        samples_[(first->hash >> 56U) % kSamples] += static_cast<double>(spare);
         for (const PageRecord *at = first; at != last;) {
             const PageRecord *const end = frame_end(at, last);
-            frame(at, end, frames);
+            frame(at, end, frames, spare);
             at = end;
         }
     }
@@ -99,16 +101,33 @@ class Counter {
         return static_cast<std::size_t>(std::unique(seen_.begin(), seen_.end()) - seen_.begin());
     }
 
-    void frame(const PageRecord *first, const PageRecord *last, std::uint64_t frames) {
+    // The most contents that one process has of these.
+    std::uint64_t contents_of(const PageRecord *first, const PageRecord *last) {
+        pairs_.clear();
+        for (; first != last; ++first)
+            pairs_.push_back(std::uint64_t{first->process} << 32U | first->content);
+        std::sort(pairs_.begin(), pairs_.end());
+        pairs_.erase(std::unique(pairs_.begin(), pairs_.end()), pairs_.end());
+        std::uint64_t most = 0, run = 0;
+        for (std::size_t i = 0; i < pairs_.size(); ++i) {
+            run = i > 0 && pairs_[i] >> 32U == pairs_[i - 1] >> 32U ? run + 1 : 1;
+            most = std::max(most, run);
+        }
+        return most;
+    }
+
+    // `spare`: how many of these frames nobody would need.
+    void frame(const PageRecord *first, const PageRecord *last, std::uint64_t frames,
+               std::uint64_t spare) {
         const auto mappings = static_cast<std::uint64_t>(last - first);
         const std::uint64_t bytes = scale_ * page_;
         result_.now += (mappings - 1) * bytes;
-        const double part = static_cast<double>(frames - 1) / static_cast<double>(frames) /
+        const double part = static_cast<double>(spare) / static_cast<double>(frames) /
                             static_cast<double>(mappings);
         for (; first != last; ++first) {
             Classes &classes =
                 result_.groups[first->group].kinds[static_cast<std::size_t>(first->kind)];
-            if (frames > 1)
+            if (spare > 0)
                 (first->anon ? classes.anon : classes.file) += bytes;
             else
                 (first->exclusive && mappings == 1 ? classes.unique : classes.shared) += bytes;
@@ -122,6 +141,7 @@ class Counter {
     Histogram frames_, contents_;
     std::array<double, kSamples> samples_ = {};
     std::vector<std::uint32_t> seen_;
+    std::vector<std::uint64_t> pairs_;
 };
 
 } // namespace

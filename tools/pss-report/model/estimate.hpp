@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,13 @@ struct Extrapolation {
     double with = 0;    // after perfect merging
 };
 
+// If all processes had one layout, so that pages with addresses were equal as well.
+struct LayoutEstimate {
+    double saving = 0;
+    double error = 0; // as in Estimate
+    std::vector<Extrapolation> extrapolation;
+};
+
 struct Estimate {
     std::vector<EstimateGroup> groups;
     Classes total;
@@ -51,19 +59,24 @@ struct Estimate {
     bool frames = true;           // page frames were visible (CAP_SYS_ADMIN)
     double seconds = 0, cpu_seconds = 0;
     std::vector<Extrapolation> extrapolation; // of at least two groups
+    std::optional<LayoutEstimate> layout;
 };
 
 // One mapped page whose content is known, for the counting after the reading.
 struct PageRecord {
-    std::uint64_t hash = 0;
+    std::uint64_t hash = 0; // of its content, or of that with addresses made alike
     std::uint64_t frame = 0;
     std::uint32_t group = 0;
+    std::uint32_t process = 0;
+    std::uint32_t content = 0; // of a hash of the content as it is
     Kind kind = Kind::kAnon;
     bool anon = false;
     bool exclusive = false; // nobody else maps the frame
     bool ksm = false;       // in a mapping that was given to KSM
 };
 
+// Pages of equal hash would have one content if processes had one layout, unless one and
+// the same process has several contents of them: then that many would be different.
 // Adds classes, saving, error, ksm, now and the extrapolation for records of all pages
 // but zeros, of which a part 1/`scale` was kept, by content. `groups` of the result must
 // be there, with their zeros.

@@ -7,6 +7,7 @@
 
 #include "tools/common/sizes.hpp"
 #include "tools/pss-report/read/frames.hpp"
+#include "tools/pss-report/read/rebase.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -37,11 +38,18 @@ bool all_zero(const char *page, std::size_t size) {
     return page[0] == 0 && std::memcmp(page, page + 1, size - 1) == 0;
 }
 
+struct Content {
+    std::uint64_t hash = 0;  // as it is counted; 0: only zeros
+    std::uint32_t plain = 0; // of the page as it is
+};
+
 class Scanner {
   public:
-    Scanner(Proc &proc, const Snapshot &snapshot, const EstimateOptions &options)
-        : proc_(proc), snapshot_(snapshot), options_(options), page_(snapshot.page_size),
-          frames_(proc.root()), buffer_(kWindow * page_), entries_(kWindow),
+    // `one_layout`: addresses in the pages are made those of one layout.
+    Scanner(Proc &proc, const Snapshot &snapshot, const EstimateOptions &options, bool one_layout)
+        : proc_(proc), snapshot_(snapshot), options_(options), one_layout_(one_layout),
+          page_(snapshot.page_size), frames_(proc.root()), buffer_(kWindow * page_),
+          entries_(kWindow),
           room_(std::max<std::uint64_t>(options.max_memory / sizeof(PageRecord), 1024)) {}
 
     Estimate run() {
@@ -70,6 +78,8 @@ class Scanner {
             ++result_.vanished;
             return;
         }
+        if (one_layout_)
+            rebaser_ = Rebaser(mappings);
         const std::vector<Kind> kinds = classify(mappings);
         for (std::size_t i = 0; i < mappings.size(); ++i) {
             mapping_ = &mappings[i];
@@ -91,6 +101,7 @@ class Scanner {
         std::vector<iovec> &remote = remote_;
         remote.clear();
         toread_.clear();
+        addresses_.clear();
         for (std::size_t i = 0; i < got; ++i) {
             if ((entries_[i] & kPagePresent) == 0)
                 continue;
@@ -107,6 +118,7 @@ class Scanner {
             else
                 remote.push_back({address, page_});
             toread_.push_back(entries_[i]);
+            addresses_.push_back(start + i * page_);
         }
         read(pid);
         pace();
@@ -121,7 +133,7 @@ class Scanner {
                 ::process_vm_readv(pid, &local, 1, remote_.data(), remote_.size(), 0);
             const std::size_t pages = count < 0 ? 0 : static_cast<std::size_t>(count) / page_;
             for (std::size_t i = 0; i < pages; ++i)
-                hash(toread_[done + i], buffer_.data() + i * page_);
+                hash(toread_[done + i], buffer_.data() + i * page_, addresses_[done + i]);
             done += pages;
             if (done == toread_.size())
                 return;
@@ -146,9 +158,14 @@ class Scanner {
         }
     }
 
-    void hash(std::uint64_t entry, const char *page) {
+    void hash(std::uint64_t entry, char *page, std::uint64_t address) {
         constexpr std::size_t kKnownMax = std::size_t{1} << 20U;
-        const std::uint64_t value = all_zero(page, page_) ? 0 : XXH3_64bits(page, page_) | 1U;
+        Content value;
+        if (!all_zero(page, page_)) {
+            value.plain = static_cast<std::uint32_t>(XXH3_64bits(page, page_) >> 8U);
+            rebaser_.rebase(page, page_, address);
+            value.hash = XXH3_64bits(page, page_) | 1U;
+        }
         const std::uint64_t frame = entry & kPageFrame;
         if ((entry & kPageExclusive) == 0 && frame != 0) {
             if (known_.size() >= kKnownMax)
@@ -158,8 +175,8 @@ class Scanner {
         add(entry, value);
     }
 
-    // `value`: 0 for a page of zeros.
-    void add(std::uint64_t entry, std::uint64_t value) {
+    void add(std::uint64_t entry, const Content &content) {
+        const std::uint64_t value = content.hash;
         const bool exclusive = (entry & kPageExclusive) != 0;
         const bool anon = (entry & kPageFile) == 0;
         std::uint64_t frame = entry & kPageFrame;
@@ -175,7 +192,15 @@ class Scanner {
         // With frames hidden: those that are shared and equal are taken for one.
         if (frame == 0)
             frame = exclusive ? ++hidden_ : ~value;
-        records_.push_back({value, frame, group_, kind_, anon, exclusive, ksm});
+        records_.push_back({.hash = value,
+                            .frame = frame,
+                            .group = group_,
+                            .process = static_cast<std::uint32_t>(processes_),
+                            .content = content.plain,
+                            .kind = kind_,
+                            .anon = anon,
+                            .exclusive = exclusive,
+                            .ksm = ksm});
         while (records_.size() > room_) {
             mask_ = mask_ << 1U | 1U;
             std::erase_if(records_,
@@ -239,14 +264,16 @@ class Scanner {
     Proc &proc_;
     const Snapshot &snapshot_;
     const EstimateOptions &options_;
+    bool one_layout_;
+    Rebaser rebaser_;
     std::uint64_t page_;
     Frames frames_;
     std::vector<char> buffer_;
-    std::vector<std::uint64_t> entries_, toread_, flags_;
+    std::vector<std::uint64_t> entries_, toread_, addresses_, flags_;
     std::vector<iovec> remote_;
     std::vector<PageRecord> records_;
     std::size_t room_;
-    std::unordered_map<std::uint64_t, std::uint64_t> known_;       // contents of shared frames
+    std::unordered_map<std::uint64_t, Content> known_;             // of shared frames
     std::unordered_map<std::uint64_t, std::uint64_t> zero_frames_; // shared ones
     Estimate result_;
     const MeasuredMapping *mapping_ = nullptr;
@@ -265,7 +292,16 @@ class Scanner {
 } // namespace
 
 Estimate estimate(Proc &proc, const Snapshot &snapshot, const EstimateOptions &options) {
-    return Scanner(proc, snapshot, options).run();
+    Estimate result = Scanner(proc, snapshot, options, false).run();
+    if (options.layout) {
+        Estimate keyed = Scanner(proc, snapshot, options, true).run();
+        result.seconds += keyed.seconds;
+        result.cpu_seconds += keyed.cpu_seconds;
+        result.layout = {.saving = keyed.total.saving,
+                         .error = keyed.error,
+                         .extrapolation = std::move(keyed.extrapolation)};
+    }
+    return result;
 }
 
 } // namespace upm::tool::pss

@@ -15,6 +15,7 @@ struct EstimateOptions {
     double max_cpu = 100;                                 // per cent of one processor
     std::uint64_t max_memory = std::uint64_t{256} << 20U; // bytes of bookkeeping
     bool progress = false;                                // on standard error
+    bool layout = false; // read all once more: what would one layout bring?
 };
 
 // Private mappings of the processes of a snapshot.

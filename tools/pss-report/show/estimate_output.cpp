@@ -21,6 +21,26 @@ Json classes_json(const Classes &classes) {
             {"saving", rounded(classes.saving)}};
 }
 
+Json curve_json(const std::vector<Extrapolation> &points) {
+    Json curve = Json::array();
+    for (const Extrapolation &point : points)
+        curve.push_back(
+            {{"n", point.n}, {"without", rounded(point.without)}, {"with", rounded(point.with)}});
+    return curve;
+}
+
+// A line for each power of two.
+std::string curve_text(const std::vector<Extrapolation> &points, const Style &style) {
+    const auto text = [&](double bytes) { return format_bytes(rounded(bytes), style.unit); };
+    std::string out;
+    for (const Extrapolation &point : points)
+        if ((point.n & (point.n - 1)) == 0 && point.without > 0)
+            out += fmt::format("  {:2} such: {} without, {} with ({:.1f} % less)\n", point.n,
+                               text(point.without), text(point.with),
+                               100 * (1 - point.with / point.without));
+    return out;
+}
+
 void add_row(Table &table, const Classes &classes, const std::string &name, const Style &style,
              const char *tint = "") {
     const auto text = [&](std::uint64_t bytes) { return format_bytes(bytes, style.unit); };
@@ -53,11 +73,11 @@ Json to_json(const Estimate &estimate) {
         groups.push_back(std::move(one));
     }
     json["groups"] = std::move(groups);
-    Json curve = Json::array();
-    for (const Extrapolation &point : estimate.extrapolation)
-        curve.push_back(
-            {{"n", point.n}, {"without", rounded(point.without)}, {"with", rounded(point.with)}});
-    json["extrapolation"] = std::move(curve);
+    json["extrapolation"] = curve_json(estimate.extrapolation);
+    if (estimate.layout)
+        json["keyed_layout"] = {{"saving", rounded(estimate.layout->saving)},
+                                {"error_95", rounded(estimate.layout->error)},
+                                {"extrapolation", curve_json(estimate.layout->extrapolation)}};
     return json;
 }
 
@@ -93,11 +113,14 @@ std::string summary(const Estimate &estimate, const Style &style) {
                            100 * estimate.sampled);
     out += fmt::format("; sharing saves {} already; KSM saves {} of what it was given\n",
                        text(static_cast<double>(estimate.now)), text(estimate.ksm));
-    for (const Extrapolation &point : estimate.extrapolation)
-        if ((point.n & (point.n - 1)) == 0 && point.without > 0)
-            out += fmt::format("  {:2} such: {} without, {} with ({:.1f} % less)\n", point.n,
-                               text(point.without), text(point.with),
-                               100 * (1 - point.with / point.without));
+    out += curve_text(estimate.extrapolation, style);
+    if (estimate.layout) {
+        out += fmt::format("with equal addresses (upm run --layout keyed) it saves {}",
+                           text(estimate.layout->saving));
+        if (estimate.layout->error > 0)
+            out += fmt::format(" ± {}", text(estimate.layout->error));
+        out += "\n" + curve_text(estimate.layout->extrapolation, style);
+    }
     if (!estimate.frames)
         out += "page frames are hidden (CAP_SYS_ADMIN): equal shared pages are taken for one\n";
     if (estimate.unreadable != 0)

@@ -25,6 +25,8 @@ PageRecord record(std::uint64_t hash, std::uint64_t frame, std::uint32_t group,
     return {.hash = hash,
             .frame = frame,
             .group = group,
+            .process = group,
+            .content = static_cast<std::uint32_t>(hash),
             .kind = Kind::kWeights,
             .anon = true,
             .exclusive = exclusive,
@@ -54,6 +56,21 @@ TEST(Count, AFrameThatIsSharedSavesAlready) {
     EXPECT_DOUBLE_EQ(result.total.saving, 0);
     EXPECT_EQ(result.total.shared, 2 * kPage);
     EXPECT_EQ(result.now, kPage);
+}
+
+// Two processes have two pages each that are equal but for addresses: the two of one process
+// point elsewhere, so two contents stay. A third process has one of them.
+TEST(Count, WhatDiffersWithinAProcessStaysDifferent) {
+    std::vector<PageRecord> records;
+    std::uint64_t frame = 0;
+    for (const std::uint32_t process : {0U, 0U, 1U, 1U, 2U}) {
+        records.push_back(record(3, ++frame, process));
+        records.back().content = static_cast<std::uint32_t>(frame);
+    }
+    EXPECT_DOUBLE_EQ(counted(records, 3).total.saving, 3.0 * kPage);
+    records[1].content = records[0].content; // these two are equal as they are
+    records[3].content = records[2].content;
+    EXPECT_DOUBLE_EQ(counted(records, 3).total.saving, 4.0 * kPage);
 }
 
 // Of 7 equal pages, with 3 to a KSM page, three pages stay.
