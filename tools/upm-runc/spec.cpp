@@ -51,8 +51,9 @@ bool check_domain(const Json &process) {
     if (found == 0)
         return false;
     std::uint8_t bytes[16] = {};
-    if (found > 1 || !env::parse_key(key, bytes))
-        throw Failure("UPM_DOMAIN is not one key of 32 hex digits");
+    // A file is one of the container's: upm-layout reads it.
+    if (found > 1 || !(key.starts_with('/') || env::parse_key(key, bytes)))
+        throw Failure("UPM_DOMAIN is not one key of 32 hex digits, nor a file with one");
     return true;
 }
 

@@ -36,8 +36,8 @@ void tell(const std::string &what) noexcept {
 HashKey domain_key() {
     const char *const text = std::getenv(env::domain.name);
     std::uint8_t key[16] = {};
-    if (text == nullptr || !env::parse_key(text, key))
-        throw Failure("UPM_DOMAIN is no key of 32 hex digits");
+    if (text == nullptr || !env::find_key(text, key))
+        throw Failure("UPM_DOMAIN is no key of 32 hex digits, nor a file with one");
     return hash_key(key);
 }
 

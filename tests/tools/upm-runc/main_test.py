@@ -379,6 +379,11 @@ class Launcher(Case):
         self.assertEqual(first, self.libc("bash", "-c", 'ulimit -Ss 1234; exec "$@"', "bash"))
         self.assertNotEqual(first, self.libc(UPM_DOMAIN="ff" * 16))
 
+    def test_a_key_in_a_file(self) -> None:
+        file = self.path / "key"
+        file.write_text(f"{KEY}\n")
+        self.assertEqual(self.libc(UPM_DOMAIN=str(file)), self.libc())
+
     def random(self, *prefix: str, **variables: str) -> None:
         """Randomisation is on again."""
         self.assertEqual(len({self.libc(*prefix, **variables) for _ in range(3)}), 3)

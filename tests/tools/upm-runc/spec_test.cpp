@@ -121,6 +121,11 @@ TEST_F(Spec, OthersAreNoMembers) {
     }
 }
 
+TEST_F(Spec, AKeyInAFileOfTheContainer) {
+    EXPECT_EQ(
+        arguments([](Json &spec) { spec["process"]["env"] = {"UPM_DOMAIN=/run/key"}; }).size(), 3U);
+}
+
 TEST_F(Spec, KeysThatAreNone) {
     for (const char *key : {"UPM_DOMAIN=", "UPM_DOMAIN=0", "UPM_DOMAIN=team-a"})
         EXPECT_NE(why([&](Json &spec) { spec["process"]["env"] = {key}; }).find("one key"),
