@@ -16,7 +16,7 @@ from figures.experiment import Part
 
 MIB, GIB = 1 << 20, 1 << 30
 # Places in pss-report's palette, the same for the same thing in all figures.
-WITHOUT, WITH, FIXED, ORIGINAL = 0, 1, 3, 2
+WITHOUT, WITH, THIRD, ORIGINAL = 0, 1, 3, 2
 DASHED = 2
 
 

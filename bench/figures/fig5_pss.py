@@ -9,7 +9,7 @@ from figures.experiment import Part, Raws, Section
 COLORS = {
     lab.WITHOUT: drawing.WITHOUT,
     lab.WITH: drawing.WITH,
-    lab.FIXED: drawing.FIXED,
+    lab.KEYED: drawing.THIRD,
 }
 
 

@@ -21,9 +21,9 @@ SIZES = (20, 40, 60, 80, 100, 120, 140, 160, 256, 512, 1024, 2048)  # MiB; the p
 SMALL = 160
 QUICK = (1, 2)
 KINDS = {
-    "BM_Insert": ("first, small pages", drawing.FIXED, 1),
+    "BM_Insert": ("first, small pages", drawing.THIRD, 1),
     "BM_Merge": ("later, small pages", drawing.WITH, 1),
-    "BM_InsertHuge": ("first, huge pages", drawing.FIXED, drawing.DASHED),
+    "BM_InsertHuge": ("first, huge pages", drawing.THIRD, drawing.DASHED),
     "BM_MergeHuge": ("later, huge pages", drawing.WITH, drawing.DASHED),
 }
 FORM = {"rows": [{"kind": str, "mib": int, "rounds": int, "ms": float, "plain_ms": float}]}

@@ -17,9 +17,9 @@ from faas.session import PSS_REPORT, Plan, Session
 
 from figures.experiment import Settings
 
-WITHOUT, WITH, FIXED = "without UPM", "with UPM", "with UPM, no ASLR"
+WITHOUT, WITH, KEYED = "without UPM", "with UPM", "with UPM, keyed"
 TRIAL = Path(__file__).parent / "trial"
-STATES = (WITHOUT, WITH, FIXED)
+STATES = (WITHOUT, WITH, KEYED)
 REQUESTS = 5  # to each container, as in the paper
 TICK = 0.01  # seconds between samples of a control group
 
@@ -127,8 +127,8 @@ def room(session: Session, host: Host, state: str) -> Iterator[Room]:
         way = None
         if state != WITHOUT:
             way = merging.open_way(session.plan.backend, stack, group)
-            if state == FIXED:
-                way = way.with_fixed_layout()
+            if state == KEYED:
+                way = way.with_keyed_layout()
         made = Room(session, host, way, group)
         stack.callback(made.end)
         yield made

@@ -23,7 +23,7 @@ from figures.experiment import Data, Experiment, Found, Part, Raws, Settings
 SIZES = (20, 40, 80, 160, 256, 512, 1024, 2048)  # MiB
 QUICK = (2, 4)
 ROUNDS = 3
-KINDS = {"plain": drawing.WITHOUT, "first": drawing.FIXED, "later": drawing.WITH}
+KINDS = {"plain": drawing.WITHOUT, "first": drawing.THIRD, "later": drawing.WITH}
 SMALL = 160
 FORM = {"rows": [{"kind": str, "mib": int, "ms": float, "saved": int}]}
 # The hook's thread begins with the first megabyte, and reads are plain until it has found the
@@ -33,7 +33,7 @@ import sys, time
 path, size = sys.argv[1], int(sys.argv[2])
 early = bytearray(4 << 20)
 time.sleep(0.5)
-with open(path, "rb", buffering=0) as file:
+with open(path, "rb") as file: # whose buffer is passed by, in pieces of at most 2 GiB - 4 KiB
     began = time.perf_counter()
     whole = file.read(size) # into fresh memory: bytearray(size) would have written to it
     if len(whole) < size:

@@ -101,7 +101,7 @@ def parts(raws: Raws) -> list[Part]:
     data = raws[EXPERIMENT.name]["data"]
     quantiles = ("median", "p95", "p99", "longest")
     series, rows = [], []
-    colors = (drawing.WITHOUT, drawing.FIXED, drawing.WITH)
+    colors = (drawing.WITHOUT, drawing.THIRD, drawing.WITH)
     for color, (case, requests) in zip(colors, data["cases"].items(), strict=True):
         times = drawing.spread([1000 * each["seconds"] for each in requests])
         series.append((case, color, times))

@@ -73,7 +73,7 @@ def parts(raws: Raws) -> list[Part]:
         series = [
             ("anonymous", drawing.WITH, ours["anon"]),
             ("original, anonymous", drawing.ORIGINAL, both[0]),
-            ("files", drawing.FIXED, ours["file"]),
+            ("files", drawing.THIRD, ours["file"]),
             ("original, files", drawing.ORIGINAL + 2, both[1]),
         ]
         name = f"sharing-{layout.replace(' ', '-')}"

@@ -97,7 +97,7 @@ class Samples:
             ]
             return {"steps": steps, "advises": [self._advise() for _ in steps]}
 
-        states = {name: state() for name in (*STATES, "with UPM, no ASLR")}
+        states = {name: state() for name in (*STATES, "with UPM, keyed")}
         states["without UPM"]["advises"] = [None] * 16
         return {"states": states, "same_answers": True}
 
