@@ -430,6 +430,8 @@ int Pass::run() noexcept {
         ++totals.passes;
         totals.trimmed += trimmed;
     }
+    if (trimmed != 0)
+        engine().trimmed(trimmed);
     if (restores_ && settings_.loads && !wanted_.forced) {
         advise_late();
         next_due = UINT64_MAX;

@@ -58,7 +58,8 @@ Result<Loaded> load(int fd, std::uint64_t offset, std::span<std::byte> into,
                         .offset = static_cast<std::int64_t>(offset),
                         .into = into.data(),
                         .len = into.size(),
-                        .flags = options.ordinary ? UPM_LOAD_ORDINARY : 0U};
+                        .flags = (options.ordinary ? UPM_LOAD_ORDINARY : 0U) |
+                                 (options.patient ? UPM_LOAD_PATIENT : 0U)};
     if (options.domain != nullptr)
         request.domain_fd = *options.domain ? options.domain->fd() : kNoDomain;
     const std::int64_t got = engine_for_work().load(request, counts);

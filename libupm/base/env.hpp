@@ -62,6 +62,7 @@ struct Key : Variable {};
       "key of the named domain to merge in: 32 hex digits, or the path of a file with them")       \
     X(Text, socket, "UPM_SOCKET", "where upmd listens (backend store), if not where upmd(8) says", \
       "")                                                                                          \
+    X(Key, seed, "UPM_SEED", "32 hex digits: what loads get is kept for that seed (upm seed)")     \
     X(Flag, verbose, "UPM_VERBOSE",                                                                \
       "say on stderr which backend is used and why, and at exit what the hook did")                \
     X(Number, min_bytes, "UPM_MIN_BYTES", "hook: smallest block that it looks after", true,        \

@@ -21,6 +21,7 @@
 namespace upm {
 
 class Layout;
+struct SeedState;
 
 // One line of text of bounded size: reasons must not take memory from the heap.
 class Reason {
@@ -121,6 +122,27 @@ struct LoadCall {
     LateParts *late = nullptr;
 };
 
+// What is to be done with seeds, which keep content that nobody maps; see upm.hpp.
+struct SeedCall {
+    enum class Act : std::uint8_t { kBegin, kEnd, kDrop, kList };
+    Act act = Act::kList;
+    int domain_fd = -1; // -1: the default domain
+    std::uint64_t number = 0;
+    std::uint64_t budget = 0; // bytes
+    std::uint32_t expire_s = 0;
+    std::string_view label = {};
+};
+
+struct SeedAnswer {
+    std::uint64_t number = 0;
+    std::uint8_t token[16] = {};
+    std::uint64_t room = 0;    // bytes
+    std::uint64_t dropped = 0; // bytes
+    std::uint64_t uptime_s = 0;
+    std::size_t count = 0; // of what is listed
+    std::size_t more = 0;
+};
+
 class Backend {
   public:
     constexpr Backend() noexcept = default;
@@ -174,6 +196,16 @@ class Backend {
     // What the backend's service has to say: lines of Prometheus' text format. The
     // length of the text, cut to that of the buffer, or -errno.
     virtual int describe(std::span<char> /*text*/) noexcept { return -EOPNOTSUPP; }
+
+    // Begins, ends, drops or lists seeds. 0 or -errno. What this process loads is kept by
+    // the one that it has begun.
+    virtual int seed(const SeedCall & /*call*/, SeedAnswer & /*answer*/,
+                     std::span<SeedState> /*list*/) noexcept {
+        return -EOPNOTSUPP;
+    }
+
+    // The process has given so many bytes back to the system by trimming: for statistics.
+    virtual void trimmed(std::uint64_t /*bytes*/) noexcept {}
 
   protected:
     // Backends live in static storage and are never destroyed, so that a thread

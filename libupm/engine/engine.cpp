@@ -110,8 +110,8 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
     const auto address = reinterpret_cast<std::uintptr_t>(request.into);
     std::uint64_t end = 0;
     std::int64_t file_end = 0;
-    if ((request.flags & ~UPM_LOAD_ORDINARY) != 0 || request.domain_fd < -1 || request.offset < 0 ||
-        __builtin_add_overflow(address, request.len, &end) ||
+    if ((request.flags & ~(UPM_LOAD_ORDINARY | UPM_LOAD_PATIENT)) != 0 || request.domain_fd < -1 ||
+        request.offset < 0 || __builtin_add_overflow(address, request.len, &end) ||
         __builtin_add_overflow(request.offset, request.len, &file_end))
         return -EINVAL;
     const bool apart = choice_.loader != choice_.backend; // it knows the domains of its own only
@@ -127,7 +127,7 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
                                                       : default_domain(),
                   .gate = request.gate,
                   .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0,
-                  .patient = request.patient,
+                  .patient = request.patient || (request.flags & UPM_LOAD_PATIENT) != 0,
                   .late = request.late};
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
     const std::int64_t got = request.len != 0 ? choice_.loader->load(call, counts)
@@ -167,6 +167,15 @@ int Engine::stats(int domain_fd, struct upm_stats &stats) noexcept {
 
 int Engine::describe(std::span<char> text) noexcept {
     return choice_.backend->describe(text);
+}
+
+int Engine::seed(SeedCall call, SeedAnswer &answer, std::span<SeedState> list) noexcept {
+    call.domain_fd = choice_.loader == choice_.backend ? default_domain() : -1;
+    return choice_.loader->seed(call, answer, list);
+}
+
+void Engine::trimmed(std::uint64_t bytes) noexcept {
+    choice_.loader->trimmed(bytes);
 }
 
 void Engine::info(struct upm_info &info) const noexcept {

@@ -32,7 +32,7 @@ struct LoadRequest {
     std::int64_t offset = 0;
     void *into = nullptr;
     std::size_t len = 0;
-    unsigned flags = 0;   // UPM_LOAD_ORDINARY
+    unsigned flags = 0;   // UPM_LOAD_ORDINARY, UPM_LOAD_PATIENT
     int domain_fd = -1;   // -1: the engine's default
     Gate *gate = nullptr; // see LoadCall
     bool patient = false; // see LoadCall
@@ -68,6 +68,9 @@ class Engine {
     int use_domain(int fd) noexcept;
     int stats(int domain_fd, struct upm_stats &stats) noexcept;
     int describe(std::span<char> text) noexcept;
+    // Of the backend that loads go to.
+    int seed(SeedCall call, SeedAnswer &answer, std::span<SeedState> list) noexcept;
+    void trimmed(std::uint64_t bytes) noexcept;
     void info(struct upm_info &info) const noexcept;
     [[nodiscard]] Backend &backend() const noexcept { return *choice_.backend; }
 

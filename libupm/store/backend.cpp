@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/backend.hpp"
 
+#include "libupm/base/env.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/mm/layout.hpp"
 #include "libupm/mm/mapped.hpp"
 #include "libupm/mm/pagemap.hpp"
+#include "libupm/store/domain_file.hpp"
 #include "libupm/store/eligible.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <optional>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,30 +22,6 @@ namespace upm {
 namespace {
 
 using store::DomainKey;
-
-// What a domain's descriptor refers to: a sealed memfd with this content. It can
-// be passed on, and tells nobody the key who does not hold it.
-struct DomainFile {
-    char magic[16];
-    std::uint8_t key[16];
-};
-constexpr char kDomainMagic[16] = "upm-domain-key1";
-constexpr int kDomainSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
-
-int read_domain(int fd, DomainKey &domain) noexcept {
-    domain = {};
-    if (fd < 0)
-        return 0;
-    DomainFile file{};
-    const int seals = ::fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & kDomainSeals) != kDomainSeals ||
-        ::pread(fd, &file, sizeof(file), 0) != static_cast<ssize_t>(sizeof(file)) ||
-        std::memcmp(file.magic, kDomainMagic, sizeof(file.magic)) != 0)
-        return -EBADF;
-    domain.named = true;
-    std::memcpy(domain.key, file.key, sizeof(domain.key));
-    return 0;
-}
 
 void count_skipped(std::uint64_t bytes, unsigned reason, upm_counts &counts) noexcept {
     counts.pages += bytes / page_size();
@@ -150,6 +128,9 @@ int StoreBackend::open(Reason &reason) noexcept {
     path_ = path;
     mode_ = store::find_freeze_mode();
     budget_.find_limit();
+    std::uint8_t token[store::kSeedToken];
+    if (env::get(env::seed, token) == env::KeyState::kValid)
+        pool_.use_seed(std::to_array(token));
     std::size_t slot = 0;
     ret = pool_.acquire(path_, {}, slot);
     // For somebody who only looks: it is there as soon as anybody needs it.
@@ -210,7 +191,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     upm_counts done{};
     const std::uint64_t start = now_ns();
     DomainKey domain;
-    int ret = read_domain(call.domain_fd, domain);
+    int ret = store::read_domain(call.domain_fd, domain);
     if (ret != 0)
         return ret;
     // MS_ASYNC does nothing but to look for holes, far faster than /proc does.
@@ -242,40 +223,28 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
 std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
     DomainKey domain;
     // Without the domain that was asked for, nothing is shared.
-    if (call.len < store::Load::kLeast || read_domain(call.domain_fd, domain) != 0)
+    if (call.len < store::Load::kLeast || store::read_domain(call.domain_fd, domain) != 0)
         return Backend::load(call, counts);
     budget_.recount();
+    LoadCall mine = call;
+    mine.patient = call.patient || pool_.of_seed(); // what a seed is to keep may take its time
     store::Load load({.path = path_,
                       .pool = pool_,
                       .budget = budget_,
                       .patience = patience_,
                       .making = making_,
                       .luck = luck_},
-                     domain, call, counts);
+                     domain, mine, counts);
     return load.run();
 }
 
 int StoreBackend::open_domain(const std::uint8_t (&key)[16]) noexcept {
-    DomainFile file{};
-    std::memcpy(file.magic, kDomainMagic, sizeof(file.magic));
-    std::memcpy(file.key, key, sizeof(file.key));
-    const int fd = ::memfd_create("upm-domain", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return -errno;
-    int error = 0;
-    if (::pwrite(fd, &file, sizeof(file), 0) != static_cast<ssize_t>(sizeof(file)))
-        error = ENOSPC;
-    else if (::fcntl(fd, F_ADD_SEALS, kDomainSeals) != 0)
-        error = errno;
-    if (error == 0)
-        return fd;
-    ::close(fd);
-    return -error;
+    return store::make_domain(key);
 }
 
 int StoreBackend::stats(int domain_fd, struct upm_stats &stats) noexcept {
     DomainKey domain;
-    int ret = read_domain(domain_fd, domain);
+    int ret = store::read_domain(domain_fd, domain);
     if (ret != 0)
         return ret;
     std::size_t slot = 0;

@@ -43,6 +43,8 @@ class StoreBackend final : public Backend {
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
     int describe(std::span<char> text) noexcept override;
+    int seed(const SeedCall &call, SeedAnswer &answer, std::span<SeedState> list) noexcept override;
+    void trimmed(std::uint64_t bytes) noexcept override;
 
   private:
     static int run_parts(const Call &call, store::Merge &merge, upm_counts &counts) noexcept;

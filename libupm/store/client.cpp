@@ -108,6 +108,7 @@ int Connection::greet(std::uint16_t version, int patience_ms) noexcept {
     request.page_size = static_cast<std::uint32_t>(page_size());
     request.named = domain_.named;
     std::memcpy(request.key, domain_.key, sizeof(request.key));
+    std::memcpy(request.token, token_.data(), sizeof(request.token));
     const std::span<std::byte> packet =
         bytes_of(request).first(version == 2 ? kHelloRequestV2 : sizeof(request));
     SmallReply room;
@@ -327,6 +328,17 @@ int Connection::stats(StatsReply &stats) noexcept {
     return ret != 0 ? ret : read_stats(answer.packet, number_, stats);
 }
 
+int Connection::seed(SeedRequest request, SeedReply &answer, std::span<SeedEntry> list,
+                     std::span<std::byte> buffer) noexcept {
+    if (!alive())
+        return -ECONNRESET;
+    if (version_ < 4)
+        return -EOPNOTSUPP;
+    Answer got;
+    const int ret = exchange(bytes_of(request), Op::kSeed, buffer.first(kMaxPacket), got);
+    return ret != 0 ? ret : read_seed(got.packet, number_, answer, list);
+}
+
 int Connection::metrics(std::span<std::byte> buffer) noexcept {
     Header request{};
     Answer answer;
@@ -403,6 +415,7 @@ int ConnectionPool::acquire(const DomainKey &domain, std::size_t &slot, Open ope
             if (!take(slot, idle))
                 continue;
             at(slot).close();
+            at(slot).use_seed(seed_);
             const int ret = open(at(slot));
             if (ret != 0)
                 put_back(slot);
@@ -433,6 +446,17 @@ int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {
 void ConnectionPool::put_back(std::size_t slot) noexcept {
     at(slot).use_gate(nullptr);
     slots_[slot].word.store(word(at(slot).alive() ? kIdle : kEmpty));
+}
+
+void ConnectionPool::report_trimmed(std::int64_t pages) noexcept {
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+        if (!take(slot, true))
+            continue;
+        const int ret = at(slot).report_trimmed(pages);
+        put_back(slot);
+        if (ret == 0)
+            return;
+    }
 }
 
 bool ConnectionPool::report_unmapped() noexcept {

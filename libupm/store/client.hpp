@@ -9,6 +9,7 @@
 #include "libupm/base/gate.hpp"
 #include "libupm/store/wire.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -40,6 +41,9 @@ struct DomainKey {
     friend bool operator==(const DomainKey &, const DomainKey &) = default;
 };
 
+// By which the broker knows the clients of a seed.
+using SeedToken = std::array<std::uint8_t, kSeedToken>;
+
 // How long a client waits for an answer, in ms. A look-up that reserves lets the broker
 // take kPatienceMs more until others have published.
 inline constexpr int kReplyMs = 5'000;
@@ -57,6 +61,8 @@ class Connection {
 
     // `patience_ms` bounds each step of it.
     int open(const SocketPath &path, const DomainKey &domain, int patience_ms = kReplyMs) noexcept;
+    // From the next open() on it is one of a seed's clients.
+    void use_seed(const SeedToken &token) noexcept { token_ = token; }
     // Returns true if the descriptor is still the socket that open() made: a program may
     // have closed it, and put another file in its place.
     [[nodiscard]] bool alive() const noexcept;
@@ -91,7 +97,15 @@ class Connection {
     int report(std::uint32_t segment, std::int64_t pages) noexcept;
     // Asks the broker to look soon at what this process still maps. For who unmaps.
     int report_unmapped() noexcept { return report(kUnknown, -1); }
+    // Tells how much the process has given back to the system by trimming.
+    int report_trimmed(std::int64_t pages) noexcept {
+        return version_ > 3 ? report(kTrimmed, pages) : 0;
+    }
     int stats(StatsReply &stats) noexcept;
+    // The entries go to `list`, as far as it has room; `answer.count` says how many. `buffer`
+    // as above. EOPNOTSUPP: the broker is older than seeds.
+    int seed(SeedRequest request, SeedReply &answer, std::span<SeedEntry> list,
+             std::span<std::byte> buffer) noexcept;
     // Text without a terminating zero; its length, or -errno.
     int metrics(std::span<std::byte> buffer) noexcept;
 
@@ -123,6 +137,7 @@ class Connection {
     std::uint16_t version_ = kVersion;
     std::uint64_t seed_ = 0;
     DomainKey domain_;
+    SeedToken token_ = {}; // zeros: none
     Gate *gate_ = nullptr;
 };
 
@@ -148,6 +163,12 @@ class ConnectionPool {
     // Tells the broker that this process has unmapped something, so that it looks at what
     // is still mapped. Waits for nobody. False: all connections are in use.
     bool report_unmapped() noexcept;
+    // The same about what was trimmed. Lost if all connections are in use.
+    void report_trimmed(std::int64_t pages) noexcept;
+    // Connections that are made from now on are a seed's clients. Pre: nobody else uses the
+    // pool.
+    void use_seed(const SeedToken &token) noexcept { seed_ = token; }
+    [[nodiscard]] bool of_seed() const noexcept { return seed_ != SeedToken{}; }
     Connection &at(std::size_t slot) noexcept { return slots_[slot].connection; }
 
   private:
@@ -162,6 +183,7 @@ class ConnectionPool {
     int acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept;
 
     Slot slots_[kSlots];
+    SeedToken seed_ = {};
 };
 
 // Connects, and starts a broker if nobody listens.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/reply.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -110,6 +111,24 @@ int read_release(Packet packet, std::uint32_t number) noexcept {
 
 int read_stats(Packet packet, std::uint32_t number, StatsReply &stats) noexcept {
     return read_whole(packet, Op::kStats, number, stats);
+}
+
+int read_seed(Packet packet, std::uint32_t number, SeedReply &answer,
+              std::span<SeedEntry> list) noexcept {
+    Packet body = packet;
+    const int ret = take_header(body, Op::kSeed, number);
+    if (ret != 0)
+        return ret;
+    Packet rest = packet;
+    if (!take(rest, answer) || answer.count > kMaxSeedsListed ||
+        rest.size() != answer.count * sizeof(SeedEntry))
+        return -EPROTO;
+    for (std::size_t i = 0; i < std::min<std::size_t>(answer.count, list.size()); ++i) {
+        (void)take(rest, list[i]);
+        list[i].label[kSeedLabel - 1] = '\0';
+        list[i].domain[kSeedLabel - 1] = '\0';
+    }
+    return 0;
 }
 
 int read_metrics(Packet packet, std::uint32_t number, Packet &text) noexcept {

@@ -30,6 +30,9 @@ int read_make(Packet packet, std::uint32_t number, std::uint32_t &segment,
               std::uint32_t &pages) noexcept;
 int read_release(Packet packet, std::uint32_t number) noexcept;
 int read_stats(Packet packet, std::uint32_t number, StatsReply &stats) noexcept;
+// The entries that `list` has room for are read.
+int read_seed(Packet packet, std::uint32_t number, SeedReply &answer,
+              std::span<SeedEntry> list) noexcept;
 // `text` is a part of the packet, without a terminating zero.
 int read_metrics(Packet packet, std::uint32_t number, Packet &text) noexcept;
 

@@ -20,7 +20,7 @@ inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
 // A version may add requests, flags and fields that were reserved before, so that the
 // version before it stays a part of it. Version 2 could not negotiate: its broker hangs
 // up when it is greeted in another one.
-inline constexpr std::uint16_t kVersion = 3;
+inline constexpr std::uint16_t kVersion = 4;
 inline constexpr std::uint16_t kOldestVersion = 2;
 
 // Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
@@ -35,10 +35,12 @@ enum class Op : std::uint16_t {
     kRelease,   // gives a reservation up
     kReport,    // so many more (or fewer) pages of a segment are mapped; no reply.
                 // Segment 0 (since version 3): the client has unmapped something, and
-                // the broker is to look at its mappings soon.
+                // the broker is to look at its mappings soon. Segment kTrimmed (since
+                // version 4): the client has given so many pages back to the system.
     kStats,     // of the domain
     kMetrics,   // of the broker, as text
     kMake,      // make a segment of a part of this file (since version 3)
+    kSeed,      // content that is to stay though nobody maps it (since version 4)
 };
 
 struct Header {
@@ -69,13 +71,18 @@ inline constexpr std::uint32_t kUnknown = 0;            // nobody has published 
                                                         // kReserve: another one is about to
 inline constexpr std::uint32_t kReserved = 0xffff'ffff; // unknown; yours to publish
 inline constexpr std::uint32_t kRefused = 0xffff'fffe;  // unknown; your quota is used up
+inline constexpr std::uint32_t kTrimmed = 0xffff'fffd;  // of kReport
 inline constexpr std::uint32_t kLastSegment = 0xffff'ff00;
 
 constexpr bool is_segment(std::uint32_t segment) noexcept {
     return segment != kUnknown && segment <= kLastSegment;
 }
 
-// In version 2 it ends before `oldest`; in later ones it may be longer.
+// Which seed a client is of, by a number that nobody can guess; zeros: of none.
+inline constexpr std::size_t kSeedToken = 16;
+
+// In version 2 it ends before `oldest`, in version 3 before `token`; in later ones it may be
+// longer.
 struct HelloRequest {
     Header header;               // of the newest version
     std::uint32_t page_size = 0; // bytes
@@ -84,8 +91,10 @@ struct HelloRequest {
     std::uint16_t oldest = kOldestVersion; // that the client speaks
     std::uint16_t newest = kVersion;
     std::uint32_t reserved = 0;
+    std::uint8_t token[kSeedToken] = {};
 };
 inline constexpr std::size_t kHelloRequestV2 = offsetof(HelloRequest, oldest);
+inline constexpr std::size_t kHelloRequestV3 = offsetof(HelloRequest, token);
 
 // In version 2 it ends before `version`. EPROTONOSUPPORT: no version in common.
 struct HelloReply {
@@ -171,6 +180,53 @@ struct MakeReply { // with the descriptor
     std::uint32_t pages = 0;
 };
 
+// What is to be done with seeds. A seed keeps what its clients get: those that have its
+// token, of the user and the domain of the one that began it.
+enum class SeedAct : std::uint32_t {
+    kBegin = 1, // a new one, of which this connection is a client
+    kEnd,       // it keeps what it has, and nothing more. So it is with the end of the process
+                // that began it, too.
+    kDrop,      // it keeps nothing; number 0: all of this user in this domain
+    kList,      // those that this client may see
+};
+inline constexpr std::size_t kSeedLabel = 64;
+inline constexpr std::uint32_t kMaxSeedsListed = 256;
+
+struct SeedRequest {
+    Header header;
+    std::uint32_t act = 0;
+    std::uint32_t expire_s = 0;  // kBegin: after its last use; 0: never
+    std::uint64_t number = 0;    // kEnd, kDrop: of which one
+    std::uint64_t budget = 0;    // kBegin: pages; 0: as many as its user may have
+    char label[kSeedLabel] = {}; // kBegin: for people
+};
+
+struct SeedReply {
+    ReplyHeader reply;
+    std::uint64_t number = 0;            // kBegin
+    std::uint8_t token[kSeedToken] = {}; // kBegin
+    std::uint64_t room = 0;              // pages that the user may still have kept
+    std::uint64_t dropped = 0;           // kDrop: pages that are kept no more
+    std::uint64_t uptime_s = 0;          // of the broker, with which seeds end
+    std::uint32_t count = 0;             // kEnd: 1, kList
+    std::uint32_t more = 0;              // that are not told of
+    // followed by `count` entries
+};
+
+struct SeedEntry {
+    std::uint64_t number = 0;
+    std::uint32_t uid = 0;
+    std::uint32_t open = 0;   // 1: it still takes what its clients get
+    std::uint64_t pages = 0;  // that it keeps
+    std::uint64_t budget = 0; // pages
+    std::uint64_t missed = 0; // pages that there was no room for
+    std::uint64_t used = 0;   // of its pages, those of segments that clients use
+    std::uint32_t segments = 0;
+    std::uint32_t expire_s = 0;
+    char label[kSeedLabel] = {}; // empty for other users
+    char domain[kSeedLabel] = {};
+};
+
 struct ReportRequest {
     Header header;
     std::uint32_t segment = 0;
@@ -199,8 +255,11 @@ inline constexpr std::size_t kMaxPacket = 64UL * 1024;
 static_assert(sizeof(LookupRequest) + kMaxPages * sizeof(std::uint64_t) <= kMaxPacket);
 static_assert(sizeof(LookupReply) + kMaxPages * sizeof(Place) <= kMaxPacket);
 static_assert(sizeof(ReplyHeader) + kMaxText <= kMaxPacket);
-static_assert(sizeof(HelloRequest) == 48 && sizeof(HelloReply) == 40 && sizeof(ReplyHeader) == 24);
-static_assert(kHelloRequestV2 == 40 && kHelloReplyV2 == 32 && sizeof(LookupRequest) == 24);
+static_assert(sizeof(SeedReply) + kMaxSeedsListed * sizeof(SeedEntry) <= kMaxPacket);
+static_assert(sizeof(SeedRequest) == 104 && sizeof(SeedReply) == 80 && sizeof(SeedEntry) == 184);
+static_assert(sizeof(HelloRequest) == 64 && sizeof(HelloReply) == 40 && sizeof(ReplyHeader) == 24);
+static_assert(kHelloRequestV2 == 40 && kHelloRequestV3 == 48 && kHelloReplyV2 == 32);
+static_assert(sizeof(LookupRequest) == 24);
 static_assert(sizeof(MakeRequest) == 40 && sizeof(MakeReply) == 32);
 static_assert(sizeof(ReportRequest) == 32 && sizeof(StatsReply) == 64 && sizeof(Place) == 8);
 

@@ -158,13 +158,13 @@ class Program:
 
 
 class Broker:
-    """An upmd in a folder of its own."""
+    """An upmd in a folder of its own, with these options."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="upm-test-")
         self.path = Path(self.folder.name)
         self.socket = self.path / "upmd.sock"
-        self.process = subprocess.Popen([UPMD, "--socket", self.socket])
+        self.process = subprocess.Popen([UPMD, "--socket", self.socket, *options])
         self.pid = self.process.pid
         try:
             wait_until(self.listens, "upmd does not listen")

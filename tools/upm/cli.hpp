@@ -32,6 +32,7 @@ int run_unmerge(const Arguments &arguments);
 int run_status(const Arguments &arguments);
 int run_doctor(const Arguments &arguments);
 int run_run(const Arguments &arguments);
+int run_seed(const Arguments &arguments);
 int run_cdi(const Arguments &arguments);
 
 struct Command {
@@ -47,6 +48,7 @@ inline constexpr Command kCommands[] = {
     {"unmerge", "give merged memory private copies again", run_unmerge},
     {"status", "show the active backend, its settings and what it saves", run_status},
     {"doctor", "check what this machine lacks, and say the cure", run_doctor},
+    {"seed", "keep what programs load, for the first container too", run_seed},
     {"cdi", "let container engines hand the hook to containers", run_cdi},
 };
 

@@ -8,10 +8,9 @@
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
 #include "tools/upm/keyed_layout.hpp"
-#include "tools/upm/model/outlook.hpp"
+#include "tools/upm/launch.hpp"
 #include "tools/upm/read/installed.hpp"
 #include "tools/upm/read/program.hpp"
-#include "tools/upm/read/surroundings.hpp"
 
 #include <cerrno>
 #include <cstdlib>
@@ -23,21 +22,6 @@
 namespace upm::tool::cli {
 
 namespace {
-
-void set(const char *name, const std::string &value) {
-    if (::setenv(name, value.c_str(), 1) != 0)
-        throw SystemError("set", name, errno);
-}
-
-void preload(const std::string &hook) {
-    // ld.so knows no way to quote these.
-    if (hook.find_first_of(" :") != std::string::npos)
-        throw std::runtime_error(
-            fmt::format("LD_PRELOAD cannot name '{}': a blank or a colon in it", printable(hook)));
-    const char *const others = std::getenv("LD_PRELOAD");
-    const bool alone = others == nullptr || *others == '\0';
-    set("LD_PRELOAD", alone ? hook : hook + ":" + others);
-}
 
 void check_choice(const char *name, const std::string &value,
                   const std::vector<std::string> &choices) {
@@ -63,11 +47,11 @@ std::string scope_of(const cxxopts::ParseResult &options, const std::string &lay
 void pass_on(const cxxopts::ParseResult &options) {
     if (options.count("scope") != 0) {
         check_choice("scope", options["scope"].as<std::string>(), {"loads", "blocks", "all"});
-        set("UPM_SCOPE", options["scope"].as<std::string>());
+        set_environment("UPM_SCOPE", options["scope"].as<std::string>());
     }
     if (options.count("trigger") != 0) {
         check_choice("trigger", options["trigger"].as<std::string>(), {"idle", "manual", "signal"});
-        set("UPM_TRIGGER", options["trigger"].as<std::string>());
+        set_environment("UPM_TRIGGER", options["trigger"].as<std::string>());
     }
     if (options.count("min-bytes") != 0) {
         const std::string text = options["min-bytes"].as<std::string>();
@@ -75,17 +59,17 @@ void pass_on(const cxxopts::ParseResult &options) {
         if (!bytes || *bytes == 0)
             throw UsageError(
                 fmt::format("--min-bytes '{}' is no number of bytes", printable(text)));
-        set("UPM_MIN_BYTES", std::to_string(*bytes));
+        set_environment("UPM_MIN_BYTES", std::to_string(*bytes));
     }
     if (options.count("idle-ms") != 0) {
         const std::string text = options["idle-ms"].as<std::string>();
         const auto ms = parse_integer<std::uint64_t>(text);
         if (!ms || *ms == 0)
             throw UsageError(fmt::format("--idle-ms '{}' is no number of ms", printable(text)));
-        set("UPM_IDLE_MS", text);
+        set_environment("UPM_IDLE_MS", text);
     }
     if (options.count("profile") != 0)
-        set("UPM_PROFILE", "1");
+        set_environment("UPM_PROFILE", "1");
 }
 
 void choose_layout(const std::string &layout, const std::string &command) {
@@ -110,7 +94,7 @@ void choose_layout(const std::string &layout, const std::string &command) {
     }
     // What pointers are in lies outside of large blocks, too.
     if (std::getenv("UPM_SCOPE") == nullptr)
-        set("UPM_SCOPE", "all");
+        set_environment("UPM_SCOPE", "all");
 }
 
 std::string layout_of(const cxxopts::ParseResult &options) {
@@ -121,27 +105,6 @@ std::string layout_of(const cxxopts::ParseResult &options) {
     if (options.count("deterministic") != 0 && layout != "fixed")
         throw UsageError(fmt::format("--deterministic is --layout fixed, not {}", layout));
     return layout;
-}
-
-// A program in which nothing will be merged runs all the same, but not without a word.
-// UPM_VERBOSE asks for one in any case; UPM_BACKEND=none asks for nothing else.
-void say_what_merges(const std::string &command, const std::string &scope) {
-    if (env::get(env::backend) == env::Backend::kNone)
-        return;
-    if (const std::string why = why_no_hook(look_at_program(command)); !why.empty()) {
-        complain("run", "nothing will be merged: " + why);
-        return;
-    }
-    start_no_service();
-    Info found = upm::info();
-    if (scope != "loads")
-        found.load = 0;
-    const Outlook expected = outlook(found, read_surroundings(Root()));
-    if (!expected.merges)
-        complain("run",
-                 fmt::format("this merges {}; to merge more: {}", expected.what, expected.cure));
-    else if (env::get(env::verbose))
-        complain("run", "this merges " + expected.what);
 }
 
 cxxopts::Options make_options() {
@@ -188,18 +151,11 @@ int run_run(const Arguments &arguments) {
         throw UsageError("say what to run: upm run -- COMMAND...");
 
     const std::string layout = layout_of(chosen);
-    say_what_merges(*command, scope_of(chosen, layout));
+    say_what_merges("run", *command, scope_of(chosen, layout));
     preload(find_hook());
     pass_on(chosen);
     choose_layout(layout, *command); // last: what is done from here on has its limits
-    std::vector<char *> argv;
-    for (auto word = command; word != arguments.end(); ++word)
-        argv.push_back(const_cast<char *>(word->c_str())); // execvp changes nothing
-    argv.push_back(nullptr);
-    (void)::execvp(argv[0], argv.data());
-    const int error = errno;
-    complain("run", fmt::format("cannot run {}: {}", printable(*command), std::strerror(error)));
-    return error == ENOENT ? kNotFound : kNotExecutable;
+    return become("run", Arguments(command, arguments.end()));
 }
 
 } // namespace upm::tool::cli

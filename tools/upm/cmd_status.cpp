@@ -255,12 +255,20 @@ std::string service_domains_text(const Json &domains) {
                 {"WAITING"},
                 {"SEGMENTS"},
                 {"SHARED"},
-                {"SAVED"}});
-    for (const auto &[domain, values] : domains.items())
+                {"SAVED"},
+                {"BY LOAD"},
+                {"BY MERGE"},
+                {"SEEDED"},
+                {"TRIMMED"}});
+    for (const auto &[domain, values] : domains.items()) {
+        const auto bytes = [&, &all = values](const char *name) { // an older broker has not all
+            return all.contains(name) ? human_bytes(all[name].get<std::uint64_t>()) : "-";
+        };
         rows.add({printable(domain), plain(values["clients"]), plain(values["waiting"]),
-                  plain(values["segments"]),
-                  human_bytes(values["shared_bytes"].get<std::uint64_t>()),
-                  human_bytes(values["saved_bytes"].get<std::uint64_t>())});
+                  plain(values["segments"]), bytes("shared_bytes"), bytes("saved_bytes"),
+                  bytes("saved_by_load_bytes"), bytes("saved_by_merge_bytes"),
+                  bytes("seeded_bytes"), bytes("trimmed_bytes")});
+    }
     return "\n" + rows.text();
 }
 

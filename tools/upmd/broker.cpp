@@ -33,6 +33,7 @@ Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> r
       usage_(
           limits, catalog_, [this](Segment &segment) { drop(segment); },
           [this](Segment &segment) { credit(segment); }),
+      seeds_(limits, catalog_, ledger_, random_, [this](Segment &segment) { drop(segment); }),
       make_(std::move(make)) {}
 
 Broker::~Broker() = default;
@@ -55,6 +56,10 @@ void Broker::disconnect(ClientId id, std::uint64_t now) {
     clients_.erase(found);
     ledger_.take(client->owner, &Account::clients, 1);
     ledger_.take(client->owner, &Account::names, client->names.size());
+    if (ledger_.process(client->owner.process).clients == 0) {
+        made_alone_.erase(client->owner.process);
+        seeds_.end_of_process(client->owner.process, now);
+    }
     Domain *const domain = client->domain;
     if (domain == nullptr)
         return;
@@ -65,8 +70,6 @@ void Broker::disconnect(ClientId id, std::uint64_t now) {
         std::erase_if(job->second->waiting,
                       [&](const Job::Waiting &waiting) { return waiting.client == id; });
     }
-    if (ledger_.process(client->owner.process).clients == 0)
-        made_alone_.erase(client->owner.process);
     std::erase(domain->parked, id);
     totals_.reservations_lost += client->reserved.empty() ? 0 : 1;
     end_reservation(*client, now);
@@ -130,6 +133,8 @@ bool Broker::dispatch(Client &client, const Header &header, std::span<const std:
         return make(client, packet, std::move(brought));
     case Op::kReport:
         return report(client, packet, now);
+    case Op::kSeed:
+        return seed(client, packet, now);
     case Op::kRelease:
         if (bare) {
             end_reservation(client, now);
@@ -152,12 +157,14 @@ bool Broker::dispatch(Client &client, const Header &header, std::span<const std:
 bool Broker::hello(Client &client, const Header &header, std::span<const std::byte> packet) {
     store::HelloRequest request{};
     const bool first_kind = header.version == 2;
-    const std::size_t size = first_kind ? store::kHelloRequestV2 : sizeof(request);
-    if (packet.size() < size || (first_kind && packet.size() != size))
+    const std::size_t least = first_kind ? store::kHelloRequestV2 : store::kHelloRequestV3;
+    if (packet.size() < least || (first_kind && packet.size() != least))
         return false;
-    std::memcpy(&request, packet.data(), size);
+    std::memcpy(&request, packet.data(), std::min(packet.size(), sizeof(request)));
     if (first_kind)
         request.oldest = request.newest = 2;
+    if (request.newest < 4)
+        std::fill(std::begin(request.token), std::end(request.token), std::uint8_t{0});
     if (request.named > 1 || request.oldest > request.newest)
         return false;
     const std::uint16_t common = std::min(request.newest, store::kVersion);
@@ -190,6 +197,9 @@ void Broker::join(Client &client, const store::HelloRequest &request) {
     }
     client.peer.anchors.clear();
     client.domain = &domain;
+    SeedToken token;
+    std::memcpy(token.data(), request.token, sizeof(request.token));
+    client.seed = seeds_.joined(token, client.owner.uid, domain);
     domain.members.push_back(client.id);
     usage_.enter(client.id, client.owner, domain);
 }
@@ -435,12 +445,16 @@ bool Broker::report(Client &client, std::span<const std::byte> packet, std::uint
         return false;
     if (request.segment == store::kUnknown)
         usage_.unmapped(client.id, now);
+    else if (client.version >= 4 && request.segment == store::kTrimmed)
+        client.domain->trimmed += static_cast<std::uint64_t>(
+            std::clamp<std::int64_t>(request.pages, 0, std::int64_t{1} << 32));
     else if (const SegmentId segment = client.names.segment(request.segment); segment != 0)
         usage_.report(client.id, segment, request.pages, now);
     return true;
 }
 
 std::uint64_t Broker::expire(std::uint64_t now) {
+    began_ = began_ == 0 ? now : began_;
     if (next_ != 0 && next_ <= now) {
         next_ = 0;
         std::vector<Client *> over;
@@ -464,10 +478,10 @@ std::uint64_t Broker::expire(std::uint64_t now) {
                 wanted(client->parked->until);
         }
     }
-    const std::uint64_t usage = usage_.expire(now);
-    if (next_ == 0 || usage == 0)
-        return std::max(next_, usage);
-    return std::min(next_, usage);
+    std::uint64_t next = next_;
+    for (const std::uint64_t time : {usage_.expire(now), seeds_.expire(now)})
+        next = next == 0 || time == 0 ? std::max(next, time) : std::min(next, time);
+    return next;
 }
 
 } // namespace upm::upmd

@@ -11,6 +11,7 @@
 #include "tools/upmd/catalog.hpp"
 #include "tools/upmd/ledger.hpp"
 #include "tools/upmd/maker.hpp"
+#include "tools/upmd/seeds.hpp"
 #include "tools/upmd/usage.hpp"
 
 #include <cstddef>
@@ -32,6 +33,7 @@ struct Peer {
     std::string domain;              // its default one
     std::string label;               // the same for people
     bool sees_all = false;           // may read the metrics of all domains
+    bool ours = false;               // is in the namespaces of the broker
     std::vector<Descriptor> anchors; // keep the numbers in `domain` from being used again
 };
 
@@ -73,6 +75,8 @@ class Broker {
 
     // When to look at which process, and what was seen there.
     [[nodiscard]] Usage &usage() { return usage_; }
+    // Those that end with this broker.
+    [[nodiscard]] const Seeds &seeds() const { return seeds_; }
 
     [[nodiscard]] bool idle() const { return clients_.empty() && catalog_.segments().empty(); }
     [[nodiscard]] std::size_t clients() const { return clients_.size(); }
@@ -106,6 +110,17 @@ class Broker {
     void credit(const Owner &owner, std::uint64_t pages);
     void credit(Segment &segment);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);
+    [[nodiscard]] static bool may_see(const Client &client, const Seed &seed);
+    [[nodiscard]] static bool may_steer(const Client &client, const Seed &seed);
+    bool seed(Client &client, std::span<const std::byte> packet, std::uint64_t now);
+    void begin_seed(Client &client, const store::SeedRequest &request, std::uint64_t now);
+    void end_seed(Client &client, const store::SeedRequest &request, std::uint64_t now);
+    void drop_seeds(Client &client, const store::SeedRequest &request, std::uint64_t now);
+    void list_seeds(Client &client, const store::Header &header, std::uint64_t now);
+    [[nodiscard]] store::SeedReply about_seeds(const Client &client, std::uint64_t now) const;
+    [[nodiscard]] store::SeedEntry entry_of(const Client &client, const Seed &seed) const;
+    void reply_entries(const Client &client, const store::Header &header, store::SeedReply answer,
+                       const std::vector<store::SeedEntry> &entries) const;
     void stats(const Client &client, const store::Header &header) const;
     void describe(const Client &client, const store::Header &header) const;
 
@@ -132,6 +147,8 @@ class Broker {
     Catalog catalog_;
     Ledger ledger_;
     Usage usage_;
+    Seeds seeds_;
+    std::uint64_t began_ = 0; // the first time that is known
     std::map<ClientId, std::unique_ptr<Client>> clients_;
     ClientId last_client_ = 0;
     Make make_;

@@ -18,7 +18,7 @@ Domain &Catalog::domain(const std::string &name, bool &made) {
 }
 
 void Catalog::leave(Domain &domain) {
-    if (domain.members.empty() && domain.segments == 0 && domain.jobs == 0)
+    if (domain.members.empty() && domain.segments == 0 && domain.jobs == 0 && domain.seeds == 0)
         domains_.erase(std::string(domain.name));
 }
 
@@ -101,7 +101,8 @@ Ref Catalog::find(const Domain &domain, std::uint64_t hash) {
 bool Catalog::consistent() const {
     std::map<const Domain *, std::uint64_t> listed; // pages that the indexes lead to
     for (const auto &[name, domain] : domains_) {
-        if (domain->members.empty() && domain->segments == 0 && domain->jobs == 0)
+        if (domain->members.empty() && domain->segments == 0 && domain->jobs == 0 &&
+            domain->seeds == 0)
             return false;
         for (const auto &[hash, first] : domain->index) {
             Ref before;

@@ -53,6 +53,7 @@ struct Segment {
     bool made = false;        // by this broker, from a file
     bool alone = false;       // counts as made for nobody but its owner
     std::uint64_t unused_since = 0;
+    std::vector<std::uint64_t> seeds; // that keep it; its owner is that of the first one
 
     [[nodiscard]] std::uint64_t saved() const {
         return mapped > pages.size() ? mapped - pages.size() : 0;
@@ -72,6 +73,8 @@ struct Domain {
     std::uint64_t segments = 0;
     std::uint64_t pages = 0;
     std::uint64_t jobs = 0; // that make segments
+    std::uint64_t seeds = 0;
+    std::uint64_t trimmed = 0; // pages that members gave back to the system, in all
     std::vector<ClientId> members;
     std::deque<ClientId> parked; // in the order of their requests
 };
@@ -82,7 +85,7 @@ class Catalog {
 
     // The domain of that name, made if there is none: `made` says so.
     Domain &domain(const std::string &name, bool &made);
-    // Forgets a domain that has no members, segments and jobs.
+    // Forgets a domain that has no members, segments, jobs and seeds.
     void leave(Domain &domain);
 
     Segment &add(Domain &domain, const Owner &owner, std::span<const std::uint64_t> hashes,

@@ -84,6 +84,7 @@ struct Broker::Client {
     Names names;
     std::unique_ptr<Parked> parked;
     std::uint64_t job = 0; // that it waits for
+    SeedNumber seed = 0;   // that keeps what it gets
 };
 
 template <class Reply>

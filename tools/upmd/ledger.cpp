@@ -62,6 +62,15 @@ bool Ledger::may_name(const Owner &owner) const {
     return account_of(users_, owner.uid).names < limits_.user_names;
 }
 
+std::uint64_t Ledger::seed_room(uid_t uid) const {
+    return std::min(left(limits_.seed_pages, account_of(users_, uid).kept),
+                    left(limits_.all_seed_pages, all_.kept));
+}
+
+bool Ledger::may_seed(uid_t uid) const {
+    return account_of(users_, uid).seeds < limits_.user_seeds;
+}
+
 Account Ledger::process(std::uint64_t process) const {
     return account_of(processes_, process);
 }

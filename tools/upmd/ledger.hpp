@@ -29,6 +29,9 @@ struct Limits {
     // Pages that are made for a process, and that it was not seen to map yet, or that went
     // before another one had used them.
     std::uint64_t alone_pages = 131'072;
+    std::uint64_t seed_pages = 0;     // that seeds of one user keep; 0: it may have none
+    std::uint64_t all_seed_pages = 0; // the same of all users
+    std::uint32_t user_seeds = 64;
 };
 
 // Who pays.
@@ -43,6 +46,8 @@ struct Account {
     std::uint64_t clients = 0;
     std::uint64_t parked = 0;
     std::uint64_t names = 0;
+    std::uint64_t seeds = 0;
+    std::uint64_t kept = 0; // pages, for seeds; they are published as well
     friend bool operator==(const Account &, const Account &) = default;
 };
 
@@ -58,6 +63,9 @@ class Ledger {
     [[nodiscard]] std::uint64_t room(const Owner &owner) const;
     [[nodiscard]] bool may_wait(const Owner &owner) const;
     [[nodiscard]] bool may_name(const Owner &owner) const;
+    // Pages that seeds of the user may still have kept.
+    [[nodiscard]] std::uint64_t seed_room(uid_t uid) const;
+    [[nodiscard]] bool may_seed(uid_t uid) const;
 
     [[nodiscard]] const Account &all() const { return all_; }
     [[nodiscard]] Account user(uid_t uid) const;

@@ -31,6 +31,7 @@ struct Options {
     // MiB; nothing: a share of what is above it.
     std::optional<std::uint64_t> quota;
     std::optional<std::uint64_t> client_quota;
+    std::optional<std::uint64_t> seeds;
     Settings settings;
 };
 
@@ -55,26 +56,28 @@ cxxopts::Options description() {
     cxxopts::Options options("upmd", "Broker of libupm's backend store; see upmd(8).\n");
     options.custom_help("[OPTION...]");
     const std::string most = std::to_string(eighth_of_memory_mib());
-    options.add_options()                                                                  //
-        ("socket", "listen here (default: UPM_SOCKET, else as upmd(8) says)",              //
-         cxxopts::value<std::string>(), "PATH")                                            //
-        ("mode", "of the socket; 0666 serves other users as well",                         //
-         cxxopts::value<std::string>()->default_value("0600"), "MODE")                     //
-        ("max", "MiB that all users may have published together",                          //
-         cxxopts::value<std::uint64_t>()->default_value(most), "MIB")                      //
-        ("quota", "MiB of one user (default: all, or a quarter if there may be others)",   //
-         cxxopts::value<std::uint64_t>(), "MIB")                                           //
-        ("client-quota", "MiB of one process (default: half of its user's)",               //
-         cxxopts::value<std::uint64_t>(), "MIB")                                           //
-        ("expire", "seconds that content is kept which several processes used",            //
-         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                         //
-        ("reservation", "ms in which a client must publish what it has reserved",          //
-         cxxopts::value<std::uint64_t>()->default_value("1000"), "MS")                     //
-        ("idle-exit", "end after so many seconds without a client or a segment; 0: never", //
-         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                         //
-        ("metrics", "write metrics into this file every 10 s, in Prometheus' text format", //
-         cxxopts::value<std::string>()->default_value(""), "FILE")                         //
-        ("on-demand", "as started by the library: ends when idle for 60 s, says nothing")  //
+    options.add_options()                                                                      //
+        ("socket", "listen here (default: UPM_SOCKET, else as upmd(8) says)",                  //
+         cxxopts::value<std::string>(), "PATH")                                                //
+        ("mode", "of the socket; 0666 serves other users as well",                             //
+         cxxopts::value<std::string>()->default_value("0600"), "MODE")                         //
+        ("max", "MiB that all users may have published together",                              //
+         cxxopts::value<std::uint64_t>()->default_value(most), "MIB")                          //
+        ("quota", "MiB of one user (default: all, or a quarter if there may be others)",       //
+         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+        ("client-quota", "MiB of one process (default: half of its user's)",                   //
+         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+        ("seeds", "MiB that seeds of one user may keep (default: half of its quota; 0: none)", //
+         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+        ("expire", "seconds that content is kept which several processes used",                //
+         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
+        ("reservation", "ms in which a client must publish what it has reserved",              //
+         cxxopts::value<std::uint64_t>()->default_value("1000"), "MS")                         //
+        ("idle-exit", "end after so many seconds without a client or a segment; 0: never",     //
+         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
+        ("metrics", "write metrics into this file every 10 s, in Prometheus' text format",     //
+         cxxopts::value<std::string>()->default_value(""), "FILE")                             //
+        ("on-demand", "as started by the library: ends when idle for 60 s, says nothing")      //
         ("version", "print the version")("h,help", "this text");
     return options;
 }
@@ -92,6 +95,7 @@ Options parse(const cxxopts::ParseResult &given) {
     };
     options.quota = optional("quota");
     options.client_quota = optional("client-quota");
+    options.seeds = optional("seeds");
     settings.limits.max_pages = given["max"].as<std::uint64_t>() * kMib / page_size();
     settings.limits.expire_ms = given["expire"].as<std::uint64_t>() * 1000;
     settings.limits.reservation_ms = given["reservation"].as<std::uint64_t>();
@@ -123,6 +127,8 @@ void share_out(Options &options, std::uint64_t files, bool several_users) {
     limits.client_pages = options.client_quota ? pages(*options.client_quota)
                           : options.quota      ? limits.quota_pages
                                                : limits.quota_pages / 2;
+    limits.seed_pages = options.seeds ? pages(*options.seeds) : limits.quota_pages / 2;
+    limits.all_seed_pages = std::max(limits.max_pages / 2, limits.seed_pages);
     limits.max_segments =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(limits.max_segments, files / 2));
     limits.user_segments = static_cast<std::uint32_t>(limits.max_segments / share);
@@ -176,6 +182,8 @@ int run(int argc, char **argv) {
     Server server(listener, options.settings);
     tell(options.on_demand, store::kListens);
     server.run();
+    if (const std::string lost = server.seeds_lost(); !lost.empty())
+        fmt::print(stderr, "upmd: {}\n", lost);
     return 0;
 }
 

@@ -124,11 +124,13 @@ void Broker::made(Made result, std::uint64_t now) {
 }
 
 // Counts a client as a user of a segment, and credits whoever had it made when somebody
-// else comes to use it.
+// else comes to use it, or a seed keeps it.
 void Broker::hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now) {
     usage_.use(client.id, segment, published, now);
-    if (segment.shared)
-        credit(segment);
+    const Owner maker = segment.owner; // a seed is another one
+    const bool kept = client.seed != 0 && seeds_.keep(client.seed, segment, now);
+    if ((segment.shared || kept) && std::exchange(segment.alone, false))
+        credit(maker, segment.pages.size());
 }
 
 // The owner's process may have left.

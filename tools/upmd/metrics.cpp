@@ -18,7 +18,9 @@ struct Sums {
     std::uint64_t used = 0;
     std::uint64_t unused = 0;
     std::uint64_t saved = 0;
-    std::uint64_t bytes = 0; // of bookkeeping
+    std::uint64_t saved_by_load = 0; // in segments that were made of files
+    std::uint64_t kept = 0;          // by seeds
+    std::uint64_t bytes = 0;         // of bookkeeping
 };
 
 Sums sums_of(const Catalog &catalog, const Domain &domain) {
@@ -31,6 +33,8 @@ Sums sums_of(const Catalog &catalog, const Domain &domain) {
         sums.mapped += segment->mapped;
         (segment->users != 0 ? sums.used : sums.unused) += segment->pages.size();
         sums.saved += segment->saved();
+        sums.saved_by_load += segment->made ? segment->saved() : 0;
+        sums.kept += segment->seeds.empty() ? 0 : segment->pages.size();
         sums.bytes += sizeof(Segment) + segment->pages.size() * kPageBytes;
     }
     return sums;
@@ -74,6 +78,14 @@ constexpr DomainMetric kDomainMetrics[] = {
      [](const Domain &, const Sums &sums) { return bytes_of(sums.mapped); }},
     {"saved_bytes", "Size of what is mapped beyond the first time: memory that is not needed.",
      [](const Domain &, const Sums &sums) { return bytes_of(sums.saved); }},
+    {"saved_by_load_bytes", "What is saved in content that came from files that were loaded.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.saved_by_load); }},
+    {"saved_by_merge_bytes", "What is saved in content that came from memory that was merged.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.saved - sums.saved_by_load); }},
+    {"seeded_bytes", "Size of the content that seeds keep, mapped or not.",
+     [](const Domain &, const Sums &sums) { return bytes_of(sums.kept); }},
+    {"trimmed_bytes", "Size of what the hook of processes gave back by trimming, in all.",
+     [](const Domain &domain, const Sums &) { return bytes_of(domain.trimmed); }},
 };
 
 void add_domains(std::string &text, const Catalog &catalog,
@@ -129,6 +141,10 @@ std::string Broker::metrics() const {
           bytes_of(limits_.max_pages));
     gauge("quota_bytes", "Size of the content that one user may have.",
           bytes_of(limits_.quota_pages));
+    gauge("seeds", "Seeds, which keep content that nobody maps.", seeds_.all().size());
+    gauge("seeded_bytes", "Size of the content that seeds keep.", bytes_of(ledger_.all().kept));
+    gauge("max_seeded_bytes", "Size of the content that seeds of all users may keep together.",
+          bytes_of(limits_.all_seed_pages));
     counter("lookup_hits_total", "Pages that were looked up and known.", totals_.hits);
     counter("lookup_misses_total", "Pages that were looked up and not known.", totals_.misses);
     counter("lookup_waits_total", "Look-ups that waited for another process.", totals_.waits);
@@ -180,7 +196,9 @@ bool Broker::consistent() const {
     const bool all_here =
         std::all_of(made_alone_.begin(), made_alone_.end(),
                     [&](const auto &alone) { return ledger_.process(alone.first).clients != 0; });
-    return all_here && sums == ledger_ && ledger_.all().pages <= limits_.max_pages &&
+    return all_here && seeds_.consistent(sums) && sums == ledger_ &&
+           ledger_.all().kept <= limits_.all_seed_pages &&
+           ledger_.all().pages <= limits_.max_pages &&
            ledger_.all().segments <= limits_.max_segments && catalog_.consistent() &&
            usage_.consistent();
 }

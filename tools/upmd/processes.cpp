@@ -43,6 +43,7 @@ Peer Processes::known(broker::PeerProcess process, uid_t uid) {
     peer.domain = fmt::format("user {} in {} {}", uid, where.user, where.pid);
     peer.label =
         ours ? fmt::format("user:{}", uid) : fmt::format("user:{}/pidns:{}", uid, where.pid);
+    peer.ours = ours;
     peer.sees_all = ours && (uid == 0 || uid == ::geteuid());
     peer.anchors.push_back(std::move(process.user_ns));
     peer.anchors.push_back(std::move(process.pid_ns));

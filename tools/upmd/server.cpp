@@ -131,6 +131,18 @@ void Server::listen_again() {
     }
 }
 
+std::string Server::seeds_lost() const {
+    std::uint64_t pages = 0;
+    const auto &seeds = broker_.seeds().all();
+    for (const auto &[number, seed] : seeds)
+        pages += seed.pages;
+    constexpr std::uint64_t kMib = 1024UL * 1024;
+    return seeds.empty() ? ""
+                         : fmt::format("ends, and with it {} seeds that keep {} MiB: upm seed "
+                                       "makes them anew",
+                                       seeds.size(), pages * page_size() / kMib);
+}
+
 // Complete or not at all: a collector may read at any time.
 void Server::write_metrics() const {
     const std::string fresh = settings_.metrics_file + ".new";

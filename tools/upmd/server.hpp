@@ -39,6 +39,9 @@ class Server final : public broker::Service {
     // signals are blocked. Throws std::system_error.
     void run() { sockets_.run(); }
 
+    // One line about the seeds that end with this broker; empty if there are none.
+    [[nodiscard]] std::string seeds_lost() const;
+
     ClientId connect(int socket, const ucred &peer) override;
     void disconnect(ClientId id) override;
     bool handle(ClientId id, std::span<const std::byte> packet,

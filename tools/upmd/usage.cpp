@@ -61,8 +61,10 @@ void Usage::release(Client &client, SegmentId id, std::uint64_t now) {
     client.uses.erase(use);
     if (--segment.users != 0)
         return;
+    segment.unused_since = now;
+    if (!segment.seeds.empty())
+        return;
     if (segment.shared && limits_.expire_ms != 0) {
-        segment.unused_since = now;
         wanted(now + limits_.expire_ms);
     } else {
         drop_(segment);
@@ -176,7 +178,7 @@ std::uint64_t Usage::expire(std::uint64_t now) {
             wanted(process.look_at);
     std::vector<SegmentId> over;
     for (const auto &[id, segment] : catalog_.segments()) {
-        if (segment->users != 0)
+        if (segment->users != 0 || !segment->seeds.empty())
             continue;
         if (segment->unused_since + limits_.expire_ms <= now)
             over.push_back(id);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Which client uses which segment, and so when a segment goes: as soon as nobody uses
-// it, unless a second process had it and the operator wants such content kept.
+// it, unless a seed keeps it, or a second process had it and the operator wants such content
+// kept.
 //
 // A client uses a segment from when it gets the descriptor until it reports that it has
 // unmapped all of it, or ends, or a look at the mappings of its process shows none. The

@@ -110,6 +110,9 @@ struct upm_load_counts {
  * anonymous mapping that can be read and written, is not locked, and has no property
  * set by madvise(2), mbind(2), userfaultfd(2) and their like. Saves the look at it. */
 #define UPM_LOAD_ORDINARY (1u << 0)
+/* Nobody waits for the load: it may come some seconds later than a plain read would, so
+ * that more of it comes to share. */
+#define UPM_LOAD_PATIENT (1u << 1)
 
 /*
  * upm_load - read a file into memory that comes to be shared.

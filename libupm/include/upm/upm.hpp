@@ -197,6 +197,8 @@ struct LoadOptions {
     const Domain *domain = nullptr;
     // The destination is one ordinary mapping: UPM_LOAD_ORDINARY.
     bool ordinary = false;
+    // Nobody waits for it: UPM_LOAD_PATIENT.
+    bool patient = false;
 };
 
 // Reads `into.size()` bytes of a file from `offset` on (bytes), as pread(2) does, or as
@@ -278,6 +280,62 @@ UPM_API Result<std::size_t> describe_service(std::span<char> text) noexcept;
 // From now on the library starts no service in this process, as it does where upmd does
 // not run yet: for tools that only look. Pre: the library was not called before.
 UPM_API void start_no_service() noexcept;
+
+// Seeds: content that the service behind the backend (upmd of the backend store) keeps
+// though nobody maps it, so that the first program shares it as well; see upm(1). A seed
+// is of this user and of the default domain. It keeps what its clients load, as long as its
+// budget and the user's share last.
+struct SeedOptions {
+    std::uint64_t budget = 0;   // bytes; 0: as many as the user may have kept
+    std::uint32_t expire_s = 0; // seconds after its last use; 0: never
+    std::string_view label;     // for people; 63 bytes of it count
+};
+struct Seed {
+    std::uint64_t number = 0;
+    // What this is in the environment as UPM_SEED makes a process, and its children,
+    // clients of it. 32 hex digits and a zero.
+    char token[33] = {};
+    std::uint64_t room = 0; // bytes that the user may still have kept
+};
+// Begins one, until end_seed() or the end of this process: then it takes nothing more, and
+// keeps what it has. What this process loads from now on is kept as well. No other thread may
+// use the library meanwhile. Errors: EOPNOTSUPP (the backend, or its service, has none), EPERM
+// (the service allows none), EDQUOT (the user has too many, or too much in them).
+UPM_API Result<Seed> begin_seed(const SeedOptions &options) noexcept;
+
+// Sizes are in bytes.
+struct SeedState {
+    std::uint64_t number;
+    std::uint64_t kept;
+    std::uint64_t used; // of that, in segments that some process uses
+    std::uint64_t budget;
+    std::uint64_t missed; // that there was no room for
+    std::uint32_t segments;
+    std::uint32_t user;
+    std::uint32_t expire_s;
+    bool open;       // it still takes what its clients load
+    char label[64];  // empty for other users
+    char domain[64]; // its name for people
+};
+// Ends a seed, and tells what it keeps. Errors: ENOENT, EPERM (of another user).
+UPM_API Result<SeedState> end_seed(std::uint64_t number) noexcept;
+
+struct SeedsDropped {
+    std::uint64_t bytes = 0; // that are kept no more
+    std::uint64_t seeds = 0;
+};
+// Lets go of what a seed keeps; number 0: of all seeds of this user in this domain. What some
+// process maps stays as long as it does. Errors: those of end_seed().
+UPM_API Result<SeedsDropped> drop_seed(std::uint64_t number) noexcept;
+
+struct SeedList {
+    std::size_t count = 0;      // of entries that were filled in
+    std::size_t more = 0;       // that are not told of
+    std::uint64_t room = 0;     // bytes that the user may still have kept
+    std::uint64_t uptime_s = 0; // of the service: seeds end with it
+};
+// The seeds that this process may know of: of its user and domain, all for root.
+UPM_API Result<SeedList> list_seeds(std::span<SeedState> list) noexcept;
 
 // One row for each backend that the library knows, in order of preference: for
 // diagnosis; advise uses the active one.

@@ -76,9 +76,14 @@ void drive(std::span<const std::uint8_t> bytes) {
     const int described = read_metrics(packet, kNumber, text);
     check(described);
     require(described == 0 ? text.size() + sizeof(ReplyHeader) == packet.size() : text.empty());
+    SeedReply seeds{};
+    SeedEntry entries[2]; // fewer than there may be
+    const int listed = read_seed(packet, kNumber, seeds, entries);
+    check(listed);
+    require(listed != 0 || seeds.count <= kMaxSeedsListed);
     // No packet answers two kinds of requests, or another request.
     const int taken = static_cast<int>(got == 0) + static_cast<int>(published == 0) +
-                      static_cast<int>(described == 0);
+                      static_cast<int>(described == 0) + static_cast<int>(listed == 0);
     require(taken <= 1);
     require(read_metrics(packet, kNumber + 1, text) == -EPROTO || described == -EPROTO);
 }

@@ -4,7 +4,8 @@
 // whose sums must hold after each. With clang a libFuzzer target:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
-//       tests/tools/upmd/broker_fuzz.cpp tools/upmd/{broker,catalog,ledger,metrics,usage}.cpp
+//       tests/tools/upmd/broker_fuzz.cpp
+//       tools/upmd/{broker,catalog,ledger,making,metrics,seeding,seeds,usage}.cpp
 //       libupm/store/segment.cpp -lfmt
 //
 // Otherwise, with a main() of its own, a short run over generated packets for ctest.
@@ -53,7 +54,7 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
     std::vector<std::byte> packet;
     store::Header header{};
     const std::uint8_t kind = input.byte();
-    header.op = kind % 10;
+    header.op = kind % 11;
     header.version = version;
     append(packet, header);
     if (header.op == 1) {
@@ -61,8 +62,15 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
         hello.page_size = 4096;
         hello.named = input.byte() % 3;
         hello.key[0] = input.byte() % 2;
-        hello.newest = static_cast<std::uint16_t>(2 + input.byte() % 3);
-        packet.assign(version == 2 ? store::kHelloRequestV2 : sizeof(hello), std::byte{0});
+        hello.newest = static_cast<std::uint16_t>(2 + input.byte() % 4);
+        // Of a seed: what two calls of `random` in a row give.
+        const std::uint64_t first = input.byte() % 64U;
+        const std::uint64_t token[] = {first | 1U, (first + 1) | 1U};
+        std::memcpy(hello.token, token, sizeof(hello.token));
+        packet.assign(version == 2   ? store::kHelloRequestV2
+                      : version == 3 ? store::kHelloRequestV3
+                                     : sizeof(hello),
+                      std::byte{0});
         std::memcpy(packet.data(), &hello, packet.size());
     } else if (header.op == 2 || header.op == 4) {
         const std::uint32_t count = input.byte() % 9;
@@ -71,6 +79,15 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
         append(packet, header.op == 2 ? count : 0U);
         for (std::uint32_t i = 0; i < count; ++i)
             append(packet, std::uint64_t{input.byte() % 16U});
+    } else if (header.op == 10) {
+        store::SeedRequest seed{};
+        seed.header = header;
+        seed.act = input.byte() % 5;
+        seed.number = input.byte() % 6U;
+        seed.budget = input.byte() % 8U;
+        seed.expire_s = 1; // so that all of them end at last
+        packet.resize(sizeof(seed));
+        std::memcpy(packet.data(), &seed, sizeof(seed));
     } else if (header.op == 3 || header.op == 6) {
         append(packet, std::uint32_t{input.byte() % 8U});
         append(packet, std::uint32_t{0});
@@ -128,7 +145,7 @@ class Session {
         }
         for (const Client &client : clients_)
             broker_.disconnect(client.id, now_);
-        (void)broker_.expire(now_ + 1000);
+        (void)broker_.expire(now_ + 5000);
         if (!broker_.idle() || !broker_.consistent())
             std::abort();
     }
@@ -145,8 +162,10 @@ class Session {
         peer.process = choice % 5;
         peer.domain = std::string(1, choice % 3 == 0 ? 'a' : 'b');
         peer.label = peer.domain;
+        peer.ours = choice % 7 == 0;
+        peer.sees_all = choice % 11 == 0;
         clients_.push_back({.id = broker_.connect(std::move(peer)),
-                            .version = static_cast<std::uint16_t>(2 + choice / 2 % 2)});
+                            .version = static_cast<std::uint16_t>(2 + choice / 2 % 3)});
     }
 
     void step() {
@@ -191,7 +210,10 @@ class Session {
                           .wait_ms = 10,
                           .look_ms = 30,
                           .look_soon_ms = 5,
-                          .blind_ms = 40},
+                          .blind_ms = 40,
+                          .seed_pages = 6,
+                          .all_seed_pages = 8,
+                          .user_seeds = 3},
                          [](upmd::ClientId, std::span<const std::byte> packet, int) {
                              store::ReplyHeader reply{};
                              if (!store::take(packet, reply) ||
