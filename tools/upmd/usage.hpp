@@ -22,6 +22,7 @@ namespace upm::upmd {
 struct Look {
     std::unordered_map<std::uint64_t, std::uint64_t> pages; // by inode
     bool readable = false;                                  // false: its mappings cannot be read
+    bool any = false;                                       // there are mappings at all
     bool complete = false;                                  // false: it has more than are looked at
     bool gone = false;                                      // the process has ended
 };

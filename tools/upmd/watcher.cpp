@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <dirent.h>
 #include <fcntl.h>
+#include <memory>
 #include <string>
 #include <unistd.h>
 
@@ -72,6 +74,7 @@ Look read_mappings(int fd, std::size_t most) {
             return look;
         }
         look.readable = true;
+        look.any = look.any || got != 0;
         if (got == 0) {
             look.complete = kept == 0;
             return look;
@@ -89,13 +92,37 @@ Look read_mappings(int fd, std::size_t most) {
 
 namespace {
 
-// A folder without the file is that of a process that has ended.
-Look look_at(int folder) {
+// A folder without the file is that of a process, or a thread, that has ended.
+Look look_at_thread(int folder) {
     const Descriptor maps(::openat(folder, "maps", O_RDONLY | O_CLOEXEC));
     if (maps)
         return read_mappings(maps.get(), kMostBytes);
     Look look;
     look.gone = errno == ESRCH || errno == ENOENT;
+    return look;
+}
+
+struct CloseDirectory {
+    void operator()(DIR *directory) const noexcept { (void)::closedir(directory); }
+};
+
+// When the first thread of a process has ended, and others have not, only they have its
+// mappings: the process's own file is empty.
+Look look_at(int folder) {
+    Look look = look_at_thread(folder);
+    if (!look.complete || look.any)
+        return look;
+    Descriptor task(::openat(folder, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const std::unique_ptr<DIR, CloseDirectory> threads(task ? ::fdopendir(task.get()) : nullptr);
+    if (!threads)
+        return look;
+    (void)task.release();
+    while (const dirent *const entry = ::readdir(threads.get())) {
+        const Descriptor thread(
+            ::openat(::dirfd(threads.get()), entry->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC));
+        if (Look its = thread ? look_at_thread(thread.get()) : Look{}; its.any)
+            return its;
+    }
     return look;
 }
 

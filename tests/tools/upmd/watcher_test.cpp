@@ -5,11 +5,15 @@
 #include "tests/libupm/store/fixture.hpp"
 #include "tools/upmd/watcher.hpp"
 
+#include <chrono>
+#include <csignal>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 
 namespace upm::test {
@@ -72,6 +76,35 @@ TEST_F(UpmdWatcher, AProcessThatHasEndedIsGone) {
     const auto found = results(1);
     ASSERT_EQ(found.size(), 1U);
     EXPECT_TRUE(found[0].look.gone);
+}
+
+// The file of the process itself is empty then.
+TEST_F(UpmdWatcher, SeesSegmentsOfAProcessWhoseFirstThreadHasEnded) {
+    const Pages content(2);
+    content.fill('x');
+    const int fd = make_segment(content.data(), content.size());
+    struct stat status {};
+    ASSERT_EQ(::fstat(fd, &status), 0);
+    const pid_t pid = fork_tied();
+    if (pid == 0) {
+        (void)::mmap(nullptr, content.size(), PROT_READ, MAP_PRIVATE, fd, 0);
+        std::thread([] {
+            for (;;)
+                (void)::pause();
+        }).detach();
+        ::syscall(SYS_exit, 0); // this thread alone
+    }
+    (void)::close(fd);
+    const std::string folder = "/proc/" + std::to_string(pid);
+    while (!read_file(folder + "/maps").empty())
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    watcher.look(1, 0, open_folder(folder));
+    auto found = results(1);
+    ASSERT_EQ(found.size(), 1U);
+    EXPECT_TRUE(found[0].look.readable && found[0].look.complete && !found[0].look.gone);
+    EXPECT_EQ(found[0].look.pages[status.st_ino], 2U);
+    (void)::kill(pid, SIGKILL);
+    (void)wait_for(pid);
 }
 
 // Two of a user's hang, and nobody else's wait for that.
