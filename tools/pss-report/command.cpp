@@ -76,14 +76,14 @@ bool in_group(const Container &container, GroupBy by) {
 }
 
 // Nothing, or what to say in place of one row "(none)", or of a figure of nothing.
-std::string nobody_there(const Report &report) {
+std::string nobody_there(const Report &report, bool all_read) {
     const bool containers = report.by == GroupBy::kContainer || report.by == GroupBy::kPod;
     if (!containers || std::any_of(report.rows.begin(), report.rows.end(), [&](const Row &row) {
             return in_group(row.container, report.by);
         }))
         return "";
-    return fmt::format("no process is in a {0}: --by cgroup or --by command tells others apart",
-                       name_of(report.by));
+    return fmt::format("no process {}is in a {}: --by cgroup or --by command tells others apart",
+                       all_read ? "" : "that can be read ", name_of(report.by));
 }
 
 std::string rendered(const Options &options, const Report &report, const Snapshot &snapshot,
@@ -110,7 +110,8 @@ std::string rendered(const Options &options, const Report &report, const Snapsho
     const std::vector<std::string> fields =
         options.fields.empty() ? default_fields(options.by) : options.fields;
     std::string table = to_table(report, snapshot, fields, style);
-    if (const std::string why = nobody_there(report); !why.empty())
+    if (const std::string why = nobody_there(report, snapshot.skipped.unreadable.empty());
+        !why.empty())
         table += why + "\n";
     return table;
 }
@@ -123,8 +124,12 @@ void write_figures(const Options &options, const std::vector<Series> &series) {
     const bool somebody = std::any_of(series.begin(), series.end(), [](const Series &one) {
         return !one.last.processes.empty();
     });
+    const bool all_read = std::all_of(series.begin(), series.end(), [](const Series &one) {
+        return one.last.skipped.unreadable.empty();
+    });
     if (!somebody)
-        if (const std::string why = nobody_there({.by = options.by, .rows = {}, .total = {}});
+        if (const std::string why =
+                nobody_there({.by = options.by, .rows = {}, .total = {}}, all_read);
             !why.empty())
             throw Failure(why);
     const SeriesOptions how = series_options(options);
@@ -138,7 +143,8 @@ void write_figures(const Options &options, const Report &report, const Snapshot 
                    const Estimate *estimate) {
     if (options.plot.empty() && options.html.empty())
         return;
-    if (const std::string why = nobody_there(report); !why.empty())
+    if (const std::string why = nobody_there(report, snapshot.skipped.unreadable.empty());
+        !why.empty())
         throw Failure(why);
     const SeriesOptions how = series_options(options);
     if (!options.plot.empty())

@@ -12,8 +12,12 @@ bool matches(const std::string &pattern, const std::string &text) {
     return ::fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
 }
 
-// The group itself or one above it; a pattern may leave the first slash out.
-bool matches_cgroup(const std::string &pattern, std::string path) {
+// The group itself or one above it; a pattern may leave the first slash out, and end with
+// one.
+bool matches_cgroup(std::string pattern, std::string path) {
+    while (pattern.ends_with('/'))
+        if (pattern.pop_back(); pattern.empty())
+            return true; // the root
     const std::string wanted = pattern.starts_with('/') ? pattern : "/" + pattern;
     for (;;) {
         if (matches(wanted, path) || matches(pattern, path))

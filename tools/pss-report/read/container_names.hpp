@@ -9,8 +9,11 @@
 #include "tools/pss-report/model/snapshot.hpp"
 
 #include <map>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 namespace upm::tool::pss {
 
@@ -19,18 +22,23 @@ class ContainerNames {
     explicit ContainerNames(Root root);
 
     // Fills in `name` and `pod_name`; empty where nothing is known. Asks once for each
-    // container.
-    void add(Container &container);
+    // container. `cgroup` tells whose it is: users have runtimes of their own.
+    void add(Container &container, std::string_view cgroup = {});
 
   private:
+    using Names = std::map<std::string, std::string>;
+
+    void add_home(std::string_view cgroup);
     [[nodiscard]] std::string docker_name(const std::string &id) const;
     // Name and pod of a container that a kubelet started, by its OCI bundle.
     [[nodiscard]] std::pair<std::string, std::string> bundle_names(const std::string &id) const;
 
     Root root_;
-    std::map<std::string, std::string> podman_;  // by id
-    std::map<std::string, std::string> nerdctl_; // by id
-    std::map<std::string, std::string> pods_;    // "namespace/name" by uid
+    Names podman_;                    // by id
+    Names nerdctl_;                   // by id
+    Names pods_;                      // "namespace/name" by uid
+    std::vector<std::string> docker_; // folders
+    std::set<std::string> homes_;     // of these users, by uid, were looked at
     std::map<std::string, std::pair<std::string, std::string>> known_;
 };
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <fmt/format.h>
 
 namespace upm::tool::pss {
 
@@ -48,23 +49,45 @@ constexpr std::array<Prefix, 9> kScopes = {{{"docker-", "docker"},
                                             {"machine-", "machine"},
                                             {"lxc-", "lxc"}}};
 
-// Folders that hold one group for each container, named by its id.
-constexpr std::array<Prefix, 5> kParents = {{{"docker", "docker"},
-                                             {"lxc", "lxc"},
-                                             {"lxc.payload", "lxc"},
+// Folders that hold one group for each container, called by its id or by a name.
+struct Parent {
+    std::string_view folder;
+    std::string_view runtime;
+    bool named = false;
+};
+constexpr std::array<Parent, 8> kParents = {{{"docker", "docker"},
                                              {"libpod_parent", "podman"},
-                                             {"ecs", "ecs"}}};
+                                             {"ecs", "ecs"},
+                                             {"lxc", "lxc", true},
+                                             {"lxc.payload", "lxc", true},
+                                             {"buildkit", "buildkit", true},
+                                             {"garden", "garden", true},
+                                             {"firecracker", "firecracker", true}}};
 
-constexpr std::size_t kIdLength = 64; // of Docker's kind, in hexadecimal
+// Groups that are called by this and an id.
+constexpr std::array<Prefix, 4> kPrefixes = {{{"libpod-payload-", "podman"}, // of a unit
+                                              {"libpod-", "podman"},
+                                              {"crio-", "cri-o"},
+                                              {"kata_", "kata"}}};
 
-// The uid that kubelet names a pod's cgroup by, or the id of podman's.
-std::string pod_of(std::string_view step) {
+constexpr std::size_t kIdLength = 64;            // of Docker's kind, in hexadecimal
+constexpr std::string_view kGone = " (deleted)"; // stands behind the path of a removed group
+
+bool is_id(std::string_view text) {
+    return text.size() == kIdLength && is_hex(text);
+}
+
+// The uid that kubelet names a pod's cgroup by, or the id of podman's. The slice of the
+// latter is below that of machines or of users.
+std::string pod_of(std::string_view step, std::string_view parent) {
+    if (parent == "libpod_parent" && is_id(step))
+        return std::string(step);
     step = step.substr(0, step.find(':'));
     if (step.ends_with(".slice"))
         step.remove_suffix(6);
-    constexpr std::string_view kPodman = "machine-libpod_pod_";
-    if (step.starts_with(kPodman))
-        return std::string(step.substr(kPodman.size()));
+    constexpr std::string_view kPodman = "-libpod_pod_";
+    if (const std::size_t at = step.find(kPodman); at != std::string_view::npos)
+        return std::string(step.substr(at + kPodman.size()));
     // podUID (cgroupfs), or kubepods-burstable-podUID, in which systemd has _ for -; kind
     // puts kubelet- before that.
     const bool unit = step.find("kubepods-") != std::string_view::npos;
@@ -105,24 +128,28 @@ Container container_step(std::string_view step, std::string_view parent) {
                 unescaped_unit(step.substr(kNspawn.size(), step.size() - kNspawn.size() - 8))};
     if (step.starts_with("lxc.payload."))
         return {"lxc", std::string(step.substr(12))};
-    for (const std::string_view prefix : {"libpod-", "crio-"})
+    for (const auto &[prefix, runtime] : kPrefixes)
         if (step.starts_with(prefix) && is_hex(step.substr(prefix.size())))
-            return {prefix == "crio-" ? "cri-o" : "podman",
-                    std::string(step.substr(prefix.size()))};
+            return {std::string(runtime), std::string(step.substr(prefix.size()))};
+    if (step.starts_with("buildah-buildah"))
+        return {"buildah", std::string(step)};
     // cgroups of containerd and CRI-O when kubelet uses systemd and they do not:
     // SLICE:RUNTIME:ID
     if (const std::size_t at = step.rfind(':'); at != std::string_view::npos)
-        if (const std::string_view id = step.substr(at + 1); id.size() == kIdLength && is_hex(id)) {
+        if (const std::string_view id = step.substr(at + 1); is_id(id)) {
             const std::string_view middle = step.substr(0, at);
             const std::string_view runtime = middle.substr(middle.rfind(':') + 1);
             return {runtime == "crio" ? "cri-o" : "containerd", std::string(id)};
         }
-    for (const auto &[folder, runtime] : kParents)
-        if (parent == folder && step != "init.scope")
-            if (runtime == "lxc" || is_hex(step))
-                return {std::string(runtime), std::string(step)};
+    for (const auto &[folder, runtime, named] : kParents)
+        if (parent == folder && (named || is_hex(step)))
+            return {std::string(runtime), std::string(step)};
+    // A task of ECS has several containers: /ecs/TASK/TASK-NUMBER.
+    if (is_hex(parent) && parent.size() >= kIdLength / 2 && step.starts_with(parent) &&
+        step.substr(parent.size()).starts_with('-'))
+        return {"ecs", std::string(step)};
     // Ids of Docker's kind, wherever they are: Kubernetes with cgroupfs, ctr.
-    if (step.size() == kIdLength && is_hex(step))
+    if (is_id(step))
         return {"container", std::string(step)};
     return {};
 }
@@ -144,7 +171,9 @@ std::vector<std::string> cgroup_paths(std::string_view text) {
         if (second == std::string_view::npos)
             return;
         const std::string_view controllers = line.substr(first + 1, second - first - 1);
-        const std::string_view path = line.substr(second + 1);
+        std::string_view path = line.substr(second + 1);
+        if (path.ends_with(kGone))
+            path.remove_suffix(kGone.size());
         root = root || path == "/";
         if (path.empty() || path == "/")
             return;
@@ -163,6 +192,24 @@ std::vector<std::string> cgroup_paths(std::string_view text) {
     return paths;
 }
 
+std::map<std::string, std::string> container_runtimes(const Root &root) {
+    std::map<std::string, std::string> found;
+    const auto add = [&](const std::string &folder, const char *runtime) {
+        for (const std::string &id : root.names(folder))
+            found.emplace(id, runtime);
+    };
+    std::vector<std::string> places = {"/run"};
+    for (const std::string &user : root.names("/run/user"))
+        places.push_back("/run/user/" + user);
+    for (const std::string &place : places)
+        for (const char *runtime : {"runc", "crun"})
+            add(fmt::format("{}/{}", place, runtime), runtime);
+    add("/run/docker/runtime-runc/moby", "runc");
+    for (const std::string &space : root.names("/run/containerd/runc"))
+        add("/run/containerd/runc/" + space, "containerd");
+    return found;
+}
+
 Container container_of(std::string_view cgroup, const std::map<std::string, std::string> &names) {
     Container found;
     Container unit;
@@ -175,7 +222,7 @@ Container container_of(std::string_view cgroup, const std::map<std::string, std:
         rest.remove_prefix(std::min(end + 1, rest.size()));
         if (step.empty())
             continue;
-        if (std::string here = pod_of(step); !here.empty())
+        if (std::string here = pod_of(step, parent); !here.empty())
             pod = std::move(here);
         // Containers inside containers: the innermost counts.
         if (Container container = container_step(step, parent); !container.runtime.empty())
@@ -188,7 +235,8 @@ Container container_of(std::string_view cgroup, const std::map<std::string, std:
     }
     if (found.runtime.empty())
         return unit;
-    found.pod = std::move(pod);
+    if (pod != found.id)
+        found.pod = std::move(pod);
     return found;
 }
 

@@ -4,6 +4,7 @@
 #ifndef UPM_TOOLS_PSS_REPORT_READ_CONTAINERS_HPP
 #define UPM_TOOLS_PSS_REPORT_READ_CONTAINERS_HPP
 
+#include "tools/common/root.hpp"
 #include "tools/pss-report/model/snapshot.hpp"
 
 #include <map>
@@ -18,8 +19,11 @@ namespace upm::tool::pss {
 // nothing else.
 std::vector<std::string> cgroup_paths(std::string_view text);
 
-// `names`: containers of runc and crun, whose cgroups are called as the user likes, and
-// their runtimes.
+// Containers whose cgroups are called as the user likes, by name, and their runtimes: what
+// runc, crun and containerd keep below /run.
+std::map<std::string, std::string> container_runtimes(const Root &root);
+
+// `names`: as container_runtimes() has them.
 Container container_of(std::string_view cgroup,
                        const std::map<std::string, std::string> &names = {});
 

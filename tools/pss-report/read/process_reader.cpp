@@ -52,12 +52,7 @@ ProcessReader::ProcessReader(const Root &root, CollectOptions options, BeforeMem
       page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {
     int error = 0;
     users_ = parse_passwd(proc_.read("/etc/passwd", error));
-    for (const char *runtime : {"runc", "crun"})
-        for (const char *folder : {"/run/", "/run/docker/runtime-runc/moby/"})
-            if (folder != std::string_view("/run/") ||
-                proc_.root().exists(std::string(folder) + runtime))
-                for (const std::string &id : proc_.root().names(std::string(folder) + runtime))
-                    container_runtimes_.emplace(id, runtime);
+    container_runtimes_ = container_runtimes(proc_.root());
 }
 
 void ProcessReader::begin(const System &system, bool mappings) {
@@ -66,8 +61,8 @@ void ProcessReader::begin(const System &system, bool mappings) {
     exact_ = true;
 }
 
-std::string_view ProcessReader::read_memory_file(const Process &process, const char *name,
-                                                 int &error) {
+std::string_view ProcessReader::read_process_file(const Process &process, const char *name,
+                                                  int &error) {
     return proc_.read_process(process.pid, file_of(process, name).c_str(), error);
 }
 
@@ -75,21 +70,21 @@ const std::string &ProcessReader::user_name(std::uint32_t uid) {
     return users_.try_emplace(uid, std::to_string(uid)).first->second;
 }
 
-void ProcessReader::read_cgroup(Process &process) {
-    int error = 0;
-    process.cgroups = cgroup_paths(proc_.read_process(process.pid, "cgroup", error));
+// A first thread that has ended is in the root of the hierarchies of version 1.
+void ProcessReader::read_cgroup(Process &process, int &error) {
+    process.cgroups = cgroup_paths(read_process_file(process, "cgroup", error));
     Placement place = placement_of(process.cgroups, container_runtimes_);
     process.cgroup = std::move(place.cgroup);
     process.container = std::move(place.container);
-    container_names_.add(process.container);
+    container_names_.add(process.container, process.cgroup);
 }
 
 // The process is there, and so is its memory, when its first thread has ended: until the
 // others have, /proc shows it as a zombie without memory.
-int ProcessReader::living_thread(int pid, Status &status) {
+int ProcessReader::living_thread(int pid, const Threads &ended, Status &status) {
     for (const std::string &name : proc_.root().names(fmt::format("/proc/{}/task", pid))) {
         const auto thread = parse_integer<int>(name);
-        if (!thread || *thread == pid)
+        if (!thread || *thread == pid || ended.contains(*thread))
             continue;
         int error = 0;
         const Status found =
@@ -105,7 +100,22 @@ int ProcessReader::living_thread(int pid, Status &status) {
     return 0;
 }
 
+// The thread by which a process is read, the first one or another, may end before it is
+// read, and the process go on.
 Reading ProcessReader::read(int pid) {
+    constexpr int kTries = 20;
+    Threads ended;
+    Reading reading;
+    for (int tried = 0; tried < kTries; ++tried) {
+        reading = read_once(pid, ended);
+        if (reading.fate != Fate::kVanished || reading.process.pid == 0)
+            break;
+        ended.insert(reading.process.thread);
+    }
+    return reading;
+}
+
+Reading ProcessReader::read_once(int pid, const Threads &ended) {
     Reading reading;
     if (options_.filter.without.contains(pid))
         return reading;
@@ -120,10 +130,11 @@ Reading ProcessReader::read(int pid) {
     process.uid = status.uid;
     process.command = status.name;
     if (error == 0 && status.state == 'Z') {
-        process.thread = living_thread(pid, status);
+        process.thread = living_thread(pid, ended, status);
         reading.fate = Fate::kZombie;
         if (process.thread == 0)
             return reading;
+        reading.fate = Fate::kVanished;
     }
     // Linux before 6.8 does not say "Kthread"; there a process without memory that is
     // neither dead nor a zombie is one.
@@ -132,8 +143,11 @@ Reading ProcessReader::read(int pid) {
         return reading;
     }
     process.user = user_name(process.uid);
-    if (error == 0)
-        read_cgroup(process);
+    if (int unread = 0; error == 0) {
+        read_cgroup(process, unread);
+        if (process.thread != 0 && gone(unread))
+            return reading;
+    }
     reading.fate = Fate::kFiltered;
     if (!wanted(options_.filter, process))
         return reading;
@@ -155,7 +169,7 @@ bool ProcessReader::may_hold_store(const Process &process, const Status &status)
     if (status.rss_shmem == 0)
         return false;
     int error = 0;
-    return read_memory_file(process, "maps", error).find("/memfd:upm") != std::string_view::npos;
+    return read_process_file(process, "maps", error).find("/memfd:upm") != std::string_view::npos;
 }
 
 void ProcessReader::read_memory(Process &process, const Status &status, bool smaps, int &error) {
@@ -173,7 +187,7 @@ void ProcessReader::read_memory(Process &process, const Status &status, bool sma
 }
 
 void ProcessReader::from_rollup(Process &process, const Status &status, int &error) {
-    const std::string_view text = read_memory_file(process, "smaps_rollup", error);
+    const std::string_view text = read_process_file(process, "smaps_rollup", error);
     if (error == ENOENT && proc_.open_process(process.pid, file_of(process, "smaps").c_str()))
         return from_smaps(process, status, error); // Linux before 4.14
     if (error != 0)
@@ -183,10 +197,12 @@ void ProcessReader::from_rollup(Process &process, const Status &status, int &err
 }
 
 void ProcessReader::from_smaps(Process &process, const Status &status, int &error) {
-    const std::vector<MeasuredMapping> mappings =
-        parse_smaps(read_memory_file(process, "smaps", error));
+    const std::string_view text = read_process_file(process, "smaps", error);
+    if (error == 0 && text.empty())
+        error = ESRCH; // the thread has ended meanwhile
     if (error != 0)
         return;
+    const std::vector<MeasuredMapping> mappings = parse_smaps(text);
     const std::vector<Kind> kinds = classify(mappings);
     std::vector<Usage> usages;
     usages.reserve(mappings.size());
@@ -258,7 +274,7 @@ void ProcessReader::add_ksm(Process &process) {
     if (shared + sharing == 0 && value("ksm_zero_pages") == 0)
         return;
     int error = 0;
-    const KsmStat stat = parse_ksm_stat(proc_.read_process(process.pid, "ksm_stat", error));
+    const KsmStat stat = parse_ksm_stat(read_process_file(process, "ksm_stat", error));
     if (error != 0)
         return;
     Usage &usage = process.usage;

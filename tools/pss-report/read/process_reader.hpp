@@ -14,6 +14,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -60,8 +61,12 @@ class ProcessReader {
     Reading read(int pid);
 
   private:
-    std::string_view read_memory_file(const Process &process, const char *name, int &error);
-    int living_thread(int pid, Status &status);
+    using Threads = std::set<int>;
+
+    // By one of its threads, but none of those.
+    Reading read_once(int pid, const Threads &ended);
+    std::string_view read_process_file(const Process &process, const char *name, int &error);
+    int living_thread(int pid, const Threads &ended, Status &status);
     void read_memory(Process &process, const Status &status, bool smaps, int &error);
     void from_rollup(Process &process, const Status &status, int &error);
     void from_smaps(Process &process, const Status &status, int &error);
@@ -69,7 +74,7 @@ class ProcessReader {
                     const std::vector<Kind> &kinds, std::vector<Usage> &usages);
     void add_ksm(Process &process);
     bool may_hold_store(const Process &process, const Status &status);
-    void read_cgroup(Process &process);
+    void read_cgroup(Process &process, int &error);
     const std::string &user_name(std::uint32_t uid);
 
     Proc proc_;

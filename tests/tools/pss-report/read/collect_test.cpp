@@ -183,10 +183,12 @@ TEST(Collect, FiltersByEveryHierarchy) {
     process.cgroup = "4:memory:/docker/x\n0::/system.slice/containerd.service\n";
     process.mappings = {{"1000-2000 rw-p 00000000 00:00 0 ", 4, 4, 4, 4}};
     root.add(process);
-    for (const char *cgroup : {"/docker/x", "/docker", "system.slice"}) {
+    for (const char *cgroup : {"/docker/x", "/docker", "system.slice", "/docker/", "/", "//"}) {
         const Snapshot snapshot = root.collect({.filter = {.cgroups = {cgroup}}});
         EXPECT_EQ(snapshot.processes.size(), 1U) << cgroup;
     }
+    for (const char *cgroup : {"", "/docker/x/y", "/dock/"})
+        EXPECT_EQ(root.collect({.filter = {.cgroups = {cgroup}}}).processes.size(), 0U) << cgroup;
 }
 
 // The first thread of a process may end before the others: /proc/PID is a zombie's then.
@@ -199,20 +201,28 @@ TEST(Collect, AProcessOutlivesItsFirstThread) {
     root.add(process);
     const std::string dead = "Name:\tserver\nState:\tZ (zombie)\nPid:\t7\nUid:\t0\t0\t0\t0\n";
     const std::string old = root.path() + "/proc/7/";
+    root.write("sys/kernel/mm/ksm/pages_shared", "1\n");
+    root.write("sys/kernel/mm/ksm/pages_sharing", "1\n");
     root.mkdir("proc/7/task/7");
     root.mkdir("proc/7/task/9");
-    for (const char *name : {"status", "smaps", "smaps_rollup", "maps"})
+    root.write("proc/7/cgroup", "4:memory:/lxc/web\n");
+    root.write("proc/7/ksm_stat", "ksm_merging_pages 4\n");
+    for (const char *name : {"status", "smaps", "smaps_rollup", "maps", "cgroup", "ksm_stat"})
         std::filesystem::rename(old + name, old + "task/9/" + name);
     for (const char *folder : {"proc/7/", "proc/7/task/7/"}) {
         root.write(std::string(folder) + "status", dead);
         root.write(std::string(folder) + "smaps_rollup", "");
         root.write(std::string(folder) + "smaps", "");
+        root.write(std::string(folder) + "cgroup", "4:memory:/\n");
+        root.write(std::string(folder) + "ksm_stat", "");
     }
     for (const bool mappings : {false, true}) {
         const Snapshot snapshot = root.collect({.mappings = mappings});
         ASSERT_EQ(snapshot.processes.size(), 1U);
         EXPECT_EQ(snapshot.processes[0].usage.pss, 34U << 10U);
         EXPECT_EQ(snapshot.processes[0].command, "server");
+        EXPECT_EQ(snapshot.processes[0].container.id, "web");
+        EXPECT_EQ(snapshot.processes[0].usage.ksm, 4U << 12U);
         EXPECT_EQ(snapshot.skipped.zombies, 0U);
     }
 }
@@ -245,6 +255,31 @@ TEST(Collect, AProcessOutlivesItsFirstThreadForReal) {
     (void)::close(ready[0]);
     ASSERT_EQ(snapshot.processes.size(), 1U);
     EXPECT_GE(snapshot.processes[0].usage.pss, 32U << 20U);
+}
+
+// And its other threads come and go: one that was found may have ended when it is read.
+TEST(Collect, AProcessOutlivesTheThreadItIsReadBy) {
+    const FakeRoot root;
+    FakeProcess process;
+    process.pid = 7;
+    process.mappings = {{"1000-2000 rw-p 00000000 00:00 0 ", 34, 34, 34, 34}};
+    root.add(process);
+    const std::string folder = root.path() + "/proc/7/";
+    root.mkdir("proc/7/task/8");
+    root.mkdir("proc/7/task/9");
+    for (const char *name : {"status", "smaps", "smaps_rollup", "cgroup"})
+        std::filesystem::rename(folder + name, folder + "task/9/" + name);
+    for (const char *name : {"status", "cgroup"}) // and nothing of its memory
+        std::filesystem::copy(folder + "task/9/" + name, folder + "task/8/" + name);
+    root.mkdir("proc/7/task/10"); // ended before its status was read
+    root.write("proc/7/status", "Name:\tserver\nState:\tZ (zombie)\nPid:\t7\n");
+    for (const bool mappings : {false, true}) {
+        const Snapshot snapshot = root.collect({.mappings = mappings});
+        ASSERT_EQ(snapshot.processes.size(), 1U);
+        EXPECT_EQ(snapshot.processes[0].thread, 9);
+        EXPECT_EQ(snapshot.processes[0].usage.pss, 34U << 10U);
+        EXPECT_EQ(snapshot.skipped.vanished, 0U);
+    }
 }
 
 // A file that never answers, as those of a process that is stuck in the kernel.

@@ -5,6 +5,7 @@
 #include "tools/pss-report/read/container_names.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 namespace upm::tool::pss {
 
@@ -14,6 +15,9 @@ const std::string kId = std::string(60, 'a') + "0123";
 
 const std::string kUid = "0a1b2c3d-1111-2222-3333-0123456789ab";
 const std::string kUnitUid = "0a1b2c3d_1111_2222_3333_0123456789ab";
+
+const std::string kPod = std::string(60, 'b') + "4567";
+const std::string kTask = "0b69d5c0d655409585f6b2f4be0ed8fc";
 
 struct ContainerCase {
     const char *label;
@@ -90,9 +94,27 @@ INSTANTIATE_TEST_SUITE_P(
                           ".scope/container",
                       "podman", kId},
         ContainerCase{"PodmanPod",
-                      "/machine.slice/machine-libpod_pod_" + kId + ".slice/libpod-" + kId +
+                      "/machine.slice/machine-libpod_pod_" + kPod + ".slice/libpod-" + kId +
                           ".scope/container",
-                      "podman", kId, kId},
+                      "podman", kId, kPod},
+        ContainerCase{"PodmanOfAUnit", "/system.slice/web.service/libpod-payload-" + kId, "podman",
+                      kId},
+        ContainerCase{"PodmanPodRootless",
+                      "/user.slice/user-1000.slice/user@1000.service/user.slice/user-libpod_pod_" +
+                          kPod + ".slice/libpod-" + kId + ".scope/container",
+                      "podman", kId, kPod},
+        ContainerCase{"PodmanPodCgroupfs", "/libpod_parent/" + kPod + "/libpod-" + kId, "podman",
+                      kId, kPod},
+        ContainerCase{"Buildkit", "/docker/buildkit/yq3v2x8tn9u0", "buildkit", "yq3v2x8tn9u0"},
+        ContainerCase{"Buildah", "/buildah-buildah123", "buildah", "buildah-buildah123"},
+        ContainerCase{"Fargate", "/ecs/" + kTask + "/" + kTask + "-2495160603", "ecs",
+                      kTask + "-2495160603"},
+        ContainerCase{"KataSandbox", "/kubepods/burstable/pod" + kUid + "/kata_" + kId, "kata", kId,
+                      kUid},
+        ContainerCase{"Garden", "/garden/0a1b-web", "garden", "0a1b-web"},
+        ContainerCase{"Firecracker", "/firecracker/551e7604-e35c", "firecracker", "551e7604-e35c"},
+        ContainerCase{"OtherNamespace", "/../../system.slice/docker-" + kId + ".scope", "docker",
+                      kId},
         ContainerCase{"NerdctlSystemd", "/system.slice/nerdctl-" + kId + ".scope", "containerd",
                       kId},
         ContainerCase{"NerdctlCgroupfs", "/default/" + kId, "container", kId},
@@ -130,7 +152,9 @@ INSTANTIATE_TEST_SUITE_P(
                     CgroupCase{"Colons", "0::/a:b:c\n", "/a:b:c"},
                     CgroupCase{"Together", "3:cpu,memory:/both\n", "/both"},
                     CgroupCase{"ContainerFirst", "4:memory:/m\n3:cpu:/lxc/web\n", "/lxc/web"},
-                    CgroupCase{"Empty", "", ""}, CgroupCase{"Nonsense", "x\n\ny\n", ""}),
+                    CgroupCase{"Removed", "0::/lxc/web (deleted)\n", "/lxc/web"},
+                    CgroupCase{"RemovedRoot", "0::/ (deleted)\n", "/"}, CgroupCase{"Empty", "", ""},
+                    CgroupCase{"Nonsense", "x\n\ny\n", ""}),
     [](const auto &test) { return test.param.label; });
 
 // As on Ubuntu 20.04 with Docker's cgroupfs driver: the unified hierarchy only says where
@@ -145,11 +169,21 @@ TEST(Placement, OfAHybridHostIsTheContainer) {
     EXPECT_EQ(cgroup_paths(text).size(), 2U);
 }
 
+TEST(ContainerRuntimes, OfAllWhoKeepAState) {
+    const upm::test::TempDir dir;
+    for (const char *folder : {"runc/a", "crun/b", "user/1000/crun/c", "containerd/runc/default/d"})
+        dir.mkdir(std::string("run/") + folder);
+    EXPECT_EQ(container_runtimes(Root(dir.path())),
+              (std::map<std::string, std::string>{
+                  {"a", "runc"}, {"b", "crun"}, {"c", "crun"}, {"d", "containerd"}}));
+}
+
 class Names : public testing::Test {
   protected:
-    [[nodiscard]] Container named(const std::string &pod = "") const {
+    [[nodiscard]] Container named(const std::string &pod = "",
+                                  const std::string &cgroup = "") const {
         Container container{.runtime = "x", .id = kId, .pod = pod};
-        ContainerNames(Root(dir.path())).add(container);
+        ContainerNames(Root(dir.path())).add(container, cgroup);
         return container;
     }
     const upm::test::TempDir dir;
@@ -167,6 +201,37 @@ TEST_F(Names, OfPodman) {
     EXPECT_EQ(named().name, "db");
 }
 
+TEST_F(Names, OfPodmanThatWillBeRemoved) {
+    dir.write("var/lib/containers/storage/vfs-containers/volatile-containers.json",
+              R"([{"id": ")" + kId + R"(", "names": ["once"]}])");
+    EXPECT_EQ(named().name, "once");
+}
+
+TEST_F(Names, OfAUser) {
+    const std::string cgroup = "/user.slice/user-1000.slice/session-1.scope/libpod-" + kId;
+    dir.write("etc/passwd", "ann:x:1000:1000::/home/ann:/bin/sh\n");
+    const std::string share = "home/ann/.local/share/";
+    for (const char *name : {"podman", "docker"}) {
+        if (name == std::string_view("podman"))
+            dir.write(share + "containers/storage/overlay-containers/containers.json",
+                      R"([{"id": ")" + kId + R"(", "names": ["podman"]}])");
+        else
+            dir.write(share + "docker/containers/" + kId + "/config.v2.json",
+                      R"({"Name": "/docker"})");
+        EXPECT_EQ(named("", cgroup).name, name);
+        EXPECT_EQ(named("", "/user.slice/user-1001.slice").name, "");
+        EXPECT_EQ(named().name, "");
+    }
+}
+
+// The user's own file may be anything.
+TEST_F(Names, APipeIsNoList) {
+    const std::string folder = "var/lib/containers/storage/overlay-containers";
+    dir.mkdir(folder);
+    ASSERT_EQ(::mkfifo((dir.path() + "/" + folder + "/containers.json").c_str(), 0600), 0);
+    EXPECT_EQ(named().name, "");
+}
+
 TEST_F(Names, OfNerdctl) {
     dir.write("var/lib/nerdctl/1935db59/names/default/cache", kId);
     EXPECT_EQ(named().name, "cache");
@@ -181,6 +246,12 @@ TEST_F(Names, OfPods) {
                   "shop"}})");
     EXPECT_EQ(named(kUid).name, "app");
     EXPECT_EQ(named(kUid).pod_name, "shop/cart");
+}
+
+TEST_F(Names, OfK3s) {
+    dir.write("run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/" + kId + "/config.json",
+              R"({"annotations": {"io.kubernetes.cri.container-name": "app"}})");
+    EXPECT_EQ(named().name, "app");
 }
 
 TEST_F(Names, OfCriO) {
