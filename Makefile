@@ -12,6 +12,9 @@
 ##   test-programs  large programs under the hook do what they do without (half an hour)
 ##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13
 ##               (as root; 2 GB in ~/.cache/upm, once)
+##   test-first-hour  what an operator types in the first hour, in a Debian of its own, with
+##               PyTorch in podman and a Prometheus (as root; 2 GB more; RECORD=1 writes
+##               docs/first-hour.md)
 ##   test-debug  the suite on a kernel with KASAN, lockdep and page checks (built once)
 ##   lint        every static check (tools/dev/lint)
 ##   bench       benchmarks, in a VM
@@ -63,7 +66,7 @@ SHELL   := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 .PHONY: all user kmod kmod-each kmod-debug kmod-$(SID_KERNEL) tests test test-vm \
-	test-long test-programs test-packages test-debug lint bench demo figures \
+	test-long test-programs test-packages test-first-hour test-debug lint bench demo figures \
 	docs install uninstall wheel deb dkms dkms-remove gpu-bundle clean help
 
 all: user kmod
@@ -186,6 +189,10 @@ test-programs: tests $(call deps,programs)
 test-packages: deb $(call deps,packages)
 	@for release in 12 13; do tests/adopt/debian-folder $$release; done
 	@tests/adopt/packages_test.py
+
+test-first-hour: deb $(call deps,packages)
+	@for what in 12 torch; do tests/adopt/debian-folder $$what; done
+	@tests/adopt/first-hour $(if $(RECORD),--write)
 
 test-debug: tests $(call deps,vm) kmod-debug
 	@tests/run-steps vm:debug

@@ -10,22 +10,15 @@ all but python3-upm, which is for one version of Python.
 """
 
 import os
-import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-DEBS = ROOT / "build/deb"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "upm"
-
-# What apt, dpkg and dkms keep for themselves, whatever comes and goes.
-BOOKS = re.compile(
-    r"^(var/(cache|log)|var/lib/(apt|dpkg|dkms/mok)|tmp|run|dev|proc|debs|root|etc/ld\.so\.cache"
-    r"|lib/modules/[^/]+/modules\.|usr/lib/modules/[^/]+/modules\.|var/lib/systemd/deb-systemd)"
-)
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from folder import CACHE, DEBS, ENVIRONMENT, files_below, mount_overlay
 
 PROGRAM = """
 #include <upm/upm.hpp>
@@ -34,7 +27,7 @@ PROGRAM = """
 int main()
 {
     std::vector<float> weights(1 << 20, 1.5F);
-    const auto done = upm::advise(weights.data(), weights.size() * sizeof(float));
+    const auto done = upm::advise(weights);
     std::printf("%d %f\\n", done ? 0 : done.error(), weights[12345]);
 }
 """
@@ -52,13 +45,7 @@ class Folder:
     """A Debian over an untouched one; all that happens inside goes with it."""
 
     def __init__(self, base: Path, where: Path) -> None:
-        self.root = where / "root"
-        upper, work = where / "upper", where / "work"
-        for folder in (self.root, upper, work):
-            folder.mkdir()
-        layers = f"lowerdir={base},upperdir={upper},workdir={work}"
-        subprocess.run(["mount", "-t", "overlay", "-o", layers, "upm", self.root], check=True)
-        (self.root / "debs").mkdir()
+        self.root = mount_overlay(base, where)
 
     def close(self) -> None:
         """Unmounts; the caller removes the layers."""
@@ -77,11 +64,7 @@ class Folder:
             text=True,
             check=False,
             timeout=1800,
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "DEBIAN_FRONTEND": "noninteractive",
-                "LC_ALL": "C.UTF-8",
-            },
+            env=ENVIRONMENT,
         )
         if (done.returncode != 0) != fails:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}")
@@ -93,8 +76,7 @@ class Folder:
 
     def files(self) -> set[str]:
         """All but what the package tools keep for themselves."""
-        found = {str(path.relative_to(self.root)) for path in self.root.rglob("*")}
-        return {name for name in found if not BOOKS.search(name) and "__pycache__" not in name}
+        return files_below(self.root)
 
 
 def newer(package: Path, into: Path, version: str) -> None:

@@ -9,6 +9,7 @@ a /run/upm and an /etc/cdi of its own: nothing of the machine's is used or chang
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,31 @@ class Share(Case):
         self.assertNotEqual(specification.read_text(), before)
         self.assertEqual(specification.stat().st_mode & 0o777, 0o600)
         one.end()
+
+
+class Documented(Case):
+    """What docs/containers.md says for engines without CDI, as it stands there."""
+
+    def block(self) -> str:
+        """The lines that people copy."""
+        page = (hooked.ROOT / "docs/containers.md").read_text()
+        _, _, rest = page.partition("## Without CDI")
+        return rest.split("```\n", 2)[1]
+
+    def typed(self, root: Path, *more: str) -> Container:
+        """The block with a key and an image, the hook of this build, and this place's options."""
+        words = shlex.split(self.block().replace("\\\n", " ").replace("KEY", "ab" * 16))
+        self.assertEqual((words[:2], words[-1]), (["podman", "run"], "IMAGE"))
+        installed = "/usr/lib/x86_64-linux-gnu/libupm-preload.so"
+        options = [word.replace(installed, str(hooked.HOOK)) for word in words[2:-1]]
+        self.assertNotEqual(options, words[2:-1])
+        options = ["--user", "1000:1000", *options, *more]
+        return Container(self, root, "python3", "/data/loader.py", options=tuple(options))
+
+    def test_the_lines_without_cdi(self) -> None:
+        root, options = self.this_system()
+        start = partial(self.typed, root, *options)
+        self.check_shares(start, start)
 
 
 class Untouched(Case):

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upm/read/asker.hpp"
 
+#include <algorithm>
 #include <array>
 #include <climits>
 #include <cstdlib>
@@ -27,17 +28,16 @@ bool is_container(const Root &root) {
 // Names a folder that the shell looks into.
 bool in_path(std::string_view folder) {
     const char *const path = std::getenv("PATH");
-    for (const std::string &each : split(path != nullptr ? path : "", ':'))
-        if (each == folder)
-            return true;
-    return false;
+    const std::vector<std::string> folders = split(path != nullptr ? path : "", ':');
+    return std::ranges::find(folders, folder) != folders.end();
 }
 
 bool has_program(const Root &root, std::string_view name) {
-    for (const char *folder : {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/local/bin/"})
-        if (root.exists(folder + std::string(name)))
-            return true;
-    return false;
+    constexpr std::array kFolders = {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/",
+                                     "/usr/local/bin/"};
+    return std::ranges::any_of(kFolders, [&](const char *folder) {
+        return root.exists(folder + std::string(name));
+    });
 }
 
 } // namespace

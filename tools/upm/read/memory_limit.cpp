@@ -4,6 +4,7 @@
 #include "tools/common/errors.hpp"
 #include "tools/upm/read/mappings.hpp"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace upm::tool::cli {
@@ -14,10 +15,8 @@ namespace {
 constexpr std::uint64_t kNone = std::uint64_t{1} << 60U;
 
 bool names_memory(std::string_view controllers) {
-    for (const std::string &each : split(controllers, ','))
-        if (each == "memory")
-            return true;
-    return false;
+    const std::vector<std::string> names = split(controllers, ',');
+    return std::ranges::find(names, "memory") != names.end();
 }
 
 void take_lowest(const Root &root, const std::string &file, MemoryLimit &limit) {
