@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What merge, dry run and unmerge have in common: the way over a range. */
+/*
+ * What merge, dry run and unmerge have in common: the way over a range, and for what all
+ * processes have to be gone through, the way over them.
+ */
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
 
 #include "upm.h"
 
@@ -31,6 +36,39 @@ int upm_call_stop(const struct upm_call *call, bool merging)
 	if (merging && !READ_ONCE(upm_knobs.enabled))
 		return -EOPNOTSUPP;
 	return 0;
+}
+
+/* Count pages by what became of them. */
+void upm_call_count(struct upm_call *call, const struct upm_verdict *pages,
+		    unsigned int nr)
+{
+	struct upm_ioc_counts *c = &call->counts;
+	const struct upm_verdict *v;
+
+	c->pages += nr;
+	for (v = pages; v < pages + nr; v++) {
+		switch (v->state) {
+		case UPM_FOUND_KNOWN:
+			c->merged++;
+			break;
+		case UPM_FOUND_NEW:
+			c->inserted++;
+			break;
+		case UPM_FOUND_ZERO:
+		case UPM_FOUND_ZEROED:
+			c->zero++;
+			break;
+		case UPM_PAGE_ZERO:
+		case UPM_PAGE_MERGED:
+			c->already++;
+			break;
+		case UPM_PAGE_ORPHAN:	/* could not be made a candidate */
+			c->skipped[UPM_SKIP_NOMEM]++;
+			break;
+		default:
+			c->skipped[v->reason]++;
+		}
+	}
 }
 
 /* Count @pages of the range as left for @reason. */
@@ -89,4 +127,50 @@ struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
 	}
 	*nr = min_t(unsigned long, pages, READ_ONCE(upm_knobs.batch_pages));
 	return vma;
+}
+
+/*
+ * None without an anon_vma was merged (merge.c). A VMA may have become secret, or armed,
+ * after it was.
+ */
+bool upm_vma_may_hold_merged(struct vm_area_struct *vma)
+{
+	enum upm_skip reason;
+
+	if (!vma->anon_vma)
+		return false;
+	return !upm_vma_refused(vma, &reason) || reason == UPM_SKIP_UFFD ||
+	       reason == UPM_SKIP_SECRET;
+}
+
+/*
+ * References on all processes that run now, *@nr of them, or NULL without memory. Of each
+ * it is a thread that has not let go of the memory: the first one may be gone.
+ */
+struct task_struct **upm_tasks_get(unsigned int *nr)
+{
+	struct task_struct **tasks, *p, *t;
+	unsigned int room = 64;
+
+	rcu_read_lock();
+	for_each_process(p)
+		room++;
+	rcu_read_unlock();
+	tasks = kvmalloc_array(room, sizeof(*tasks), GFP_KERNEL);
+	if (!tasks)
+		return NULL;
+	*nr = 0;
+	rcu_read_lock();
+	for_each_process(p) {
+		if (*nr == room)
+			break;	/* the next pass finds the rest */
+		for_each_thread(p, t) {
+			if (!READ_ONCE(t->mm))
+				continue;
+			tasks[(*nr)++] = get_task_struct(t);
+			break;
+		}
+	}
+	rcu_read_unlock();
+	return tasks;
 }

@@ -267,6 +267,7 @@ static int advise_run(struct upm_ioc_advise *a, struct upm_call *call)
 		err = upm_dry_run(call);
 	else
 		err = upm_merge(call);
+	WRITE_ONCE(call->dom->stirred, true);
 
 	call->counts.next = call->addr;
 	call->counts.nanoseconds = ktime_get_ns() - start;
@@ -397,6 +398,7 @@ static int load_run(struct ucmd *c, struct file *file)
 	if (IS_ERR(call.dom))
 		return PTR_ERR(call.dom);
 	err = upm_load(&call, file, l);
+	WRITE_ONCE(call.dom->stirred, true);
 	call.counts.next = call.addr;
 	call.counts.nanoseconds = ktime_get_ns() - start;
 	l->counts = call.counts;

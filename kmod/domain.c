@@ -24,6 +24,7 @@
 #include <linux/hashtable.h>
 #include <linux/jhash.h>
 #include <linux/lockdep.h>
+#include <linux/memcontrol.h>
 #include <linux/pid_namespace.h>
 #include <linux/random.h>
 #include <linux/rhashtable.h>
@@ -175,9 +176,13 @@ static void named_change(struct upm_domain *dom, int by)
 	dom->owner->named += by;
 }
 
-/* The result has two references: the table's and the caller's. */
+/*
+ * The result has two references: the table's and the caller's. @task is who it is made
+ * for, and @cred are its credentials.
+ */
 static struct upm_domain *domain_create(const struct upm_domain_key *key,
-					u32 hash, const struct cred *cred)
+					u32 hash, struct task_struct *task,
+					const struct cred *cred)
 {
 	struct upm_owner *owner = upm_owner_get(cred);
 	struct upm_domain *dom;
@@ -202,6 +207,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 	if (err)
 		goto err_free;
 	key_pin(key);
+	dom->memcg = upm_charge_of_domain(key, task);
 	dom->id = domain_next_id++;
 	err = kobject_init_and_add(&dom->kobj, domain_type, domains_folder,
 				   "%u", dom->id);
@@ -214,6 +220,7 @@ static struct upm_domain *domain_create(const struct upm_domain_key *key,
 
 err_kobj:
 	key_unpin(key);
+	mem_cgroup_put(dom->memcg);
 	upm_index_destroy(dom);
 	kobject_put(&dom->kobj);
 	goto err_owner;
@@ -224,8 +231,9 @@ err_owner:
 	return ERR_PTR(err);
 }
 
-/* @cred: for whom it counts if it is new. */
+/* @task, @cred: for whom it counts if it is new. */
 static struct upm_domain *domain_get(const struct upm_domain_key *key,
+				     struct task_struct *task,
 				     const struct cred *cred)
 {
 	u32 hash = key_hash(key);
@@ -236,7 +244,7 @@ static struct upm_domain *domain_get(const struct upm_domain_key *key,
 	mutex_lock(&upm_domains_mutex);
 	dom = domain_find(key, hash);
 	if (!dom)
-		dom = domain_create(key, hash, cred);
+		dom = domain_create(key, hash, task, cred);
 	mutex_unlock(&upm_domains_mutex);
 	return dom;
 }
@@ -266,6 +274,7 @@ static void domains_destroy(struct list_head *dead)
 		kobject_del(&dom->kobj); /* waits for readers of its files */
 		upm_index_destroy(dom);
 		key_unpin(&dom->key);
+		mem_cgroup_put(dom->memcg);
 		upm_owner_put(dom->owner);
 		kobject_put(&dom->kobj);
 	}
@@ -332,7 +341,7 @@ struct upm_domain *upm_domain_of_task(struct task_struct *task)
 		return ERR_PTR(-ESRCH);
 	cred = get_task_cred(task);
 	key_of_task(&key, task, cred, tgid);
-	dom = domain_get(&key, cred);
+	dom = domain_get(&key, task, cred);
 	put_cred(cred);
 	put_pid(tgid);
 	return dom;
@@ -344,7 +353,7 @@ struct upm_domain *upm_domain_of_name(const u8 name[16])
 	struct upm_domain_key key = { .kind = UPM_DOMAIN_NAMED };
 
 	memcpy(key.name, name, sizeof(key.name));
-	return domain_get(&key, current_cred());
+	return domain_get(&key, current, current_cred());
 }
 
 /* The domain with this id, with a reference, or NULL. */
@@ -435,7 +444,8 @@ void upm_domains_reap(void)
 
 	mutex_lock(&upm_domains_mutex);
 	hash_for_each_safe(domain_table, bucket, next, dom, link) {
-		if (atomic_long_read(&dom->pages) ||
+		/* Lost pages are held by nobody who knows their entries. */
+		if (atomic_long_read(&dom->pages) > READ_ONCE(dom->lost) ||
 		    !refcount_dec_if_one(&dom->ref))
 			continue;
 		domain_remove(dom, &dead);

@@ -19,11 +19,13 @@ static void count_page(struct upm_call *call, struct vm_area_struct *vma,
 	const void *bytes = kmap_local_page(page);
 	struct upm_entry *entry;
 
-	if (vma_is_anonymous(vma) && !memchr_inv(bytes, 0, PAGE_SIZE)) {
+	if (!upm_page_readable(page, bytes)) {
+		call->counts.skipped[UPM_SKIP_BUSY]++;
+	} else if (vma_is_anonymous(vma) && !memchr_inv(bytes, 0, PAGE_SIZE)) {
 		call->counts.zero++;
 	} else {
 		entry = upm_index_get(call->dom,
-				      upm_index_hash(call->dom, bytes, nid));
+				      upm_bytes_hash(call->dom, bytes, nid));
 		if (entry) {
 			put_page(entry->page);
 			call->counts.merged++;

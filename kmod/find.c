@@ -6,6 +6,13 @@
  * successor is tried first (see index.c), and keeps spare pages, which it
  * allocates while nothing is locked, so that nothing has to be allocated while
  * pages are frozen.
+ *
+ * DOC: one reference for each page
+ *
+ * The reference on a page that was found is its caller's. The last hit is the finder's
+ * by the same one, as long as the caller has it: so the caller says when it is about to
+ * give back what it got, and the finder then takes a reference of its own on the last
+ * hit (upm_finder_keep()), or lets it go (upm_finder_rest()).
  */
 #include <linux/capability.h>
 #include <linux/highmem.h>
@@ -26,19 +33,55 @@ struct upm_source {
 /* Spare pages to begin with: the second process of a kind needs none. */
 #define SPARE_FEW 8U
 
-/* What the finder allocates is charged to the process of @mm, also for an agent. */
+/*
+ * What the finder allocates is charged to the group that pays for @dom, or to that of the
+ * process of @mm, also for an agent.
+ */
 void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 		     struct mm_struct *mm)
 {
 	f->dom = dom;
-	f->memcg = mm == current->mm ? NULL : get_mem_cgroup_from_mm(mm);
+	f->memcg = upm_charge_group(dom, mm);
 	f->cursor = NULL;
+	f->kept = false;
 	f->resting = 0;
 	f->successors = 0;
 	f->nr_spare = 0;
-	f->want_spare = SPARE_FEW;
+	/* The first process of a kind finds nothing, the second one everything. */
+	f->want_spare = atomic_long_read(&dom->pages) ?
+				SPARE_FEW : READ_ONCE(upm_knobs.batch_pages);
 	f->no_spare = false;
 	f->may_crowd = has_capability_noaudit(current, CAP_SYS_RESOURCE);
+}
+
+/* How pages are allocated that may become shared: nobody is ended for them. */
+static gfp_t finder_gfp(void)
+{
+	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+
+	return READ_ONCE(upm_knobs.charge) ? gfp | __GFP_ACCOUNT : gfp;
+}
+
+/* From here on, and until finder_uncharge(), what is allocated is charged as it should. */
+static struct mem_cgroup *finder_charge(struct upm_finder *f)
+{
+	return f->memcg ? set_active_memcg(f->memcg) : NULL;
+}
+
+static void finder_uncharge(struct upm_finder *f, struct mem_cgroup *old)
+{
+	if (f->memcg)
+		set_active_memcg(old);
+}
+
+/* A page that may become shared, or NULL. May sleep. */
+struct page *upm_finder_page(struct upm_finder *f)
+{
+	struct mem_cgroup *old = finder_charge(f);
+	struct page *page = alloc_page(finder_gfp());
+
+	finder_uncharge(f, old);
+	return page;
 }
 
 static bool spare_alloc(struct upm_spare *spare, gfp_t gfp)
@@ -52,34 +95,32 @@ static bool spare_alloc(struct upm_spare *spare, gfp_t gfp)
 	return spare->page;
 }
 
-/* How pages are allocated that may become shared: nobody is ended for them. */
-gfp_t upm_finder_gfp(void)
-{
-	gfp_t gfp = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
-
-	return READ_ONCE(upm_knobs.charge) ? gfp | __GFP_ACCOUNT : gfp;
-}
-
 /* Fill up the spare pages. May sleep; never ends a process for memory. */
 void upm_finder_refill(struct upm_finder *f)
 {
-	gfp_t gfp = upm_finder_gfp();
-	struct mem_cgroup *old = NULL;
+	struct mem_cgroup *old = finder_charge(f);
+	gfp_t gfp = finder_gfp();
 
-	if (f->memcg)
-		old = set_active_memcg(f->memcg);
 	while (f->nr_spare < f->want_spare &&
 	       spare_alloc(&f->spare[f->nr_spare], gfp))
 		f->nr_spare++;
-	if (f->memcg)
-		set_active_memcg(old);
+	finder_uncharge(f, old);
 	f->no_spare = !f->nr_spare;
 }
 
+/* Forget the last hit. */
+static void cursor_drop(struct upm_finder *f)
+{
+	if (f->kept)
+		put_page(f->cursor->page);
+	f->kept = false;
+	f->cursor = NULL;
+}
+
+/* The caller had given back all pages that it found, and kept or rested the finder. */
 void upm_finder_release(struct upm_finder *f)
 {
-	if (f->cursor)
-		put_page(f->cursor->page);
+	cursor_drop(f);
 	while (f->nr_spare) {
 		struct upm_spare *spare = &f->spare[--f->nr_spare];
 
@@ -89,17 +130,25 @@ void upm_finder_release(struct upm_finder *f)
 	mem_cgroup_put(f->memcg);
 }
 
+/* The caller is about to give back the pages that it found: keep the last one. */
+void upm_finder_keep(struct upm_finder *f)
+{
+	if (!f->cursor || f->kept)
+		return;
+	get_page(f->cursor->page);
+	f->kept = true;
+}
+
 /*
- * Let go of the last hit, since the caller is about to wait for others, maybe for ever:
- * its page shall not be held meanwhile.
+ * The same, but let go of the last one, since the caller is about to wait for others,
+ * maybe for ever: its page shall not be held meanwhile.
  */
 void upm_finder_rest(struct upm_finder *f)
 {
 	if (!f->cursor)
 		return;
 	f->resting = f->cursor->hash;
-	put_page(f->cursor->page);
-	f->cursor = NULL;
+	cursor_drop(f);
 }
 
 /* After a rest: go on behind the last hit, if it is still there. */
@@ -107,6 +156,7 @@ void upm_finder_resume(struct upm_finder *f)
 {
 	if (f->resting)
 		f->cursor = upm_index_get(f->dom, f->resting);
+	f->kept = f->cursor;
 	f->resting = 0;
 }
 
@@ -114,7 +164,7 @@ void upm_finder_resume(struct upm_finder *f)
 static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
 {
 	gfp_t gfp = GFP_NOWAIT | __GFP_THISNODE | __GFP_NOWARN;
-	struct mem_cgroup *old = NULL;
+	struct mem_cgroup *old;
 	struct upm_spare *spare;
 	struct page *page;
 
@@ -125,11 +175,9 @@ static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
 		return spare;
 	if (READ_ONCE(upm_knobs.charge))
 		gfp |= __GFP_ACCOUNT;
-	if (f->memcg)
-		old = set_active_memcg(f->memcg);
+	old = finder_charge(f);
 	page = alloc_pages_node(nid, gfp, 0);
-	if (f->memcg)
-		set_active_memcg(old);
+	finder_uncharge(f, old);
 	if (!page)
 		return NULL;
 	__free_page(spare->page);
@@ -137,65 +185,44 @@ static struct upm_spare *spare_peek(struct upm_finder *f, int nid)
 	return spare;
 }
 
-/* Both on whole pages, in words of 64 bytes: faster than memcmp() here. */
-static bool bytes_zero(const u64 *a)
-{
-	unsigned int i;
-
-	for (i = 0; i < PAGE_SIZE / sizeof(*a); i += 8)
-		if (a[i] | a[i + 1] | a[i + 2] | a[i + 3] |
-		    a[i + 4] | a[i + 5] | a[i + 6] | a[i + 7])
-			return false;
-	return true;
-}
-
-static bool bytes_equal(const u64 *a, const u64 *b)
-{
-	unsigned int i;
-
-	for (i = 0; i < PAGE_SIZE / sizeof(*a); i += 8)
-		if ((a[i] ^ b[i]) | (a[i + 1] ^ b[i + 1]) |
-		    (a[i + 2] ^ b[i + 2]) | (a[i + 3] ^ b[i + 3]) |
-		    (a[i + 4] ^ b[i + 4]) | (a[i + 5] ^ b[i + 5]) |
-		    (a[i + 6] ^ b[i + 6]) | (a[i + 7] ^ b[i + 7]))
-			return false;
-	return true;
-}
-
-static bool entry_matches(struct upm_entry *entry, const void *bytes, int nid)
+/*
+ * Returns true if the page of @entry has the bytes of @from, and can be read. An error of
+ * its memory is reported.
+ */
+static bool entry_matches(struct upm_entry *entry,
+			  const struct upm_source *from)
 {
 	const void *shared;
-	bool equal;
+	int equal;
 
-	if (nid != NUMA_NO_NODE && page_to_nid(entry->page) != nid)
+	if (from->nid != NUMA_NO_NODE && page_to_nid(entry->page) != from->nid)
 		return false;
 	shared = kmap_local_page(entry->page);
-	equal = bytes_equal(bytes, shared);
+	equal = upm_bytes_equal(from->bytes, shared);
+	if (unlikely(equal < 0))
+		upm_page_readable(entry->page, shared);
 	kunmap_local(shared);
-	return equal;
+	return equal > 0;
 }
 
-/* A hit: the cursor takes a reference of its own. */
+/* A hit, whose reference is the caller's: the cursor needs none of its own for now. */
 static struct page *hit(struct upm_finder *f, struct upm_entry *entry)
 {
-	get_page(entry->page);
-	if (f->cursor)
-		put_page(f->cursor->page);
+	cursor_drop(f);
 	f->cursor = entry;
 	return entry->page;
 }
 
 /* The successor of the last hit, if it has these bytes. */
-static struct upm_entry *find_successor(struct upm_finder *f, const void *bytes,
-					int nid)
+static struct upm_entry *find_successor(struct upm_finder *f,
+					const struct upm_source *from)
 {
 	struct upm_entry *entry;
 
 	if (!f->cursor)
 		return NULL;
 	entry = upm_index_get_next(f->dom, f->cursor);
-	if (!entry ||
-	    (!upm_entry_closed(entry) && entry_matches(entry, bytes, nid)))
+	if (!entry || (!upm_entry_closed(entry) && entry_matches(entry, from)))
 		return entry;
 	put_page(entry->page);
 	return NULL;
@@ -255,7 +282,7 @@ static struct upm_verdict insert(struct upm_finder *f, struct upm_source *from,
 		return upm_page_left(UPM_SKIP_LIMIT);
 	if (IS_ERR(entry))
 		return upm_page_left(UPM_SKIP_NOMEM);
-	if (entry_matches(entry, from->bytes, from->nid)) {
+	if (entry_matches(entry, from)) {
 		*shared = hit(f, entry);
 		return upm_page_is(UPM_FOUND_KNOWN);
 	}
@@ -266,7 +293,7 @@ static struct upm_verdict insert(struct upm_finder *f, struct upm_source *from,
 static struct upm_verdict find(struct upm_finder *f, struct upm_source *from,
 			       struct page **shared)
 {
-	struct upm_entry *entry = find_successor(f, from->bytes, from->nid);
+	struct upm_entry *entry = find_successor(f, from);
 	u64 hash;
 
 	if (entry) {
@@ -274,11 +301,13 @@ static struct upm_verdict find(struct upm_finder *f, struct upm_source *from,
 		*shared = hit(f, entry);
 		return upm_page_is(UPM_FOUND_KNOWN);
 	}
-	hash = upm_index_hash(f->dom, from->bytes, from->nid);
+	if (!upm_page_readable(from->page, from->bytes))
+		return upm_page_left(UPM_SKIP_BUSY);
+	hash = upm_bytes_hash(f->dom, from->bytes, from->nid);
 	entry = upm_index_get(f->dom, hash);
 	if (!entry)
 		return insert(f, from, hash, shared);
-	if (!entry_matches(entry, from->bytes, from->nid)) {
+	if (!entry_matches(entry, from)) {
 		put_page(entry->page);
 		return upm_page_left(UPM_SKIP_COLLISION);
 	}
@@ -297,9 +326,11 @@ static struct upm_verdict find_mapped(struct upm_finder *f, struct page *page,
 		.nid = READ_ONCE(upm_knobs.merge_across_nodes) ?
 			       NUMA_NO_NODE : page_to_nid(page),
 	};
-	struct upm_verdict found = upm_page_is(UPM_FOUND_ZERO);
+	struct upm_verdict found = upm_page_left(UPM_SKIP_BUSY);
 
-	if (!zero || !bytes_zero(from.bytes))
+	if (zero && upm_bytes_zero(from.bytes) > 0)
+		found = upm_page_is(UPM_FOUND_ZERO);
+	else if (!PageHWPoison(page))
 		found = find(f, &from, shared);
 	kunmap_local(from.bytes);
 	return found;
@@ -317,7 +348,7 @@ static struct upm_verdict find_mapped(struct upm_finder *f, struct page *page,
  *
  * Return: UPM_FOUND_KNOWN; UPM_FOUND_NEW if it was made now; UPM_FOUND_ZERO if
  * none is needed; UPM_FOUND_LATER if the spare pages are used up: refill and
- * ask again; UPM_PAGE_LEFT with the reason.
+ * ask again; UPM_PAGE_LEFT with the reason, also if its memory is broken.
  */
 struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 			    struct page **shared)
@@ -328,7 +359,7 @@ struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 /**
  * upm_find_or_give() - the shared page with the bytes of a page of the caller's own
  * @f: finder
- * @page: allocated by upm_finder_gfp(), unlocked. It may become the shared page; then
+ * @page: from upm_finder_page(), unlocked. It may become the shared page; then
  *	*@page is another one, of any content.
  * @shared: as for upm_find()
  *

@@ -28,6 +28,14 @@
  * list_lru: who kills an entry takes it out before the page goes, and the domain
  * cannot go before its last page has, and then not before a grace period.
  *
+ * DOC: a frame with a memory error leaves the index
+ *
+ * It is closed at once: nobody looks at it who comes by its hash or as a successor. The
+ * sweep takes it out of the hash for good, and has it taken from those who map it
+ * (walk.c, broken.c). In the list it stays as long as somebody has a reference, since who holds
+ * its page may go on from it. The kernel may be the one, and for ever; so a domain with
+ * no other entry counts as empty (upm_domain.lost).
+ *
  * DOC: the successor, found by order
  *
  * Containers load the same files in the same order. Entries are kept in a list
@@ -35,28 +43,19 @@
  * its caller found or inserted last. The successor of the last hit is compared
  * first, and a run of equal pages costs no hash at all.
  */
-#include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/list_lru.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
+#include <linux/random.h>
 #include <linux/rculist.h>
 #include <linux/rhashtable.h>
-#include <linux/random.h>
-#include <linux/sched/signal.h>
-#include <linux/shrinker.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
-#include <linux/xxhash.h>
 
 #include "compat/compat.h"
 #include "upm.h"
-
-/* Entries that are visited under one hold of domain->lock. */
-#define WALK_CHUNK 128
-
-/* Entries of one domain that one sweep visits; the next goes on from there. */
-#define SWEEP_BUDGET 1048576UL
 
 static struct kmem_cache *entry_cache;
 static atomic_long_t index_pages;
@@ -104,7 +103,8 @@ static void page_set_domain(struct page *page, struct upm_domain *dom)
 	page->lru.next = (void *)dom;
 }
 
-static struct upm_domain *page_domain(const struct page *page)
+/* The domain of a page whose entry stands in upm_index_lru. */
+struct upm_domain *upm_page_domain(const struct page *page)
 {
 	return (void *)READ_ONCE(page->lru.next);
 }
@@ -149,21 +149,6 @@ u64 upm_index_metadata(struct upm_domain *dom)
 	rcu_read_unlock();
 	return atomic_long_read(&dom->pages) * sizeof(struct upm_entry) +
 	       buckets * sizeof(struct rhash_lock_head *);
-}
-
-/**
- * upm_index_hash() - key of a page's content
- * @dom: its seed keys the hash
- * @bytes: the page
- * @nid: NUMA node that the shared page must be on, NUMA_NO_NODE for any
- */
-u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid)
-{
-	u64 hash = xxh64(bytes, PAGE_SIZE, dom->seed);
-
-	if (nid != NUMA_NO_NODE)
-		hash ^= hash_64((u64)nid + 1, 64);
-	return hash;
 }
 
 static bool entry_tryget(struct upm_entry *entry)
@@ -328,12 +313,26 @@ static void reap_dead(struct work_struct *work)
 		kmem_cache_free(entry_cache, entry);
 }
 
+/* Nobody finds @entry by its hash again. */
+void upm_index_unhash(struct upm_domain *dom, struct upm_entry *entry)
+{
+	lockdep_assert_held(&dom->lock);
+	/* -ENOENT: it was closed, see entry_publish(). */
+	rhashtable_remove_fast(&dom->index, &entry->node, index_params);
+}
+
+/* Entries were killed: their memory goes after a grace period. */
+void upm_index_reap(void)
+{
+	queue_work(upm_unbound_wq, &reap_work);
+}
+
 /*
  * Take @entry out if nobody maps or holds its page. The page comes back with a count
  * of one, which is the caller's; the caller takes the entry out of its list_lru before
  * it does anything to the page.
  */
-static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
+struct page *upm_index_kill(struct upm_domain *dom, struct upm_entry *entry)
 {
 	struct page *page = entry->page;
 
@@ -341,8 +340,7 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 	if (!page_ref_freeze(page, 1))
 		return NULL;
 	WRITE_ONCE(entry->page, NULL);
-	/* -ENOENT: it was closed, see entry_publish(). */
-	rhashtable_remove_fast(&dom->index, &entry->node, index_params);
+	upm_index_unhash(dom, entry);
 	list_del_rcu(&entry->list);
 	set_page_private(page, 0);
 	page_ref_unfreeze(page, 1);
@@ -351,197 +349,11 @@ static struct page *entry_kill(struct upm_domain *dom, struct upm_entry *entry)
 	return page;
 }
 
-static int entry_mappings(const struct upm_entry *entry)
-{
-	return page_ref_count(entry->page) - 1;
-}
-
-/* ---- a count --------------------------------------------------------------- */
-
-/* One chunk behind @entry (NULL: from the start); returns the last, NULL at the end. */
-static struct upm_entry *count_chunk(struct upm_domain *dom,
-				     struct upm_entry *entry,
-				     struct upm_census *census)
-{
-	struct list_head *at = entry ? &entry->list : &dom->entries;
-	unsigned int nr = WALK_CHUNK;
-	int mappings;
-
-	spin_lock(&dom->lock);
-	for (entry = NULL; nr && at->next != &dom->entries; nr--) {
-		at = at->next;
-		if (at == &dom->cursor.list)
-			continue;
-		entry = list_entry(at, struct upm_entry, list);
-		mappings = entry_mappings(entry);
-		if (mappings > 0) {
-			census->shared++;
-			census->sharing += mappings - 1;
-		} else {
-			census->unused++;
-		}
-	}
-	if (nr)
-		entry = NULL;
-	if (entry)
-		get_page(entry->page);	/* the index has one: never the first */
-	spin_unlock(&dom->lock);
-	return entry;
-}
-
-/**
- * upm_index_count() - count what a domain shares
- * @dom: domain
- * @census: is added to
- *
- * Where it pauses, it holds the page of an entry, which keeps the entry in the
- * list: so it is in the way of no sweep, nor of another count. What it holds may be
- * counted as mapped once more by them.
- *
- * Return: 0, -EINTR on a fatal signal.
- */
-int upm_index_count(struct upm_domain *dom, struct upm_census *census)
-{
-	struct upm_entry *entry = NULL, *last;
-
-	do {
-		last = entry;
-		entry = count_chunk(dom, last, census);
-		if (last)
-			put_page(last->page);
-		cond_resched();
-	} while (entry && !fatal_signal_pending(current));
-	if (!entry)
-		return 0;
-	put_page(entry->page);
-	return -EINTR;
-}
-
-/* ---- a sweep --------------------------------------------------------------- */
-
-/* One chunk from the cursor on. Returns false at the end of the list. */
-static bool sweep_chunk(struct upm_domain *dom, unsigned int nr,
-			struct upm_swept *swept, struct list_head *free)
-{
-	struct upm_entry *entry, *next = NULL;
-	struct list_head *stop = &dom->entries;
-	struct page *page;
-
-	spin_lock(&dom->lock);
-	entry = list_next_entry(&dom->cursor, list);
-	list_del_rcu(&dom->cursor.list);
-	for (; &entry->list != stop && nr; entry = next, nr--) {
-		next = list_next_entry(entry, list);
-		swept->visited++;
-		page = entry_mappings(entry) ? NULL : entry_kill(dom, entry);
-		if (!page)
-			continue;
-		upm_lru_del(&upm_index_lru, &entry->lru);
-		swept->freed++;
-		list_add(&page->lru, free);
-	}
-	list_add_tail_rcu(&dom->cursor.list, &entry->list);
-	spin_unlock(&dom->lock);
-	return &entry->list != stop;
-}
-
-static void cursor_rewind(struct upm_domain *dom)
-{
-	spin_lock(&dom->lock);
-	list_del_rcu(&dom->cursor.list);
-	list_add_rcu(&dom->cursor.list, &dom->entries);
-	spin_unlock(&dom->lock);
-}
-
-static void free_pages_list(struct list_head *free)
-{
-	struct page *page, *next;
-
-	list_for_each_entry_safe(page, next, free, lru)
-		put_page(page);	/* see merge.c, of mlock */
-	INIT_LIST_HEAD(free);
-}
-
-static void account_freed(unsigned long freed)
-{
-	if (!freed)
-		return;
-	atomic64_add(freed, &upm_totals.freed);
-	queue_work(upm_unbound_wq, &reap_work);
-}
-
-/**
- * upm_index_sweep() - free the shared pages of a domain that nobody maps
- * @dom: domain; the caller holds dom->walk_mutex
- * @swept: what was done
- *
- * Visits SWEEP_BUDGET entries at most; the next sweep goes on from there.
- */
-void upm_index_sweep(struct upm_domain *dom, struct upm_swept *swept)
-{
-	bool more = true;
-	LIST_HEAD(free);
-
-	lockdep_assert_held(&dom->walk_mutex);
-	memset(swept, 0, sizeof(*swept));
-	while (more && swept->visited < SWEEP_BUDGET) {
-		more = sweep_chunk(dom, WALK_CHUNK, swept, &free);
-		free_pages_list(&free);
-		cond_resched();
-	}
-	if (!more)
-		cursor_rewind(dom);
-	account_freed(swept->freed);
-}
-
-/* ---- a shrinker's walk ------------------------------------------------------ */
-
-/* The list's lock is held, so whoever kills this entry meanwhile waits for us. */
-static enum lru_status shrink_entry(UPM_LRU_WALK_PARAMS(item, list, arg))
-{
-	struct upm_entry *entry = container_of(item, struct upm_entry, lru);
-	struct page *page = READ_ONCE(entry->page);
-	enum lru_status status = LRU_ROTATE;
-	struct list_head *free = arg;
-	struct upm_domain *dom;
-
-	if (!page)
-		return LRU_SKIP;	/* just being killed */
-	if (page_ref_count(page) != 1)
-		return LRU_ROTATE;
-	dom = page_domain(page);
-	rcu_read_lock();		/* for the unlock of its lock */
-	if (!spin_trylock(&dom->lock)) {
-		status = LRU_SKIP;
-	} else {
-		if (READ_ONCE(entry->page) && entry_kill(dom, entry)) {
-			list_lru_isolate(list, item);
-			list_add(&page->lru, free);
-			status = LRU_REMOVED;
-		}
-		spin_unlock(&dom->lock);
-	}
-	rcu_read_unlock();
-	return status;
-}
-
-/* Free shared pages that nobody maps, of the cgroup and node of @sc; returns how many. */
-unsigned long upm_index_shrink(struct shrink_control *sc)
-{
-	unsigned long freed;
-	LIST_HEAD(free);
-
-	freed = list_lru_shrink_walk(&upm_index_lru, sc, shrink_entry, &free);
-	free_pages_list(&free);
-	account_freed(freed);
-	return freed;
-}
-
 /* ---- init and exit ---------------------------------------------------------- */
 
 int upm_index_init(struct upm_domain *dom)
 {
-	dom->seed = get_random_u64();
+	get_random_bytes(dom->hash_key, sizeof(dom->hash_key));
 	spin_lock_init(&dom->lock);
 	mutex_init(&dom->walk_mutex);
 	INIT_LIST_HEAD(&dom->entries);
@@ -552,18 +364,37 @@ int upm_index_init(struct upm_domain *dom)
 }
 
 /*
- * Ends the index. No call, walk or lookup of this domain runs or can begin.
+ * The shrinker may have an eye on entries yet, if their pages are lost: out of its sight
+ * they go one by one under the lock, which it needs to touch them.
+ */
+static void entries_take(struct upm_domain *dom, struct list_head *left)
+{
+	struct upm_entry *entry;
+
+	spin_lock(&dom->lock);
+	list_del(&dom->cursor.list);
+	while (!list_empty(&dom->entries)) {
+		entry = list_first_entry(&dom->entries, struct upm_entry, list);
+		upm_lru_del(&upm_index_lru, &entry->lru);
+		list_move(&entry->list, left);
+		cond_resched_lock(&dom->lock);
+	}
+	spin_unlock(&dom->lock);
+}
+
+/*
+ * Ends the index. No call, sweep or lookup of this domain runs or can begin.
  * Pages that are still mapped live on by their mappings, marked as orphans.
  */
 void upm_index_destroy(struct upm_domain *dom)
 {
 	struct upm_entry *entry, *next;
+	LIST_HEAD(left);
 
+	entries_take(dom, &left);
 	/* First: until then a worker may move entries to a table of another size. */
 	rhashtable_destroy(&dom->index);
-	list_del(&dom->cursor.list);
-	list_for_each_entry_safe(entry, next, &dom->entries, list) {
-		upm_lru_del(&upm_index_lru, &entry->lru);
+	list_for_each_entry_safe(entry, next, &left, list) {
 		INIT_LIST_HEAD(&entry->page->lru);
 		set_page_private(entry->page,
 				 ORPHAN_TAG ^ page_to_pfn(entry->page));

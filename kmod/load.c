@@ -141,7 +141,7 @@ static int bounce_fill(struct load *l)
 	struct page *page;
 
 	while (l->nr_bounce < l->nr) {
-		page = alloc_page(upm_finder_gfp());
+		page = upm_finder_page(&l->finder);
 		if (!page)
 			break;
 		l->bounce[l->nr_bounce++] = page;
@@ -259,44 +259,46 @@ static void window_map(struct load *l)
 	trace_upm_batch(l->first, l->nr, locked_ns);
 }
 
+/* The bytes of page @i are only in the shared page yet: get them back. */
+static int bounce_restore(struct load *l, unsigned int i)
+{
+	const void *bytes = kmap_local_page(l->shared[i]);
+	bool readable = upm_page_readable(l->shared[i], bytes);
+
+	kunmap_local(bytes);
+	if (!readable)
+		return -EIO;
+	copy_highpage(l->bounce[i], l->shared[i]);
+	return 0;
+}
+
 /*
  * Let go of the shared pages. One that was not mapped has left its bytes only to itself
- * if it had been a bounce page; but then there is another one in its place.
+ * if it had been a bounce page; but then there is another one in its place. Returns
+ * -EIO if that can be read no more: then the window ends before it.
  */
-static void window_settle(struct load *l)
+static int window_settle(struct load *l)
 {
 	unsigned int i;
+	int err = 0;
 
 	for_each_set_bit(i, l->empty, l->nr) {
 		if (!is_shared(l, i))
 			continue;
 		if (!test_bit(i, l->filled)) {
-			copy_highpage(l->bounce[i], l->shared[i]);
 			l->page[i] = upm_page_left(UPM_SKIP_BUSY);
+			if (!err)
+				err = bounce_restore(l, i);
+			if (err)
+				l->got = min(l->got, l->first + i * PAGE_SIZE -
+						     l->call->addr);
 		}
 		put_page(l->shared[i]);
 	}
+	return err;
 }
 
 /* ---- copy ---------------------------------------------------------------- */
-
-static void account_page(struct upm_ioc_counts *c, struct upm_verdict v)
-{
-	c->pages++;
-	switch (v.state) {
-	case UPM_FOUND_KNOWN:
-		c->merged++;
-		break;
-	case UPM_FOUND_NEW:
-		c->inserted++;
-		break;
-	case UPM_FOUND_ZERO:
-		c->zero++;
-		break;
-	default:
-		c->skipped[v.reason]++;
-	}
-}
 
 /* The bytes of page @i in [@from, @to) go to the program. Returns how many did not. */
 static unsigned long copy_page_out(struct load *l, unsigned int i,
@@ -328,7 +330,7 @@ static int window_copy(struct load *l)
 		    l->page[i].state != UPM_FOUND_ZERO)
 			left = copy_page_out(l, i, from, to);
 		if (to - from == PAGE_SIZE && !left)
-			account_page(&l->call->counts, l->page[i]);
+			upm_call_count(l->call, &l->page[i], 1);
 		l->call->addr = to - left;
 	}
 	return left ? -EFAULT : 0;
@@ -340,7 +342,7 @@ static int window_copy(struct load *l)
 static int window_run(struct load *l)
 {
 	unsigned long end;
-	int err = window_look(l);
+	int settled, err = window_look(l);
 
 	if (!err)
 		err = window_read(l);
@@ -349,8 +351,10 @@ static int window_run(struct load *l)
 	end = window_end(l);
 	window_find(l);
 	window_map(l);
-	window_settle(l);
+	settled = window_settle(l);
 	err = window_copy(l);
+	if (!err)
+		err = settled;
 	if (!err && l->call->addr < end)
 		err = 1;
 	return err;

@@ -85,6 +85,7 @@ struct batch {
 	unsigned long src[UPM_BATCH_MAX];
 	unsigned long dst[UPM_BATCH_MAX];
 	struct page *pages[UPM_BATCH_MAX];
+	unsigned int nr_gone;	/* of these, at the end: to be freed */
 
 	u64 mark;		/* start of the running phase */
 	u64 phase_ns[UPM_PHASE_NR];
@@ -194,13 +195,13 @@ static bool batch_map(struct batch *b)
 /* ---- finish ------------------------------------------------------------- */
 
 /*
- * A replaced page that nobody else maps needs no way back to the LRU: free it
- * here. Its PTE was writable in a private mapping, so the page was anonymous and
- * exclusive: no other PTE, and so no other migration entry, refers to it. It is
- * locked and isolated, and one reference is left, that of the isolation: no pin
- * and no swap cache either.
+ * A replaced page that nobody else maps needs no way back to the LRU. Its PTE was
+ * writable in a private mapping, so the page was anonymous and exclusive: no other PTE,
+ * and so no other migration entry, refers to it. It is locked and isolated, and one
+ * reference is left, that of the isolation, which becomes the batch's: no pin and no
+ * swap cache either.
  */
-static bool free_replaced(struct page *page, unsigned long src)
+static bool take_replaced(struct page *page, unsigned long src)
 {
 	struct folio *folio = page_folio(page);
 
@@ -210,27 +211,43 @@ static bool free_replaced(struct page *page, unsigned long src)
 	folio_clear_active(folio);
 	folio_clear_unevictable(folio);
 	folio_unlock(folio);
-	folio_put(folio);
 	return true;
 }
 
+/*
+ * Give back what was not replaced, and the references on the shared pages. What is gone
+ * for good is left in b->pages, in the place of those that were looked at before.
+ */
 static void batch_finish(struct batch *b, struct migrate_vma *mig,
 			 unsigned int first, unsigned int last)
 {
 	unsigned int i;
 
 	migrate_vma_pages(mig);
+	upm_finder_keep(&b->finder);
 	for (i = first; i <= last; i++) {
 		unsigned long src = b->src[i - first];
-		struct page *page = migrate_pfn_to_page(src);
+		struct page *page;
 
-		if (page && replaces(b, i) && free_replaced(page, src))
-			b->src[i - first] = 0;
-	}
-	migrate_vma_finalize(mig);
-	for (i = first; i <= last; i++)
+		if (!replaces(b, i))
+			continue;
 		if (shares(b, i))
 			put_page(b->pages[i]);
+		page = migrate_pfn_to_page(src);
+		if (page && take_replaced(page, src)) {
+			b->pages[b->nr_gone++] = page;
+			b->src[i - first] = 0;
+		}
+	}
+	migrate_vma_finalize(mig);
+}
+
+/* Free the pages that were replaced. No lock is needed for that. */
+static void batch_free(struct batch *b)
+{
+	if (b->nr_gone)
+		release_pages(b->pages, b->nr_gone);
+	b->nr_gone = 0;
 }
 
 /* ---- the batch ---------------------------------------------------------- */
@@ -283,33 +300,7 @@ static void batch_replace(struct batch *b)
 
 static void batch_account(struct batch *b)
 {
-	struct upm_ioc_counts *c = &b->call->counts;
-	unsigned int i;
-
-	c->pages += b->nr;
-	for (i = 0; i < b->nr; i++) {
-		switch (b->scan.page[i].state) {
-		case UPM_FOUND_KNOWN:
-			c->merged++;
-			break;
-		case UPM_FOUND_NEW:
-			c->inserted++;
-			break;
-		case UPM_FOUND_ZERO:
-		case UPM_FOUND_ZEROED:
-			c->zero++;
-			break;
-		case UPM_PAGE_ZERO:
-		case UPM_PAGE_MERGED:
-			c->already++;
-			break;
-		case UPM_PAGE_ORPHAN:	/* could not be made a candidate */
-			c->skipped[UPM_SKIP_NOMEM]++;
-			break;
-		default:
-			c->skipped[b->scan.page[i].reason]++;
-		}
-	}
+	upm_call_count(b->call, b->scan.page, b->nr);
 	b->call->addr = b->addr + b->nr * PAGE_SIZE;
 }
 
@@ -328,13 +319,16 @@ static void batch_totals(struct batch *b, u64 locked_ns)
 	upm_totals_max(&upm_totals.lock_ns_max, locked_ns);
 }
 
-static int batch_run(struct batch *b)
+/* Merge the next pages. *@idle is set if there was nothing to merge among them. */
+static int batch_run(struct batch *b, bool *idle)
 {
 	struct upm_call *call = b->call;
 	struct mm_struct *mm = call->mm;
 	u64 start, locked_ns;
 	int err;
 
+	b->finder.want_spare = min_t(unsigned long, b->finder.want_spare,
+				     (call->end - call->addr) >> PAGE_SHIFT);
 	upm_finder_refill(&b->finder);
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
@@ -345,6 +339,7 @@ static int batch_run(struct batch *b)
 	}
 	start = ktime_get_ns();
 	b->mark = start;
+	*idle = true;
 	b->vma = upm_call_mergeable(call, &b->nr);
 	if (!b->vma)
 		goto out;
@@ -358,15 +353,48 @@ static int batch_run(struct batch *b)
 	else
 		upm_prepare(b->vma, b->addr, &b->scan);
 	b->nr = b->scan.nr;
-	if (b->scan.first < b->nr)
+	if (b->scan.first < b->nr) {
+		*idle = false;
 		batch_replace(b);
+	}
 	batch_account(b);
 out:
 	locked_ns = ktime_get_ns() - start;
 	mmap_write_unlock(mm);
+	batch_free(b);
 	batch_totals(b, locked_ns);
 	trace_upm_batch(b->addr, b->nr, locked_ns);
 	return 0;
+}
+
+/*
+ * Pass over the next pages if there is nothing to merge among them, with the lock held
+ * for reading only: faults go on. Else *@idle is cleared.
+ */
+static int batch_pass(struct batch *b, bool *idle)
+{
+	struct upm_call *call = b->call;
+	int err;
+
+	if (mmap_read_lock_killable(call->mm))
+		return -EINTR;
+	err = upm_call_stop(call, true);
+	b->mark = ktime_get_ns();
+	b->vma = err ? NULL : upm_call_mergeable(call, &b->nr);
+	if (b->vma) {
+		b->addr = call->addr;
+		upm_scan_range(b->vma, b->addr, b->nr, &b->scan);
+		b->nr = b->scan.nr;
+		*idle = b->scan.first == b->nr && !b->scan.orphans;
+	}
+	phase_end(b, UPM_PHASE_SCAN);
+	if (b->vma && *idle) {
+		batch_account(b);
+		batch_totals(b, 0);
+		trace_upm_batch(b->addr, b->nr, 0);
+	}
+	mmap_read_unlock(call->mm);
+	return err;
 }
 
 /**
@@ -374,13 +402,15 @@ out:
  * @call: mm, with a reference on its users; task, whose mm it is; domain;
  *	counts are added to, call->addr moves on.
  *
- * Takes and drops the mmap_lock for each batch.
+ * Takes and drops the mmap_lock for each batch: for writing only where there is
+ * something to merge, or was just before.
  *
  * Return: 0, -ENOMEM, or what upm_call_stop() says.
  */
 int upm_merge(struct upm_call *call)
 {
 	struct batch *b = kvzalloc(sizeof(*b), GFP_KERNEL_ACCOUNT);
+	bool idle = true;
 	int err = 0;
 
 	if (!b)
@@ -388,7 +418,7 @@ int upm_merge(struct upm_call *call)
 	b->call = call;
 	upm_finder_init(&b->finder, call->dom, call->mm);
 	while (call->addr < call->end && !err) {
-		err = batch_run(b);
+		err = idle ? batch_pass(b, &idle) : batch_run(b, &idle);
 		cond_resched();
 	}
 	upm_finder_release(&b->finder);

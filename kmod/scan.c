@@ -88,20 +88,36 @@ static struct upm_verdict look_at_page(struct page *page, bool file_vma)
 	return upm_page_is(UPM_PAGE_CANDIDATE);
 }
 
+/*
+ * The page of a present PTE of a VMA that is not refused, or NULL. Where the architecture
+ * marks those without one, the mark is enough, as for the kernel itself.
+ */
+struct page *upm_pte_page(pte_t pte)
+{
+	if (pte_special(pte))
+		return NULL;
+	if (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) && !pfn_valid(pte_pfn(pte)))
+		return NULL;
+	return pfn_to_page(pte_pfn(pte));
+}
+
 static struct upm_verdict look_at_pte(struct vm_area_struct *vma, pte_t pte,
 				      struct upm_scan *scan)
 {
+	struct page *page;
+
 	if (pte_none(pte))
 		return upm_page_left(UPM_SKIP_NOT_PRESENT);
 	if (!pte_present(pte))
 		return upm_page_left(UPM_SKIP_SWAPPED);
 	if (is_zero_pfn(pte_pfn(pte)))
 		return upm_page_is(UPM_PAGE_ZERO);
-	if (pte_special(pte) || !pfn_valid(pte_pfn(pte))) {
+	page = upm_pte_page(pte);
+	if (!page) {
 		scan->foreign_special = true;
 		return upm_page_left(UPM_SKIP_SPECIAL);
 	}
-	return look_at_page(pfn_to_page(pte_pfn(pte)), vma->vm_file);
+	return look_at_page(page, vma->vm_file);
 }
 
 /* A huge page, or one under migration, in place of a table. */
@@ -122,8 +138,8 @@ static struct upm_verdict look_at_pmd(pmd_t pmd)
  * that the missing table would map. That they are not present is said only where
  * nothing is in the place of a table.
  */
-static pte_t *pte_table(struct mm_struct *mm, unsigned long addr,
-			struct upm_verdict *all)
+pte_t *upm_pte_table(struct mm_struct *mm, unsigned long addr,
+		     struct upm_verdict *all)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
@@ -184,7 +200,7 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 	rcu_read_lock();
 	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
 		if (i == 0 || !(addr & ~PMD_MASK))
-			table = pte_table(vma->vm_mm, addr, &none);
+			table = upm_pte_table(vma->vm_mm, addr, &none);
 		scan->page[i] = table ?
 			look_at_pte(vma, ptep_get(table + pte_index(addr)),
 				    scan) : none;
@@ -222,7 +238,7 @@ void upm_scan_empty(struct mm_struct *mm, unsigned long addr, unsigned int nr,
 	rcu_read_lock();
 	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
 		if (i == 0 || !(addr & ~PMD_MASK))
-			table = pte_table(mm, addr, &none);
+			table = upm_pte_table(mm, addr, &none);
 		if (table ? pte_none(ptep_get(table + pte_index(addr))) :
 			    none.state == UPM_PAGE_LEFT &&
 			    none.reason == UPM_SKIP_NOT_PRESENT)

@@ -4,6 +4,15 @@
  * file that worked in their domain is closed (its process is gone by then), or a
  * descriptor of the domain; every sweep_ms; by a shrinker when memory is short, for
  * all or in the cgroup that they are charged to; and when an administrator asks.
+ *
+ * DOC: what a periodic sweep looks at
+ *
+ * Nobody tells the module of a write or an unmap, so a sweep has to look at each page to
+ * know. What it found last time says how soon that is worth it: in a domain where no
+ * call worked since then, and nothing could be freed, pages can become unused only one
+ * by one, by writes of programs that live on. Such a domain is looked at less and less
+ * often, every 16th time at last; a call in it, or the end of a process that used it,
+ * makes it due at once. What is not freed meanwhile goes when memory is short.
  */
 #include <linux/jiffies.h>
 #include <linux/list_lru.h>
@@ -19,6 +28,9 @@
 #define KICK_GAP_MS 10
 #define KICK_GAP_TIMES 10
 
+/* Periodic sweeps that a domain sits out at most, in which nothing happens. */
+#define REST_MAX 15U
+
 static void sweep(struct work_struct *work);
 static DECLARE_DELAYED_WORK(sweep_work, sweep);
 static void sweep_kicked(struct work_struct *work);
@@ -27,26 +39,70 @@ static unsigned long kick_next;	/* jiffies */
 static struct upm_shrinker shrinker;
 static bool shrinker_ready;	/* and its list */
 
-static void sweep_domain(struct upm_domain *dom)
-{
-	struct upm_swept swept;
+/* When is a domain's turn in a sweep of all? */
+enum turn { TURN_ALWAYS, TURN_WHEN_DUE };
 
-	WRITE_ONCE(dom->kicked, false);	/* before the look: a later kick counts */
+/*
+ * A domain in which no call worked since its last sweep, and that sweep was in vain, sits
+ * out one periodic sweep, then three, and so on.
+ */
+static bool is_due(struct upm_domain *dom)
+{
+	lockdep_assert_held(&dom->walk_mutex);
+	if (READ_ONCE(dom->stirred) || !dom->resting)
+		return true;
+	dom->resting--;
+	return false;
+}
+
+static void set_rest(struct upm_domain *dom, const struct upm_swept *swept)
+{
+	lockdep_assert_held(&dom->walk_mutex);
+	if (swept->freed || swept->broken || !swept->complete)
+		dom->rest = 0;
+	else
+		dom->rest = min(2 * dom->rest + 1, REST_MAX);
+	dom->resting = dom->rest;
+}
+
+/* Returns true if it found mapped pages with a memory error. */
+static bool sweep_domain(struct upm_domain *dom, enum turn turn)
+{
+	struct upm_swept swept = {};
+
 	mutex_lock(&dom->walk_mutex);
-	upm_index_sweep(dom, &swept);
+	if (turn == TURN_ALWAYS || is_due(dom)) {
+		/* Before the look: what comes later counts for the next one. */
+		WRITE_ONCE(dom->kicked, false);
+		if (READ_ONCE(dom->stirred))
+			dom->rest = 0;
+		WRITE_ONCE(dom->stirred, false);
+		upm_index_sweep(dom, &swept);
+		set_rest(dom, &swept);
+	}
 	mutex_unlock(&dom->walk_mutex);
-	trace_upm_sweep(dom->id, swept.visited, swept.freed);
+	if (swept.visited)
+		trace_upm_sweep(dom->id, swept.visited, swept.freed);
+	return swept.broken;
+}
+
+static void sweep_all(enum turn turn)
+{
+	struct upm_domain *dom = NULL;
+	bool broken = false;
+
+	while ((dom = upm_domain_next(dom)))
+		if (atomic_long_read(&dom->pages))
+			broken |= sweep_domain(dom, turn);
+	if (broken)
+		upm_broken_take();
+	upm_domains_reap();
 }
 
 /* Visit every domain once, free what nobody maps, drop empty domains. */
 void upm_sweep_now(void)
 {
-	struct upm_domain *dom = NULL;
-
-	while ((dom = upm_domain_next(dom)))
-		if (atomic_long_read(&dom->pages))
-			sweep_domain(dom);
-	upm_domains_reap();
+	sweep_all(TURN_ALWAYS);
 }
 
 /* Take the time of the next periodic sweep from the knob; 0: none. */
@@ -63,7 +119,7 @@ void upm_sweep_retime(void)
 
 static void sweep(struct work_struct *work)
 {
-	upm_sweep_now();
+	sweep_all(TURN_WHEN_DUE);
 	upm_sweep_retime();
 }
 
@@ -75,7 +131,7 @@ static void sweep_kicked(struct work_struct *work)
 
 	while ((dom = upm_domain_next(dom)))
 		if (READ_ONCE(dom->kicked))
-			sweep_domain(dom);
+			sweep_domain(dom, TURN_ALWAYS);
 	upm_domains_reap();
 	end = jiffies;
 	WRITE_ONCE(kick_next, end + max(msecs_to_jiffies(KICK_GAP_MS),

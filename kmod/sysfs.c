@@ -27,6 +27,13 @@ static const char *const policy_names[] = {
 
 static_assert(ARRAY_SIZE(policy_names) == UPM_POLICY_NR);
 
+static const char *const charge_to_names[] = {
+	[UPM_CHARGE_FIRST] = "first",
+	[UPM_CHARGE_DOMAIN] = "domain",
+};
+
+static_assert(ARRAY_SIZE(charge_to_names) == UPM_CHARGE_NR);
+
 /* ---- attributes: a number with its range, or functions ------------------- */
 
 enum knob_type { KNOB_BOOL, KNOB_UINT, KNOB_ULONG };
@@ -157,6 +164,26 @@ static ssize_t domain_cgroup_depth_store(struct kobject *kobj,
 	return count;
 }
 
+static ssize_t charge_to_show(struct kobject *kobj,
+			      struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%s\n",
+			  charge_to_names[READ_ONCE(upm_knobs.charge_to)]);
+}
+
+static ssize_t charge_to_store(struct kobject *kobj,
+			       struct kobj_attribute *attr, const char *buf,
+			       size_t count)
+{
+	int whom = sysfs_match_string(charge_to_names, buf);
+
+	if (whom < 0)
+		return whom;
+	WRITE_ONCE(upm_knobs.charge_to, whom);
+	return count;
+}
+
+static struct kobj_attribute charge_to_attr = __ATTR_RW(charge_to);
 static struct kobj_attribute domain_policy_attr = __ATTR_RW(domain_policy);
 static struct kobj_attribute domain_cgroup_depth_attr =
 	__ATTR_RW(domain_cgroup_depth);
@@ -348,6 +375,7 @@ static struct kobj_attribute pages_skipped_attr =
 static struct attribute *upm_attrs[] = {
 	&knob_enabled.attr.attr,
 	&knob_charge.attr.attr,
+	&charge_to_attr.attr,
 	&knob_file_pages.attr.attr,
 	&knob_merge_across_nodes.attr.attr,
 	&knob_batch_pages.attr.attr,

@@ -66,20 +66,6 @@ static int unmerge_batch(struct upm_call *call, const struct upm_scan *scan)
 	return 0;
 }
 
-/*
- * None without an anon_vma was merged (merge.c). A VMA may have become secret, or armed,
- * after it was.
- */
-static bool may_hold_merged(struct vm_area_struct *vma)
-{
-	enum upm_skip reason;
-
-	if (!vma->anon_vma)
-		return false;
-	return !upm_vma_refused(vma, &reason) || reason == UPM_SKIP_UFFD ||
-	       reason == UPM_SKIP_SECRET;
-}
-
 /* What was never merged is kept, whatever the reason. */
 static int unmerge_some(struct upm_call *call, struct upm_scan *scan)
 {
@@ -88,7 +74,7 @@ static int unmerge_some(struct upm_call *call, struct upm_scan *scan)
 
 	if (!vma)
 		return 0;
-	if (!may_hold_merged(vma)) {
+	if (!upm_vma_may_hold_merged(vma)) {
 		call->counts.pages += (end - call->addr) >> PAGE_SHIFT;
 		call->counts.kept += (end - call->addr) >> PAGE_SHIFT;
 		call->addr = end;
@@ -125,31 +111,6 @@ int upm_unmerge(struct upm_call *call)
 
 /* ---- all processes: the administrator's emergency brake ----------------- */
 
-/* References on all processes that run now; *@nr of them. */
-static struct task_struct **tasks_get(unsigned int *nr)
-{
-	struct task_struct **tasks, *p;
-	unsigned int room = 64;
-
-	rcu_read_lock();
-	for_each_process(p)
-		room++;
-	rcu_read_unlock();
-	tasks = kvmalloc_array(room, sizeof(*tasks), GFP_KERNEL);
-	if (!tasks)
-		return NULL;
-	*nr = 0;
-	rcu_read_lock();
-	for_each_process(p) {
-		if (*nr == room)
-			break;	/* the next pass finds the rest */
-		get_task_struct(p);
-		tasks[(*nr)++] = p;
-	}
-	rcu_read_unlock();
-	return tasks;
-}
-
 static int unmerge_task(struct task_struct *task, unsigned long *unmerged)
 {
 	struct upm_call call = { .task = task };
@@ -183,7 +144,7 @@ int upm_unmerge_all(void)
 
 	for (pass = 0; pass < ALL_PASSES; pass++) {
 		unmerged = 0;
-		tasks = tasks_get(&nr);
+		tasks = upm_tasks_get(&nr);
 		if (!tasks)
 			return -ENOMEM;
 		for (i = 0; i < nr; i++) {

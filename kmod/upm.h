@@ -89,9 +89,16 @@ enum upm_policy {
 	UPM_POLICY_NR
 };
 
+enum upm_charge_to {
+	UPM_CHARGE_FIRST,	/* the group of the process that inserts a page */
+	UPM_CHARGE_DOMAIN,	/* that of the domain, if it has one */
+	UPM_CHARGE_NR
+};
+
 struct upm_knobs {
 	bool enabled;
-	bool charge;		/* shared pages count for who inserts them */
+	bool charge;		/* shared pages count for a memory cgroup: */
+	enum upm_charge_to charge_to;
 	bool file_pages;	/* merge clean pages of private file mappings */
 	bool merge_across_nodes;
 	unsigned int batch_pages;
@@ -157,6 +164,17 @@ struct upm_owner *upm_owner_get(const struct cred *cred);
 void upm_owner_put(struct upm_owner *owner);
 bool upm_owner_may(unsigned long own, unsigned long total, unsigned long max);
 
+/* ---- bytes.c: what a page holds ---------------------------------------- */
+
+#define UPM_KEY_WORDS 8
+
+struct upm_domain;
+
+int upm_bytes_equal(const void *a, const void *b);
+int upm_bytes_zero(const void *a);
+bool upm_page_readable(struct page *page, const void *bytes);
+u64 upm_bytes_hash(const struct upm_domain *dom, const void *bytes, int nid);
+
 /* ---- index.c: shared pages of one domain ------------------------------ */
 
 /*
@@ -174,7 +192,6 @@ struct upm_entry {
 	};
 };
 
-struct upm_domain;
 struct shrink_control;
 
 extern struct list_lru upm_index_lru;
@@ -189,13 +206,22 @@ void upm_entry_free(struct upm_entry *entry);
 
 bool upm_entry_closed(const struct upm_entry *entry);
 
-u64 upm_index_hash(const struct upm_domain *dom, const void *bytes, int nid);
 struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash);
 struct upm_entry *upm_index_get_next(struct upm_domain *dom,
 				     struct upm_entry *prev);
 struct upm_entry *upm_index_insert(struct upm_domain *dom,
 				   struct upm_entry *entry,
 				   struct upm_entry *prev, bool may_crowd);
+
+struct page *upm_index_kill(struct upm_domain *dom, struct upm_entry *entry);
+void upm_index_unhash(struct upm_domain *dom, struct upm_entry *entry);
+void upm_index_reap(void);
+u64 upm_index_metadata(struct upm_domain *dom);
+bool upm_page_is_shared(struct page *page);
+bool upm_page_is_orphan(struct page *page);
+struct upm_domain *upm_page_domain(const struct page *page);
+
+/* ---- walk.c: walks over them ------------------------------------------- */
 
 /* What a domain shares. */
 struct upm_census {
@@ -204,18 +230,18 @@ struct upm_census {
 	unsigned long unused;
 };
 
-/* What a sweep did. */
+/* What a sweep did, and saw. */
 struct upm_swept {
 	unsigned long visited;
 	unsigned long freed;
+	unsigned long broken;	/* with a memory error, and mapped */
+	unsigned long lost;	/* the same, and only held by somebody */
+	bool complete;		/* it came to the end of the domain */
 };
 
 int upm_index_count(struct upm_domain *dom, struct upm_census *census);
 void upm_index_sweep(struct upm_domain *dom, struct upm_swept *swept);
 unsigned long upm_index_shrink(struct shrink_control *sc);
-u64 upm_index_metadata(struct upm_domain *dom);
-bool upm_page_is_shared(struct page *page);
-bool upm_page_is_orphan(struct page *page);
 
 /* ---- domain.c --------------------------------------------------------- */
 
@@ -249,18 +275,24 @@ struct upm_domain {
 	u32 key_hash;
 	struct upm_domain_key key;
 	struct upm_owner *owner; /* for whom it and its pages count */
+	struct mem_cgroup *memcg; /* that may pay for it, or NULL */
 	struct hlist_node link;	/* in the table; RCU */
 	struct list_head dead;	/* after that, until it is destroyed */
 	struct rcu_head rcu;
 	struct kobject kobj;
 
-	u64 seed;		/* of the hash; random */
+	u64 hash_key[UPM_KEY_WORDS]; /* random */
 	struct rhashtable index;
 	spinlock_t lock;	/* entries, for writers; readers use RCU */
 	struct list_head entries;
-	struct mutex walk_mutex; /* cursor */
 	bool kicked;		/* a user of it may just have gone */
+	bool stirred;		/* a call worked in it since the last sweep */
+	struct mutex walk_mutex; /* of sweeps: cursor, rest, resting, lost_seen */
 	struct upm_entry cursor;
+	unsigned int rest;	/* periodic sweeps to sit out after a vain one, */
+	unsigned int resting;	/* and those of them to come */
+	unsigned long lost_seen; /* lost pages behind the cursor, */
+	unsigned long lost;	/* and those of the last whole sweep: see index.c */
 	atomic_long_t pages;
 };
 
@@ -275,6 +307,13 @@ void upm_domain_release(struct kobject *kobj);
 struct upm_domain *upm_domain_next(struct upm_domain *dom);
 int upm_domain_census(struct upm_domain *dom, struct upm_census *census);
 void upm_domains_reap(void);
+
+/* ---- charge.c: who pays ------------------------------------------------ */
+
+struct mem_cgroup *upm_charge_of_domain(const struct upm_domain_key *key,
+					struct task_struct *task);
+struct mem_cgroup *upm_charge_group(struct upm_domain *dom,
+				    struct mm_struct *mm);
 
 /* ---- sweep.c: shared pages that nobody maps --------------------------- */
 
@@ -337,6 +376,9 @@ void upm_scan_refuse(struct upm_scan *scan, enum upm_skip reason);
 void upm_scan_empty(struct mm_struct *mm, unsigned long addr, unsigned int nr,
 		    unsigned long *empty);
 bool upm_vma_refused(struct vm_area_struct *vma, enum upm_skip *reason);
+pte_t *upm_pte_table(struct mm_struct *mm, unsigned long addr,
+		     struct upm_verdict *all);
+struct page *upm_pte_page(pte_t pte);
 
 /* ---- find.c: the shared page for some bytes --------------------------- */
 
@@ -349,7 +391,8 @@ struct upm_spare {
 struct upm_finder {
 	struct upm_domain *dom;
 	struct mem_cgroup *memcg; /* to charge in place of the caller's, or NULL */
-	struct upm_entry *cursor; /* last hit; its page is referenced */
+	struct upm_entry *cursor; /* last hit; its page is referenced by the caller */
+	bool kept;		/* or by this: see find.c */
 	u64 resting;		/* hash of the cursor that a rest let go, or 0 */
 	unsigned int successors; /* hits without a hash */
 	unsigned int nr_spare;
@@ -363,15 +406,16 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 		     struct mm_struct *mm);
 void upm_finder_refill(struct upm_finder *f);
 void upm_finder_release(struct upm_finder *f);
+void upm_finder_keep(struct upm_finder *f);
 void upm_finder_rest(struct upm_finder *f);
 void upm_finder_resume(struct upm_finder *f);
-gfp_t upm_finder_gfp(void);
+struct page *upm_finder_page(struct upm_finder *f);
 struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 			    struct page **shared);
 struct upm_verdict upm_find_or_give(struct upm_finder *f, struct page **page,
 				    struct page **shared);
 
-/* ---- call.c: the way over a range -------------------------------------- */
+/* ---- call.c: the way over a range, and over all processes ---------------- */
 
 /* One call: whose memory, which part, what became of it. */
 struct upm_call {
@@ -384,11 +428,15 @@ struct upm_call {
 };
 
 int upm_call_stop(const struct upm_call *call, bool merging);
+void upm_call_count(struct upm_call *call, const struct upm_verdict *pages,
+		    unsigned int nr);
 void upm_call_skip(struct upm_call *call, enum upm_skip reason,
 		   unsigned long pages);
 struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end);
 struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
 					  unsigned int *nr);
+bool upm_vma_may_hold_merged(struct vm_area_struct *vma);
+struct task_struct **upm_tasks_get(unsigned int *nr);
 
 /* ---- fill.c: shared pages where nothing is yet --------------------------- */
 
@@ -410,6 +458,10 @@ struct vm_area_struct *upm_call_mergeable(struct upm_call *call,
 bool upm_fill_refused(struct vm_area_struct *vma, enum upm_skip *reason);
 void upm_fill(struct vm_area_struct *vma, unsigned long addr, unsigned int nr,
 	      struct page **pages, unsigned long *wanted);
+
+/* ---- broken.c: shared pages with a memory error -------------------------- */
+
+void upm_broken_take(void);
 
 /* ---- prepare.c, merge.c, load.c, dry_run.c, unmerge.c: the work ---------- */
 

@@ -10,6 +10,7 @@
 #include <linux/capability.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
+#include <linux/mmap_lock.h>
 #include <linux/sched.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
@@ -75,6 +76,25 @@ static inline void upm_vm_flags_clear(struct vm_area_struct *vma,
 static inline void upm_vma_start_write(struct vm_area_struct *vma)
 {
 	upm_vm_flags_clear(vma, 0);
+}
+
+/*
+ * mmap_write_trylock() went without a user in v6.12. In its place is what the other
+ * functions do that take the lock: since eb449bd96954 ("mm: convert mm_lock_seq to a
+ * proper seqcount"), v6.13, that is to begin a write of the sequence count, too.
+ */
+static inline bool upm_mmap_write_trylock(struct mm_struct *mm)
+{
+#ifdef UPM_HAVE_MMAP_WRITE_TRYLOCK
+	return mmap_write_trylock(mm);
+#else
+	if (!down_write_trylock(&mm->mmap_lock))
+		return false;
+#ifdef UPM_HAVE_MM_LOCK_SEQCOUNT
+	mm_lock_seqcount_begin(mm);
+#endif
+	return true;
+#endif
 }
 
 /*

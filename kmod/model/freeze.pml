@@ -296,7 +296,7 @@ inline map(m, p)
 #define ONLY_OURS(n)	(write && fr[n].anon && fr[n].refs == 1)
 #endif
 
-/* batch_finish() with free_replaced() */
+/* batch_finish() with take_replaced() */
 inline finish(frozen, p)
 {
 	if

@@ -55,7 +55,7 @@
 enum upm_skip {
 	UPM_SKIP_NOT_PRESENT = 0, /* never touched, or a hole of the file */
 	UPM_SKIP_SWAPPED = 1,	  /* in swap, or under migration right now */
-	UPM_SKIP_BUSY = 2,	  /* pinned (O_DIRECT, RDMA, vfio), locked, or under reclaim */
+	UPM_SKIP_BUSY = 2,	  /* pinned (O_DIRECT, RDMA, vfio), locked, under reclaim, broken */
 	UPM_SKIP_SHARED = 3,	  /* MAP_SHARED mapping; or shared by many since a fork */
 	UPM_SKIP_HUGETLB = 4,	  /* hugetlbfs mapping */
 	UPM_SKIP_SPECIAL = 5,	  /* device, PFN, IO, DAX or other special mapping */

@@ -33,7 +33,7 @@ TEST_F(KnobTest, BadValues) {
         {"batch_pages", "0"},     {"batch_pages", "513"},  {"batch_pages", ""},
         {"sweep_ms", "3600001"},  {"charge", "2"},         {"max_pages", "18446744073709551616"},
         {"domain_policy", "all"}, {"domain_policy", "ui"}, {"unmerge", "0"},
-        {"sweep", "maybe"},       {"stats_reset", "2"},
+        {"sweep", "maybe"},       {"stats_reset", "2"},    {"charge_to", "nobody"},
     };
     for (const auto &[name, value] : bad) {
         const std::string path = kSysfs + name;

@@ -145,6 +145,132 @@ TEST_F(MemoryPressure, AgentChargesTheTarget) {
     inside.check();
 }
 
+// How many pages of a group's are more than before, about: the kernel counts in batches of up
+// to 64 pages for each processor.
+testing::AssertionResult grown_by(const Cgroup &cgroup, std::uint64_t before, std::size_t pages) {
+    constexpr std::size_t kSlack = 256 * kPage;
+    std::uint64_t now = 0;
+    if (eventually([&] {
+            now = cgroup.current();
+            return now + kSlack >= before + pages * kPage && now <= before + pages * kPage + kSlack;
+        }))
+        return testing::AssertionSuccess();
+    return testing::AssertionFailure()
+           << before << " before, " << now << " now, not " << pages << " pages more";
+}
+
+// Opens the domain of a key, which is two numbers, and keeps it.
+int keep_domain(std::uint64_t low, std::uint64_t high) {
+    std::string key(16, '\0');
+    std::memcpy(key.data(), &low, sizeof(low));
+    std::memcpy(key.data() + sizeof(low), &high, sizeof(high));
+    static const Device device;
+    return device.domain(key).release();
+}
+
+// Who pays for what is inserted into a named domain: who inserts it, or who made the domain.
+TEST_F(MemoryPressure, WhoPaysForANamedDomain) {
+    const std::uint64_t key = fresh_seed();
+    for (const bool maker_pays : {false, true}) {
+        const Knob knob("charge_to", maker_pays ? "domain" : "first");
+        const Cgroup platform("platform");
+        const Cgroup tenant("tenant");
+        if (!platform)
+            GTEST_SKIP() << "no memory controller of cgroup v2";
+        Process maker([&] { platform.join(::getpid()); });
+        EXPECT_GE(maker.call(&keep_domain, key, std::uint64_t{maker_pays}), 0);
+        Actor a(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, 2 * kBig,
+                [&] { tenant.join(::getpid()); });
+        const int domain = a.call(&keep_domain, key, std::uint64_t{maker_pays});
+        const std::uint64_t of_platform = platform.current();
+        const std::uint64_t of_tenant = tenant.current();
+        EXPECT_EQ(a.advise({.domain = domain}).counts.inserted, 2 * kBig);
+        // The tenant's own pages are gone, and it has the shared ones, or not.
+        EXPECT_TRUE(grown_by(platform, of_platform, maker_pays ? 2 * kBig : 0)) << maker_pays;
+        if (maker_pays) {
+            EXPECT_TRUE(grown_by(tenant, of_tenant - 2 * kBig * kPage, 0));
+        } else {
+            EXPECT_TRUE(grown_by(tenant, of_tenant, 0));
+        }
+        a.check();
+        // What a load inserts is paid for by the same one.
+        a.call(
+            +[](int to, std::size_t pages) {
+                static const Mapping into(pages * kPage);
+                const Fd file = temporary_file({Content::kDistinct, fresh_seed()}, pages);
+                EXPECT_EQ(device().load(file.get(), 0, into.base(), into.len(), to).counts.inserted,
+                          pages);
+            },
+            domain, std::size_t{2 * kBig});
+        EXPECT_TRUE(grown_by(platform, of_platform, maker_pays ? 4 * kBig : 0)) << maker_pays;
+    }
+}
+
+// A domain of the policy cgroup is one of all groups below that at its depth, which pays for
+// it: not the group of the one that came first.
+TEST_F(MemoryPressure, WhoPaysForADomainOfAGroup) {
+    const Knob depth("domain_cgroup_depth", 1);
+    const Knob policy("domain_policy", "cgroup");
+    for (const bool domain_pays : {false, true}) {
+        const Knob knob("charge_to", domain_pays ? "domain" : "first");
+        const Cgroup pod("pod");
+        if (!pod)
+            GTEST_SKIP() << "no memory controller of cgroup v2";
+        const Cgroup first("first", pod);
+        Actor a(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, 2 * kBig,
+                [&] { first.join(::getpid()); });
+        const std::uint64_t of_first = first.current();
+        const std::uint64_t of_pod = pod.current();
+        EXPECT_EQ(a.advise().counts.inserted, 2 * kBig);
+        EXPECT_TRUE(grown_by(first, of_first - (domain_pays ? 2 * kBig * kPage : 0), 0));
+        EXPECT_TRUE(grown_by(pod, of_pod, 0));
+        a.check();
+    }
+}
+
+// What a few processes share since a fork is one more copy when the first of them advises,
+// and none when the last has: their old pages are gone then.
+TEST_F(MemoryPressure, AFamilyEndsWithoutACopy) {
+    const Cgroup cgroup("family");
+    if (!cgroup)
+        GTEST_SKIP() << "no memory controller of cgroup v2";
+    Actor parent(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, 2 * kBig,
+                 [&] { cgroup.join(::getpid()); });
+    struct Family {
+        std::array<int, 2> turn{};
+        std::array<int, 2> done{};
+    };
+    static Family family; // of the parent's, and so of its children
+    parent.call(+[] {
+        must(::pipe(family.turn.data()), "pipe");
+        must(::pipe(family.done.data()), "pipe");
+        for (int i = 0; i < 3; i++) {
+            if (fork_tied() != 0)
+                continue;
+            char byte = 0;
+            static_cast<void>(::read(family.turn[0], &byte, 1));
+            const Region &r = region();
+            byte = device().advise(r.base(), r.len()).done() == r.pages() && r.first_wrong() < 0;
+            static_cast<void>(::write(family.done[1], &byte, 1));
+            ::pause();
+        }
+    });
+    const std::uint64_t before = cgroup.current();
+    for (int i = 0; i < 3; i++) {
+        EXPECT_EQ(parent.call(+[] {
+            char byte = 1;
+            static_cast<void>(::write(family.turn[1], &byte, 1));
+            static_cast<void>(::read(family.done[0], &byte, 1));
+            return byte;
+        }),
+                  1);
+        EXPECT_TRUE(grown_by(cgroup, before, 2 * kBig)) << i;
+    }
+    EXPECT_EQ(parent.advise().counts.merged, 2 * kBig);
+    EXPECT_TRUE(grown_by(cgroup, before, 0));
+    parent.check();
+}
+
 // ---- reclaim -----------------------------------------------------------------------
 
 // Shared pages that nobody maps go when the kernel looks for memory.

@@ -127,38 +127,6 @@ TEST_F(ReloadOnce, DomainDescriptorKeepsIt) {
     ASSERT_EQ(load(), 0);
 }
 
-// A frame with a memory error goes to nobody who has not got it. Its content gets another
-// frame, which later ones share. (The error stays in the index until the module goes.)
-TEST_F(ReloadOnce, MemoryErrorIsNotHandedOn) {
-    if (!exists(module_file()))
-        GTEST_SKIP() << "no file " << module_file();
-    constexpr std::size_t kMany = 16;
-    constexpr std::size_t kBad = 3;
-    constexpr unsigned kFlagHwpoison = 19;
-    const Pattern pattern{Content::kDistinct, fresh_seed()};
-    {
-        Actor a(Kind::kAnonymous, pattern, kMany);
-        Actor b(Kind::kAnonymous, pattern, kMany);
-        Actor c(Kind::kAnonymous, pattern, kMany);
-        EXPECT_EQ(a.advise().counts.inserted, kMany);
-        a.call(+[] { ::madvise(region().page(kBad), kPage, MADV_HWPOISON); });
-        const Frames before = a.frames();
-        if (!frame_has(before[kBad], kFlagHwpoison))
-            GTEST_SKIP() << "MADV_HWPOISON marks nothing here";
-        const Advice first = b.advise();
-        EXPECT_EQ(first.counts.inserted, 1U);
-        EXPECT_EQ(first.counts.merged, kMany - 1);
-        EXPECT_EQ(equal_frames(before, b.frames()), kMany - 1);
-        EXPECT_NE(b.frames()[kBad], before[kBad]);
-        EXPECT_EQ(c.advise().counts.merged, kMany);
-        EXPECT_EQ(equal_frames(b.frames(), c.frames()), kMany);
-        b.check();
-        c.check();
-    }
-    ASSERT_TRUE(unloaded());
-    ASSERT_EQ(load(), 0);
-}
-
 // Somebody writes to knobs all the time, also while the module goes: nothing that such a
 // write sets off may run after that.
 TEST_F(ReloadOnce, KnobsAreWrittenMeanwhile) {

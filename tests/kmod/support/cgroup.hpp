@@ -20,11 +20,17 @@ namespace upm::test {
 // Empty where cgroup v2 has no memory controller.
 class Cgroup {
   public:
-    Cgroup() {
+    // Below another one, whose processes it then cannot have; or at the top.
+    explicit Cgroup(const std::string &name, const Cgroup &parent) {
+        EXPECT_EQ(write_file(parent.path_ + "/cgroup.subtree_control", "+memory"), 0);
+        path_ = parent.path_ + "/" + name;
+        must(::mkdir(path_.c_str(), 0755), "mkdir");
+    }
+    explicit Cgroup(const std::string &name = "group") {
         if (!exists("/sys/fs/cgroup/cgroup.controllers") ||
             read_file("/sys/fs/cgroup/cgroup.subtree_control").find("memory") == std::string::npos)
             return;
-        path_ = "/sys/fs/cgroup/upm-test-" + std::to_string(::getpid());
+        path_ = "/sys/fs/cgroup/upm-test-" + std::to_string(::getpid()) + "-" + name;
         must(::mkdir(path_.c_str(), 0755), "mkdir");
     }
     ~Cgroup() {
