@@ -6,7 +6,7 @@
 
 In a Debian of its own (tests/adopt/debian-folder), which an overlay leaves as it is. Needs
 root and what `make deb` built. Another release than the one that they were built on takes
-all but python3-upm, which is for one version of Python.
+all but python3-upm and upm-device-plugin: each Debian has one version of Python and of gRPC.
 """
 
 import os
@@ -200,7 +200,7 @@ class Debian13(Packages):
     """The release that has the kernel 6.12."""
 
     release = "13"
-    without = ("python3-upm",)
+    without = ("python3-upm", "upm-device-plugin")
 
 
 if __name__ == "__main__":
