@@ -3,6 +3,7 @@
 
 #include "libupm/base/layout_state.hpp"
 #include "preload/any_libc.h"
+#include "preload/free_mark.hpp"
 #include "preload/page.hpp"
 #include "preload/real.hpp"
 
@@ -131,6 +132,8 @@ void take_over_layout() noexcept {
     put_stack_size_back(state.stack);
     move_heap(state.heap);
     write_seed(state.hash_seed);
+    if (state.free_mark != 0 && ready())
+        set_free_mark(state.free_mark);
 }
 
 } // namespace upm::hook

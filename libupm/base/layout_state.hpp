@@ -22,12 +22,13 @@ struct LayoutState {
     std::uint64_t personality = 0; // to put back
     std::uint64_t heap = 0;        // bytes by which the heap begins later, whole pages
     std::uint64_t hash_seed = 0;   // Python's; 0: leave it alone
+    std::uint64_t free_mark = 0;   // what glibc marks freed memory with; 0: leave it alone
 };
 
 namespace detail {
-inline constexpr std::array kLayoutFields = {&LayoutState::gap, &LayoutState::stack,
+inline constexpr std::array kLayoutFields = {&LayoutState::gap,         &LayoutState::stack,
                                              &LayoutState::personality, &LayoutState::heap,
-                                             &LayoutState::hash_seed};
+                                             &LayoutState::hash_seed,   &LayoutState::free_mark};
 }
 
 inline constexpr std::size_t kLayoutDigits = 16; // of each field

@@ -6,6 +6,8 @@
 //   layout stacks              prints the soft and the hard limit of the stack, the size of
 //                              stacks that threads get by default, and that of a thread's
 //   layout deny COMMAND...     runs a command that may not change its personality
+//   layout mark                prints what glibc marks freed memory with
+//   layout twice               frees a block twice, which glibc notices
 //   layout maps                prints a line when it has used some memory, and waits
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,6 +27,25 @@
 static int places(void) {
     printf("%lx %lx %lx\n", getauxval(AT_BASE), (unsigned long)(void *)&getppid,
            (unsigned long)sbrk(0));
+    return 0;
+}
+
+static int mark(void) {
+    char *block = malloc(24);
+    unsigned long found[2];
+    memset(block, 0, 24);
+    free(block);
+    __asm__ volatile("" : "+r"(block));
+    memcpy(found, block, sizeof(found));
+    printf("%lx\n", found[1]);
+    return 0;
+}
+
+static int twice(void) {
+    char *block = malloc(24);
+    free(block);
+    __asm__ volatile("" : "+r"(block));
+    free(block);
     return 0;
 }
 
@@ -94,6 +115,10 @@ int main(int count, char **words) {
         return places();
     if (strcmp(what, "stacks") == 0)
         return stacks();
+    if (strcmp(what, "mark") == 0)
+        return mark();
+    if (strcmp(what, "twice") == 0)
+        return twice();
     if (strcmp(what, "deny") == 0 && count > 2)
         return deny(words + 2);
     return strcmp(what, "maps") == 0 ? maps() : 2;

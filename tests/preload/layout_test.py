@@ -209,7 +209,31 @@ class Maps(Case):
     def test_redis(self) -> None:
         if not shutil.which("redis-server"):
             self.skipTest("no redis-server")
-        self.same(["redis-server", "--port", "0", "--save", ""], "Ready to accept", named=True)
+        socket = self.folder / "redis.sock"
+        words: Words = ["redis-server", "--port", "0", "--save", "", "--unixsocket", socket]
+        self.same(words, "ready to accept", named=True)
+
+
+class Marks(Case):
+    """What glibc marks freed memory with is that of the key, and works as before."""
+
+    def mark(self, layout: str, key: str) -> int:
+        """One process's."""
+        return int(self.fine(self.upm("--layout", layout, "--", self.program, "mark", key=key)), 16)
+
+    def test_one_key_one_mark(self) -> None:
+        marks = [self.mark("keyed", key) for key in ("11" * 16, "11" * 16, "22" * 16)]
+        if self.mark("stock", "11" * 16) < 1 << 48:
+            self.skipTest("this glibc has no such mark")
+        self.assertEqual(marks[0], marks[1])
+        self.assertNotEqual(marks[0], marks[2])
+        self.assertNotEqual(self.mark("stock", "11" * 16), self.mark("stock", "11" * 16))
+
+    def test_freed_twice(self) -> None:
+        for layout in ("stock", "keyed"):
+            done = self.upm("--layout", layout, "--", self.program, "twice", key="11" * 16)
+            self.assertEqual(done.returncode, -6, layout)
+            self.assertIn("double free", done.stderr)
 
 
 class Uniform(Case):
@@ -316,7 +340,7 @@ class Children(Case):
 
     def test_state_of_another_layout_is_dropped(self) -> None:
         """A program that has the variable, but not its limit, is left alone."""
-        state = "0000000400000000" + "0000000000100000" * 4
+        state = "0000000400000000" + "0000000000100000" * 5
         variables = self.variables() | {"LD_PRELOAD": str(HOOK), "UPM_LAYOUT_STATE": state}
         out = run(["bash", "-c", "ulimit -s; env"], variables)
         plain = run(["bash", "-c", "ulimit -s"], {})
@@ -335,7 +359,7 @@ class Children(Case):
         )
         subprocess.run(["musl-gcc", "-o", program, source], check=True)
         gap, before = 1 << 40, 8 << 20
-        state = "".join(f"{value:016x}" for value in (gap, before, 0, 1 << 30, 1))
+        state = "".join(f"{value:016x}" for value in (gap, before, 0, 1 << 30, 1, 9))
         variables = self.variables() | {"UPM_LAYOUT_STATE": state}
         limited = f'ulimit -Ss {gap // KIB} && LD_PRELOAD="$1" exec "$0"'
         words: Words = ["bash", "-c", limited, program]
@@ -495,4 +519,4 @@ class Refusals(Case):
 
 
 if __name__ == "__main__":
-    sys.exit(main("Maps", "Uniform", "Children", "Keys", "Refusals"))
+    sys.exit(main("Maps", "Marks", "Uniform", "Children", "Keys", "Refusals"))

@@ -57,6 +57,7 @@ Places places_of(const HashKey &key) noexcept {
     places.gap = kLeastGap + place(key, label("upm-maps"), kMapBits) * kLayoutPage;
     places.heap = kLeastHeap + place(key, label("upm-heap"), kHeapBits) * kLayoutPage;
     places.hash_seed = 1 + siphash<2, 4>(key, label("upm-hash")) % kSeeds;
+    places.free_mark = siphash<2, 4>(key, label("upm-free")) | 1U;
     return places;
 }
 
@@ -104,7 +105,8 @@ void choose_keyed_layout(const Places &places, unsigned long personality) {
                             .stack = before.rlim_cur,
                             .personality = personality,
                             .heap = places.heap,
-                            .hash_seed = seed == nullptr || *seed == '\0' ? places.hash_seed : 0};
+                            .hash_seed = seed == nullptr || *seed == '\0' ? places.hash_seed : 0,
+                            .free_mark = places.free_mark};
     const LayoutText text = layout_text(state);
     set_variable(kLayoutVariable.data(), std::string(text.data(), text.size()));
 }

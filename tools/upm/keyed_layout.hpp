@@ -27,6 +27,7 @@ struct Places {
     std::uint64_t gap = 0;       // from the top of addresses to the first mapping, bytes
     std::uint64_t heap = 0;      // from the end of the program to the heap, bytes
     std::uint64_t hash_seed = 0; // Python's: 1 to 2^32 - 1
+    std::uint64_t free_mark = 0; // what glibc marks freed memory with: not 0
 };
 
 // SipHash-2-4 of the key and of a name for each place: who knows one of them learns neither

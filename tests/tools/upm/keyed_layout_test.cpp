@@ -52,6 +52,7 @@ TEST(KeyedLayout, PlacesAreIndependent) {
         EXPECT_NE(places_of(other).gap, places.gap) << bit;
         EXPECT_NE(places_of(other).heap, places.heap) << bit;
         EXPECT_NE(places_of(other).hash_seed, places.hash_seed) << bit;
+        EXPECT_NE(places_of(other).free_mark, places.free_mark) << bit;
     }
 }
 
@@ -60,7 +61,8 @@ TEST(LayoutState, IsReadAsItWasWritten) {
                             .stack = UINT64_MAX,
                             .personality = 0x40000,
                             .heap = 4096,
-                            .hash_seed = 0xabcdef};
+                            .hash_seed = 0xabcdef,
+                            .free_mark = 0xf00d};
     const LayoutText text = layout_text(state);
     LayoutState found;
     ASSERT_TRUE(parse_layout_text({text.data(), text.size()}, found));
@@ -69,6 +71,7 @@ TEST(LayoutState, IsReadAsItWasWritten) {
     EXPECT_EQ(found.personality, state.personality);
     EXPECT_EQ(found.heap, state.heap);
     EXPECT_EQ(found.hash_seed, state.hash_seed);
+    EXPECT_EQ(found.free_mark, state.free_mark);
 }
 
 TEST(LayoutState, NothingElseIsRead) {
