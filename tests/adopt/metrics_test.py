@@ -42,6 +42,26 @@ class Metrics(unittest.TestCase):
         self.assertIn("# TYPE upmd_content_bytes gauge", text)
         self.promtool("check", "metrics", input=text)
 
+    def test_metrics_of_the_module(self) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            files = {
+                **{"enabled": "1", "max_pages": "9223372036854775807", "domain_policy": "uid"},
+                **{"pages_shared": "3", "pages_sharing": "5", "scan_ns": "7", "lock_ns_max": "9"},
+                **{"calls": "2", "pages_skipped": "busy 1\nsecret 0", "general_profit": "-1"},
+                **{"domains/4/kind": 'uid 0 "x"', "domains/4/pages": "8"},
+            }
+            for name, text in files.items():
+                file = Path(root) / "sys/kernel/upm" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text + "\n")
+                knob = name in ("enabled", "max_pages", "domain_policy")
+                file.chmod(0o644 if knob else 0o400)
+            text = subprocess.check_output(
+                [UPMD.with_name("upm"), "status", "--prom", "--root", root], text=True
+            )
+        self.assertIn("# TYPE upm_module_saved_bytes gauge\nupm_module_saved_bytes 20480\n", text)
+        self.promtool("check", "metrics", input=text)
+
     def test_alerts(self) -> None:
         rules = ROOT / "deploy/prometheus"
         self.promtool("check", "rules", str(rules / "upm.rules.yml"))

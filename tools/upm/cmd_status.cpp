@@ -9,6 +9,7 @@
 #include "tools/upm/layouts.hpp"
 #include "tools/upm/model/outlook.hpp"
 #include "tools/upm/read/surroundings.hpp"
+#include "tools/upm/show/prometheus.hpp"
 #include "tools/upm/show/report.hpp"
 
 #include <algorithm>
@@ -296,11 +297,18 @@ std::string status_text(const Json &status) {
 int run_status(const Arguments &arguments) {
     cxxopts::Options options("upm status", "Shows the active backend, its settings and savings.\n");
     options.custom_help("[OPTION...]");
+    options.add_options()("prom", "print the module's counters for Prometheus");
     add_common_options(options);
     Common common;
-    (void)parse(options, arguments, common);
+    const bool metrics = parse(options, arguments, common).count("prom") != 0;
     if (common.help)
         return kSuccess;
+    if (metrics && common.json)
+        throw UsageError("--prom and --json exclude each other");
+    if (metrics) {
+        print(prometheus_text(module_json(common.root), info().page_size));
+        return kSuccess;
+    }
     start_no_service();
     const Json status = status_json(common.root);
     print(common.json ? dump(status) + "\n" : status_text(status));

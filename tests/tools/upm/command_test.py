@@ -7,6 +7,7 @@ Needs the module and root: tests/vm/run -- tests/tools/upm/command_test.py
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -139,6 +140,16 @@ class Command(unittest.TestCase):
         counts = upm("advise", *pids)["counts"]
         self.assertGreaterEqual(counts["merged"], SIZE // 4096)
         self.assertEqual([holder.ask("read") for holder in self.holders], before)
+
+    def test_metrics(self) -> None:
+        upm("advise", *self.ranges())
+        text = subprocess.check_output([UPM, "status", "--prom"], text=True)
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        self.assertEqual(values["upm_module_loaded"], "1")
+        self.assertGreaterEqual(float(values["upm_module_saved_bytes"]), SIZE)
+        self.assertGreaterEqual(float(values["upm_module_inserted_bytes_total"]), SIZE)
+        if shutil.which("promtool"):
+            subprocess.run(["promtool", "check", "metrics"], input=text, text=True, check=True)
 
     def test_doctor_is_content(self) -> None:
         self.assertEqual(upm("doctor")["summary"]["fail"], 0)

@@ -62,11 +62,13 @@ class Guest:
         content = folder / "content"
         content.write_bytes(CONTENT)
         self.process = subprocess.Popen(
-            [QEMU, "-accel", "tcg", "-S", "-nodefaults", "-display", "none"]
-            + ["-m", str(MEMORY // MIB)]
-            + ["-device", f"loader,file={content},addr={BASE:#x},force-raw=on"]
-            + ["-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
-            + ["-gdb", f"unix:{folder}/gdb,server=on,wait=off"]
+            [
+                *(QEMU, "-accel", "tcg", "-S", "-nodefaults", "-display", "none"),
+                *("-m", str(MEMORY // MIB)),
+                *("-device", f"loader,file={content},addr={BASE:#x},force-raw=on"),
+                *("-qmp", f"unix:{folder}/qmp,server=on,wait=off"),
+                *("-gdb", f"unix:{folder}/gdb,server=on,wait=off"),
+            ]
         )
         monitor = connect(folder / "qmp")
         self.qmp = monitor.makefile("rw")
@@ -108,7 +110,7 @@ class Guest:
         for line in Path(f"/proc/{self.process.pid}/maps").read_text().splitlines():
             first, last = (int(address, 16) for address in line.split()[0].split("-"))
             if last - first == MEMORY and " rw-p " in line:
-                with open(f"/proc/{self.process.pid}/pagemap", "rb", buffering=0) as pagemap:
+                with Path(f"/proc/{self.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
                     pagemap.seek((first + BASE) // PAGE * 8)
                     words = struct.unpack(f"{SIZE // PAGE}Q", pagemap.read(SIZE // PAGE * 8))
                 return [word & ((1 << 55) - 1) if word >> 63 else -1 for word in words]
