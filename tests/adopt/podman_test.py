@@ -173,7 +173,9 @@ class Case(unittest.TestCase):
         asked = ("--device", f"upm.dev/share={device}", "--user", "1000:1000", *options)
         return Container(self, root, "python3", "/data/loader.py", options=asked)
 
-    def check_shares(self, *starts: Callable[[], Container]) -> None:
+    def check_shares(
+        self, *starts: Callable[[], Container], alone: list[int] | None = None
+    ) -> None:
         """Two containers, one of each kind, come to hold one copy of the weights.
 
         A program does not wait for a broker that a busy machine keeps from answering: it
@@ -187,6 +189,7 @@ class Case(unittest.TestCase):
                 place, digest = container.line().split()
                 self.assertEqual(digest, self.digest)
                 pages = frames(container.pid, int(place))
+                self.assertEqual(shared(pages, alone or [0] * len(pages)), 0)
                 others = [p for k, known in enumerate(held) for p in known.values() if k != kind]
                 best = max([best, *(shared(pages, other) for other in others)])
                 held[kind][place] = pages
@@ -232,6 +235,30 @@ class Share(Case):
         for one in pages[0::2]:
             for other in pages[1::2]:
                 self.assertEqual(shared(one, other), 0)
+
+    def test_what_the_device_plugin_gives(self) -> None:
+        """Its mounts and environment (tools/device-plugin/devices.cpp), by hand."""
+        root, options = self.this_system()
+        keys = []
+        for name in ("one", "other"):
+            keys.append(self.path / name)
+            keys[-1].write_text(os.urandom(16).hex() + "\n")
+            keys[-1].chmod(0o444)
+
+        def start(key: Path) -> Container:
+            asked = ("--user", "1000:1000", *options)
+            hook = f"{hooked.ROOT}/build/lib/libupm-preload.so:/opt/upm/libupm-preload.so:ro"
+            for mount in (hook, f"{key}:/opt/upm/domain:ro", "/run/upm:/run/upm:ro"):
+                asked += ("--volume", mount)
+            asked += ("--env", "LD_PRELOAD=/opt/upm/libupm-preload.so")
+            asked += ("--env", "UPM_DOMAIN=/opt/upm/domain")
+            return Container(self, root, "python3", "/data/loader.py", options=asked)
+
+        stranger = start(keys[1])
+        place, digest = stranger.line().split()
+        self.assertEqual(digest, self.digest)
+        alone = frames(stranger.pid, int(place))
+        self.check_shares(partial(start, keys[0]), partial(start, keys[0]), alone=alone)
 
     def test_a_new_key_is_another_domain(self) -> None:
         root, options = self.this_system()
