@@ -8,7 +8,8 @@ namespace upm::tool {
 
 namespace {
 
-// Length of the UTF-8 character at the start of `text`; 0 if there is none.
+// Length of the UTF-8 character at the start of `text`; 0 if there is none. U+FFFE and
+// U+FFFF are none: XML, and so a figure, is not well-formed with them.
 std::size_t utf8_length(std::string_view text) {
     const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
     const unsigned first = byte(0);
@@ -31,7 +32,8 @@ std::size_t utf8_length(std::string_view text) {
     }
     const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
     const bool surrogate = value >= 0xd800 && value <= 0xdfff;
-    return overlong || surrogate || value > 0x10ffff ? 0 : length;
+    const bool none = value == 0xfffe || value == 0xffff || value > 0x10ffff;
+    return overlong || surrogate || none ? 0 : length;
 }
 
 bool control(std::string_view character) {

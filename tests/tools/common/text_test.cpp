@@ -51,6 +51,12 @@ TEST(Text, ShortenedCountsCharacters) {
 TEST(Text, XmlIsEscaped) {
     EXPECT_EQ(xml_escaped("<a b='c'>\"&"), "&lt;a b=&#39;c&#39;&gt;&quot;&amp;");
     EXPECT_EQ(xml_escaped("\x01\xff"), "\xef\xbf\xbd\xef\xbf\xbd");
+    // No characters of XML, though they are UTF-8.
+    for (const char *text : {"\xef\xbf\xbe", "\xef\xbf\xbf"}) {
+        EXPECT_EQ(xml_escaped(text), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+        EXPECT_EQ(printable(text).substr(0, 8), "\\xef\\xbf");
+    }
+    EXPECT_EQ(xml_escaped("\xef\xbf\xbd"), "\xef\xbf\xbd");
 }
 
 TEST(Text, WordsAreTakenOff) {
