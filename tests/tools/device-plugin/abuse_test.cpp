@@ -15,7 +15,6 @@ namespace upm::test {
 namespace {
 
 using grpc::StatusCode;
-using testing::HasSubstr;
 
 // A mount that goes with the test, also if that fails.
 class Mounted {
