@@ -168,18 +168,15 @@ inline frame_get(n)
 	atomic { assert(fr[n].used && fr[n].refs > 0); fr[n].refs++ }
 }
 
-/* entry_matches(): keeps the hit, or drops it. By hit() the cursor has a reference, too. */
+/* entry_matches(): keeps the hit, or drops it. By hit() it is the cursor, too. */
 #ifdef BUG_TRUST_THE_HASH
 #define MATCHES(a, b)	true
 #else
 #define MATCHES(a, b)	(fr[a].data == fr[b].data)
 #endif
 
-inline hit(hit_entry, p)
+inline hit(hit_entry)
 {
-#ifndef BUG_CURSOR_HAS_NONE
-	frame_get(p);
-#endif
 	cursor = hit_entry;
 	verdict = FOUND_SHARED
 }
@@ -189,7 +186,7 @@ inline match(pg, e, p)
 	atomic {
 		assert(fr[pg].used && fr[p].used);
 		if
-		:: MATCHES(pg, p) -> hit(e, p)
+		:: MATCHES(pg, p) -> hit(e)
 		:: else -> frame_put(p); p = NO
 		fi
 	}
@@ -215,7 +212,7 @@ inline find(pg, p)
 			atomic { assert(fr[pg].used); fr[s].data = fr[pg].data };	/* spare_fill() */
 			index_insert(own, s, e, p);
 			if
-			:: atomic { p == s -> hit(own, p); own = NO }
+			:: atomic { p == s -> hit(own); own = NO }
 			:: p != s -> match(pg, e, p)
 			fi
 		fi
@@ -296,26 +293,34 @@ inline map(m, p)
 #define ONLY_OURS(n)	(write && fr[n].anon && fr[n].refs == 1)
 #endif
 
-/* batch_finish() with take_replaced() */
-inline finish(frozen, p)
+/*
+ * batch_finish(): the cursor gets a reference of its own (upm_finder_keep()), before that
+ * of the batch is given back. take_replaced(): what is left to nobody is freed later.
+ */
+inline finish(frozen, gone, p)
 {
+	if
+	:: atomic { verdict == FOUND_SHARED;
+#ifndef BUG_CURSOR_HAS_NONE
+			frame_get(p);
+#endif
+#ifndef BUG_SHARED_NOT_PUT
+			frame_put(p)
+#endif
+		}
+	:: verdict != FOUND_SHARED
+	fi;
 	if
 	:: frozen == NO
 	:: else ->
 		if
 		:: atomic { verdict != FOUND_NOTHING && ONLY_OURS(frozen) ->
 				fr[frozen].lock = 0;
-				frame_put(frozen)
+				gone = frozen
 			}
 		:: else -> migrate_vma_finalize(frozen, i)
 		fi
-	fi;
-#ifndef BUG_SHARED_NOT_PUT
-	if
-	:: verdict == FOUND_SHARED -> frame_put(p)
-	:: else
 	fi
-#endif
 }
 
 /* batch_run(), batch_replace() */
@@ -351,7 +356,7 @@ inline batch(m)
 		:: else
 		fi;
 		map(m, p);
-		finish(frozen, p);
+		finish(frozen, gone, p)
 	:: else
 	fi;
 #ifdef BUG_READ_LOCK
@@ -359,13 +364,17 @@ inline batch(m)
 #else
 	mmap_write_unlock(m);
 #endif
+	if
+	:: gone != NO -> frame_put(gone); gone = NO	/* batch_free() */
+	:: else
+	fi
 }
 
 /* A call of /dev/upm from open to close. */
 proctype advise(byte m)
 {
 	FAULT_LOCALS;
-	byte own, s, e = NO, p = NO, frozen = NO, page = NO, cursor = NO;
+	byte own, s, e = NO, p = NO, frozen = NO, page = NO, cursor = NO, gone = NO;
 	byte verdict = FOUND_NOTHING, i = 0;
 	bit candidate, orphan, write, pinned;
 
@@ -378,7 +387,12 @@ proctype advise(byte m)
 	:: atomic { !opens -> goto closed }
 	fi;
 	atomic { entry_alloc(own); frame_alloc(s, JUNK) };	/* upm_finder_refill() */
-	batch(m);
+	/* batch_pass(): the mmap_lock is held for reading, for a look only. */
+	atomic { !mm[m].wl && !mm[m].ptl -> scan(m) };
+	if
+	:: candidate || orphan -> batch(m)
+	:: else
+	fi;
 	atomic {	/* upm_finder_release(), close */
 		if
 		:: cursor != NO ->	/* whoever holds the page holds the entry */
@@ -405,7 +419,7 @@ ended:
 
 /* ---- sweep.c, main.c --------------------------------------------------------------- */
 
-/* entry_kill(): @p: the page, whose one reference is the caller's, or NO. */
+/* upm_index_kill(): @p: the page, whose one reference is the caller's, or NO. */
 inline entry_kill(e, p)
 {
 	p = en[e].page;
@@ -440,7 +454,7 @@ inline entry_kill(e, p)
 	fi
 }
 
-/* sweep_chunk(), free_pages_list(), reap_dead() */
+/* walk.c: sweep_chunk(), free_pages_list(); reap_dead() */
 proctype sweep()
 {
 	byte e = 0, p = NO;
