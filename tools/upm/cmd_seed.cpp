@@ -283,6 +283,7 @@ cxxopts::Options make_options() {
         "json", "print one JSON document on standard output")("h,help", "this text")(
         "words", "", cxxopts::value<std::vector<std::string>>());
     options.parse_positional({"words"});
+    options.positional_help("");
     return options;
 }
 

@@ -13,8 +13,16 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <cstring>
 #include <fcntl.h>
+#include <linux/io_uring.h>
+#include <linux/userfaultfd.h>
 #include <memory>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -112,7 +120,8 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
     for (const bool restart : {false, true}) {
         for (int packet = 1;; ++packet) {
             BrokerProcess victim;
-            const KillingProxy proxy(victim, packet, restart);
+            const KillingProxy proxy(
+                victim, packet, restart ? KillingProxy::Then::kRestart : KillingProxy::Then::kKill);
             use(proxy.socket());
             const int status = in_child([&] {
                 StoreBackend fresh;
@@ -135,6 +144,198 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
                 break;
         }
     }
+}
+
+// It says nothing more from some packet on, and holds the connections open. A request waits
+// for five seconds; each of the loads would wait for its own if they did not give up.
+TEST_F(StoreLoad, BrokerFreezesAtEachPacket) {
+    constexpr int kOfOpen = 2; // packets of a greeting, which open() waits for
+    constexpr int kLoads = 3;
+    for (int packet = kOfOpen + 1;; ++packet) {
+        BrokerProcess victim;
+        const KillingProxy proxy(victim, packet, KillingProxy::Then::kFreeze);
+        use(proxy.socket());
+        const int status = in_child([&] {
+            StoreBackend fresh;
+            Reason reason;
+            if (fresh.open(reason) != 0)
+                return 1;
+            const std::uint64_t start = now_ms();
+            for (int i = 0; i < kLoads; ++i) {
+                const Pages into(kPagesOfFile);
+                upm_load_counts sums{};
+                if (fresh.load({.fd = file(),
+                                .into = reinterpret_cast<std::byte *>(into.data()),
+                                .len = into.size(),
+                                .ordinary = true},
+                               sums) != static_cast<std::int64_t>(into.size()) ||
+                    !has_pattern(into, 7))
+                    return 2;
+            }
+            return now_ms() - start < kLoads * 5'000U ? 0 : 3;
+        });
+        ASSERT_EQ(status, 0) << "packet " << packet;
+        if (!proxy.has_killed())
+            break;
+    }
+}
+
+// What somebody holds exists, and is read into as pread(2) does: whoever holds it sees the
+// file's bytes there, not what was there before.
+TEST_F(StoreLoad, PagesThatAPipeHolds) {
+    ASSERT_EQ(open(), 0) << text;
+    const auto stays = load_without_copies(); // known content, which is mapped at once
+    ASSERT_NE(stays, nullptr);
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    const Pages into(kPagesOfFile);
+    constexpr std::size_t kFirst = 700;
+    constexpr std::size_t kHeld = 8; // pages; a pipe takes 16
+    std::memset(into.page(kFirst), 'p', kHeld * page_size());
+    iovec held{.iov_base = into.page(kFirst), .iov_len = kHeld * page_size()};
+    ASSERT_EQ(::vmsplice(ends[1], &held, 1, 0), static_cast<ssize_t>(held.iov_len));
+    EXPECT_EQ(load(into), static_cast<std::int64_t>(into.size()));
+    EXPECT_TRUE(has_pattern(into, 7));
+    std::vector<char> seen(held.iov_len);
+    ASSERT_EQ(::read(ends[0], seen.data(), seen.size()), static_cast<ssize_t>(seen.size()));
+    EXPECT_EQ(std::memcmp(seen.data(), into.page(kFirst), seen.size()), 0);
+    ::close(ends[0]);
+    ::close(ends[1]);
+}
+
+// A ring of io_uring with one fixed buffer, and one request at a time.
+class Ring {
+  public:
+    explicit Ring(const iovec &buffer) {
+        io_uring_params params{};
+        fd_ = static_cast<int>(::syscall(SYS_io_uring_setup, 1, &params));
+        if (fd_ < 0 || (params.features & IORING_FEAT_SINGLE_MMAP) == 0 ||
+            ::syscall(SYS_io_uring_register, fd_, IORING_REGISTER_BUFFERS, &buffer, 1) != 0)
+            return;
+        size_ =
+            std::max<std::size_t>(params.sq_off.array + sizeof(unsigned),
+                                  params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe));
+        rings_ = static_cast<char *>(map(size_, IORING_OFF_SQ_RING));
+        entries_ = static_cast<io_uring_sqe *>(map(sizeof(io_uring_sqe), IORING_OFF_SQES));
+        params_ = params;
+    }
+    Ring(const Ring &) = delete;
+    Ring &operator=(const Ring &) = delete;
+    ~Ring() {
+        if (rings_ != nullptr)
+            (void)::munmap(rings_, size_);
+        if (entries_ != nullptr)
+            (void)::munmap(entries_, sizeof(io_uring_sqe));
+        ::close(fd_);
+    }
+    [[nodiscard]] bool works() const { return rings_ != nullptr && entries_ != nullptr; }
+    // Reads or writes the whole buffer by the pages that the ring holds. The bytes, or -errno.
+    [[nodiscard]] int run(unsigned char op, int file, const iovec &buffer) const {
+        entries_[0] = {};
+        entries_[0].opcode = op;
+        entries_[0].fd = file;
+        entries_[0].addr = reinterpret_cast<std::uint64_t>(buffer.iov_base);
+        entries_[0].len = static_cast<unsigned>(buffer.iov_len);
+        word(params_.sq_off.array) = 0;
+        __atomic_fetch_add(&word(params_.sq_off.tail), 1, __ATOMIC_RELEASE);
+        if (::syscall(SYS_io_uring_enter, fd_, 1, 1, IORING_ENTER_GETEVENTS, nullptr, 0) != 1)
+            return -errno;
+        const unsigned head = word(params_.cq_off.head) & word(params_.cq_off.ring_mask);
+        const auto *const done = reinterpret_cast<io_uring_cqe *>(rings_ + params_.cq_off.cqes);
+        const int result = done[head].res;
+        __atomic_fetch_add(&word(params_.cq_off.head), 1, __ATOMIC_RELEASE);
+        return result;
+    }
+
+  private:
+    [[nodiscard]] void *map(std::size_t size, std::uint64_t at) const {
+        void *const memory =
+            ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, static_cast<off_t>(at));
+        return memory != MAP_FAILED ? memory : nullptr;
+    }
+    [[nodiscard]] unsigned &word(unsigned at) const {
+        return *reinterpret_cast<unsigned *>(rings_ + at);
+    }
+
+    int fd_ = -1;
+    io_uring_params params_{};
+    std::size_t size_ = 0;
+    char *rings_ = nullptr;
+    io_uring_sqe *entries_ = nullptr;
+};
+
+TEST_F(StoreLoad, PagesThatARingHolds) {
+    ASSERT_EQ(open(), 0) << text;
+    const auto stays = load_without_copies();
+    ASSERT_NE(stays, nullptr);
+    const Pages into(kPagesOfFile);
+    const iovec held{.iov_base = into.page(900), .iov_len = 64 * page_size()};
+    const Ring ring(held);
+    if (!ring.works())
+        GTEST_SKIP() << "no io_uring here";
+    EXPECT_EQ(load(into), static_cast<std::int64_t>(into.size()));
+    EXPECT_TRUE(has_pattern(into, 7));
+    const TempDir dir;
+    const int copy = ::open((dir.path() + "/copy").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    ASSERT_EQ(ring.run(IORING_OP_WRITE_FIXED, copy, held), static_cast<int>(held.iov_len));
+    std::vector<char> written(held.iov_len);
+    ASSERT_EQ(::pread(copy, written.data(), written.size(), 0),
+              static_cast<ssize_t>(written.size()));
+    EXPECT_EQ(std::memcmp(written.data(), held.iov_base, held.iov_len), 0) << "what was loaded";
+    // And what the device writes comes to the program.
+    std::fill(written.begin(), written.end(), 'd');
+    ASSERT_EQ(::pwrite(copy, written.data(), written.size(), 0),
+              static_cast<ssize_t>(written.size()));
+    ASSERT_EQ(ring.run(IORING_OP_READ_FIXED, copy, held), static_cast<int>(held.iov_len));
+    EXPECT_EQ(std::memcmp(written.data(), held.iov_base, held.iov_len), 0) << "what was read";
+    ::close(copy);
+}
+
+// Whoever watches for pages that are missing is asked for each, and no page comes in another
+// way.
+TEST_F(StoreLoad, PagesThatSomebodyWatches) {
+    ASSERT_EQ(open(), 0) << text;
+    const auto stays = load_without_copies();
+    ASSERT_NE(stays, nullptr);
+    const Pages into(kPagesOfFile);
+    const int watcher = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+    uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+    uffdio_register part{};
+    part.range = {.start = reinterpret_cast<std::uint64_t>(into.page(1000)),
+                  .len = 50 * page_size()};
+    part.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (watcher < 0 || ::ioctl(watcher, UFFDIO_API, &api) != 0 ||
+        ::ioctl(watcher, UFFDIO_REGISTER, &part) != 0) {
+        ::close(watcher);
+        GTEST_SKIP() << "no userfaultfd here";
+    }
+    std::atomic<bool> over{false};
+    std::atomic<int> asked{0};
+    std::thread server([&] {
+        while (!over) {
+            pollfd event{.fd = watcher, .events = POLLIN, .revents = 0};
+            uffd_msg message{};
+            if (::poll(&event, 1, 10) <= 0 ||
+                ::read(watcher, &message, sizeof(message)) != sizeof(message))
+                continue;
+            ++asked;
+            uffdio_zeropage zero{};
+            zero.range = {.start = message.arg.pagefault.address & ~(page_size() - 1),
+                          .len = page_size()};
+            EXPECT_EQ(::ioctl(watcher, UFFDIO_ZEROPAGE, &zero), 0);
+        }
+    });
+    upm_load_counts sums{};
+    EXPECT_EQ(
+        backend.load(
+            {.fd = file(), .into = reinterpret_cast<std::byte *>(into.data()), .len = into.size()},
+            sums),
+        static_cast<std::int64_t>(into.size()));
+    EXPECT_TRUE(has_pattern(into, 7));
+    over = true;
+    server.join();
+    EXPECT_EQ(asked, 50);
+    ::close(watcher);
 }
 
 // A frozen container's broker answers nobody. Its clients read plainly, and do not ask

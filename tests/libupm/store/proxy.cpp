@@ -32,9 +32,8 @@ int open_socket(const std::string &path, bool listening) {
 
 } // namespace
 
-KillingProxy::KillingProxy(BrokerProcess &broker, int kill_at, bool restart)
-    : broker_(broker), kill_at_(kill_at), restart_(restart),
-      listener_(open_socket(socket(), true)) {
+KillingProxy::KillingProxy(BrokerProcess &broker, int kill_at, Then then)
+    : broker_(broker), kill_at_(kill_at), then_(then), listener_(open_socket(socket(), true)) {
     if (listener_ < 0 || ::pipe2(stop_, O_CLOEXEC) != 0)
         throw std::runtime_error("proxy");
     thread_ = std::thread([this] { serve(); });
@@ -43,11 +42,13 @@ KillingProxy::KillingProxy(BrokerProcess &broker, int kill_at, bool restart)
 KillingProxy::~KillingProxy() {
     (void)::close(stop_[1]);
     thread_.join();
+    for (std::thread &relay : relays_)
+        relay.join();
     (void)::close(stop_[0]);
     (void)::close(listener_);
 }
 
-// One client at a time. Without a broker it hangs up, as a dying one does.
+// Without a broker it hangs up, as a dying one does.
 void KillingProxy::serve() {
     for (;;) {
         pollfd events[2] = {{.fd = listener_, .events = POLLIN, .revents = 0},
@@ -56,10 +57,15 @@ void KillingProxy::serve() {
             return;
         const int client = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
         const int broker = open_socket(broker_.socket(), false);
-        if (broker >= 0)
-            relay(client, broker);
-        (void)::close(client);
-        (void)::close(broker);
+        relays_.emplace_back([this, client, broker] {
+            if (broker >= 0)
+                relay(client, broker);
+            (void)::close(client);
+            (void)::close(broker);
+            // A broker that this thread has started again dies with it (fork_tied).
+            pollfd stop{.fd = stop_[0], .events = POLLIN, .revents = 0};
+            (void)::poll(&stop, 1, -1);
+        });
     }
 }
 
@@ -68,8 +74,12 @@ void KillingProxy::relay(int client, int broker) {
         pollfd events[3] = {{.fd = client, .events = POLLIN, .revents = 0},
                             {.fd = broker, .events = POLLIN, .revents = 0},
                             {.fd = stop_[0], .events = POLLIN, .revents = 0}};
-        if (::poll(events, 3, -1) < 0 || events[2].revents != 0)
+        constexpr int kLookMs = 10; // whether another connection has frozen it
+        if (::poll(frozen_ ? events + 2 : events, frozen_ ? 1 : 3, kLookMs) < 0 ||
+            events[2].revents != 0)
             return;
+        if (frozen_)
+            continue;
         if (events[0].revents != 0 && !forward(client, broker))
             return;
         if (events[1].revents != 0 && !forward(broker, client))
@@ -86,9 +96,13 @@ bool KillingProxy::forward(int from, int to) {
         return false;
     if (++packets_ == kill_at_) {
         packet::close_all(std::span(fds).first(received.fds));
-        (void)broker_.stop(SIGKILL);
         killed_ = true;
-        if (restart_)
+        if (then_ == Then::kFreeze) {
+            frozen_ = true;
+            return true;
+        }
+        (void)broker_.stop(SIGKILL);
+        if (then_ == Then::kRestart)
             broker_.start();
         return false;
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Stands between a client and a real broker, and kills that one with SIGKILL in
+// Stands between clients and a real broker, and kills that one with SIGKILL in
 // place of forwarding one packet: a request that it never sees, or an answer that it
-// has given already.
+// has given already. Or it forwards nothing from that packet on, as a frozen broker does.
 #ifndef UPM_TESTS_LIBUPM_STORE_PROXY_HPP
 #define UPM_TESTS_LIBUPM_STORE_PROXY_HPP
 
@@ -12,13 +12,16 @@
 #include <atomic>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace upm::test {
 
 class KillingProxy {
   public:
-    // Counts packets of both directions from 1. Throws std::runtime_error.
-    KillingProxy(BrokerProcess &broker, int kill_at, bool restart);
+    enum class Then { kKill, kRestart, kFreeze };
+    // Counts packets of both directions, on all connections, from 1. Throws
+    // std::runtime_error.
+    KillingProxy(BrokerProcess &broker, int kill_at, Then then);
     KillingProxy(const KillingProxy &) = delete;
     KillingProxy &operator=(const KillingProxy &) = delete;
     ~KillingProxy();
@@ -33,12 +36,14 @@ class KillingProxy {
 
     BrokerProcess &broker_;
     int kill_at_;
-    bool restart_;
-    int packets_ = 0;
+    Then then_;
+    std::atomic<int> packets_{0};
+    std::atomic<bool> frozen_{false};
     std::atomic<bool> killed_{false};
     TempDir folder_;
     int listener_ = -1;
-    int stop_[2] = {-1, -1}; // a pipe whose end ends the thread
+    int stop_[2] = {-1, -1};          // a pipe whose end ends the thread
+    std::vector<std::thread> relays_; // of serve()
     std::thread thread_;
 };
 

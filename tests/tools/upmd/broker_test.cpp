@@ -41,7 +41,9 @@ class StoreKilled : public StoreTest, public testing::WithParamInterface<KillCas
         use(victim.socket());
         if (GetParam().what == What::kMerge)
             insert_elsewhere(kPages, 1);
-        KillingProxy proxy(victim, packet, GetParam().restart);
+        KillingProxy proxy(victim, packet,
+                           GetParam().restart ? KillingProxy::Then::kRestart
+                                              : KillingProxy::Then::kKill);
         use(proxy.socket());
         const Pages pages(kPages);
         fill_pattern(pages, 1);
