@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -69,10 +70,48 @@ void sleep_ns(std::uint64_t ns) noexcept {
     (void)::nanosleep(&time, nullptr);
 }
 
+// What /proc/PID/stat says of a thread: "PID (name) S ...".
+struct Stat {
+    char state = '?';
+    unsigned long threads = 0; // of the process
+};
+
+bool read_stat(int folder, const char *path, Stat &stat) noexcept {
+    constexpr int kThreads = 18; // the number of this field, from the state on
+    char text[512];
+    const int fd = ::openat(folder, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    const ssize_t got = ::read(fd, text, sizeof(text));
+    ::close(fd);
+    std::string_view line(text, got > 0 ? static_cast<std::size_t>(got) : 0);
+    const std::size_t end = line.rfind(')');
+    if (end == std::string_view::npos || line.size() < end + 3)
+        return false;
+    line.remove_prefix(end + 2);
+    stat.state = line.front();
+    for (int field = 1; field < kThreads; ++field)
+        line.remove_prefix(std::min(line.size(), line.find(' ') + 1));
+    (void)std::from_chars(line.data(), line.data() + line.size(), stat.threads);
+    return true;
+}
+
+bool works(const Stat &stat) noexcept {
+    return stat.state == 'D' || stat.state == 'R';
+}
+
 // A thread in uninterruptible sleep waits for a disk, which may be filling a block
 // right now; a runnable one waits for a processor on a busy machine, so that it used
-// none is no sign of idleness. /proc/self/task/ID/stat: "ID (name) D ...".
+// none is no sign of idleness.
+//
+// Of a program with one thread, /proc/self/stat says it all. /proc/self/task is left alone
+// then: what is looked at there stays in the kernel's cache until its thread ends, and a
+// process whose threads drop theirs at the same time as its parent takes it away keeps that
+// parent turning in shrink_dcache_parent() until each of them had a processor once more.
 bool has_work() noexcept {
+    Stat stat;
+    if (read_stat(AT_FDCWD, "/proc/self/stat", stat) && stat.threads == 2)
+        return works(stat); // that one, and this
     DIR *const tasks = ::opendir("/proc/self/task");
     if (tasks == nullptr)
         return false;
@@ -81,19 +120,10 @@ bool has_work() noexcept {
     bool found = false;
     while (const dirent *entry = ::readdir(tasks)) {
         char path[64];
-        char text[256];
         if (std::strcmp(entry->d_name, self) == 0)
             continue;
         (void)std::snprintf(path, sizeof(path), "%.20s/stat", entry->d_name);
-        const int fd = ::openat(::dirfd(tasks), path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            continue;
-        const ssize_t got = ::read(fd, text, sizeof(text));
-        ::close(fd);
-        const std::string_view line(text, got > 0 ? static_cast<std::size_t>(got) : 0);
-        const std::size_t end = line.rfind(')');
-        const std::string_view state = end == std::string_view::npos ? "" : line.substr(end, 3);
-        found = found || state == ") D" || state == ") R";
+        found = found || (read_stat(::dirfd(tasks), path, stat) && works(stat));
     }
     ::closedir(tasks);
     return found;

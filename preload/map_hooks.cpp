@@ -264,7 +264,7 @@ bool alike(const void *addr, std::size_t len) noexcept {
     const Guard guard;
     const auto end = reinterpret_cast<std::uintptr_t>(addr) + round_up(len);
     auto next = reinterpret_cast<std::uintptr_t>(addr);
-    SmapsReader maps(kOwnSmaps);
+    SmapsReader maps(own_smaps());
     for (Vma vma; next < end && maps.next(vma);) {
         if (vma.end <= next)
             continue;

@@ -164,8 +164,9 @@ int KsmBackend::open(Reason &reason) noexcept {
 }
 
 int KsmBackend::run_parts(const Call &call, upm_counts &counts) noexcept {
+    const char *const proc = proc_ != nullptr ? proc_ : own_proc();
     char path[PATH_MAX];
-    (void)std::snprintf(path, sizeof(path), "%s/smaps", proc_);
+    (void)std::snprintf(path, sizeof(path), "%s/smaps", proc);
     SmapsReader smaps(path);
     const std::uint64_t end = call.addr + call.len;
     std::uint64_t next = call.addr;
@@ -179,7 +180,7 @@ int KsmBackend::run_parts(const Call &call, upm_counts &counts) noexcept {
             count_hole(vma.start - next, counts);
         const Vma part{
             .start = std::max(vma.start, next), .end = std::min(vma.end, end), .flags = vma.flags};
-        const int ret = advise_part(proc_, part, call, counts);
+        const int ret = advise_part(proc, part, call, counts);
         if (ret != 0)
             return ret;
         next = part.end;

@@ -11,9 +11,10 @@ namespace upm {
 
 class KsmBackend final : public Backend {
   public:
-    // `knobs` and `proc` are other places for tests; both must outlive the object.
+    // `knobs` and `proc` are other places for tests; both must outlive the object. Without
+    // `proc`, own_proc() says where.
     constexpr explicit KsmBackend(const char *knobs = "/sys/kernel/mm/ksm",
-                                  const char *proc = "/proc/thread-self") noexcept
+                                  const char *proc = nullptr) noexcept
         : knobs_(knobs), proc_(proc) {}
 
     [[nodiscard]] const char *name() const noexcept override { return "ksm"; }

@@ -13,7 +13,7 @@ constexpr std::size_t kFirstRoom = 4096; // mappings
 } // namespace
 
 Layout::Layout(bool heap) noexcept {
-    SmapsReader smaps(kOwnSmaps);
+    SmapsReader smaps(own_smaps());
     Vma vma;
     bool room = true;
     while (room && smaps.next(vma)) {

@@ -46,7 +46,7 @@ static_assert(sizeof(MapQuery) == 104);
 class OwnMaps {
   public:
     // Post: error() is 0 or a negative errno.
-    explicit OwnMaps(const char *path = kOwnMaps) noexcept;
+    explicit OwnMaps(const char *path = own_maps()) noexcept;
     OwnMaps(const OwnMaps &) = delete;
     OwnMaps &operator=(const OwnMaps &) = delete;
     ~OwnMaps();

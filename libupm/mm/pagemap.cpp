@@ -40,6 +40,15 @@ constexpr std::uint64_t kIsPresent = 1U << 3U;                 // PAGE_IS_PRESEN
 
 } // namespace
 
+PageMap::PageMap() noexcept : PageMap(kThisProcess) {
+    if (shows_memory())
+        return;
+    if (fd_ >= 0)
+        ::close(fd_);
+    fd_ = ::open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
+    error_ = fd_ < 0 ? -errno : 0;
+}
+
 PageMap::PageMap(const char *path) noexcept : fd_(::open(path, O_RDONLY | O_CLOEXEC)) {
     if (fd_ < 0)
         error_ = -errno;
@@ -48,6 +57,11 @@ PageMap::PageMap(const char *path) noexcept : fd_(::open(path, O_RDONLY | O_CLOE
 PageMap::~PageMap() {
     if (fd_ >= 0)
         ::close(fd_);
+}
+
+bool PageMap::shows_memory() const noexcept {
+    std::uint64_t entry = 0;
+    return read(reinterpret_cast<std::uintptr_t>(&entry), 1, &entry) == 0;
 }
 
 int PageMap::read(std::uint64_t start, std::uint32_t pages, std::uint64_t *entries) const noexcept {

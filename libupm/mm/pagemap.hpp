@@ -19,17 +19,20 @@ inline constexpr std::uint64_t kPageWriteProtected = 1ULL << 57; // by userfault
 // Owns a descriptor of the file.
 class PageMap {
   public:
-    // That of this process, which stays readable when its first thread has ended:
-    // /proc/self shows no memory then.
-    static constexpr const char *kThisProcess = "/proc/thread-self/pagemap";
+    static constexpr const char *kThisProcess = "/proc/self/pagemap";
 
-    // Post: error() is 0 or a negative errno.
-    explicit PageMap(const char *path = kThisProcess) noexcept;
+    // That of this process, also when its first thread has ended: /proc/self shows no memory
+    // then. Post: error() is 0 or a negative errno.
+    PageMap() noexcept;
+    explicit PageMap(const char *path) noexcept;
     PageMap(const PageMap &) = delete;
     PageMap &operator=(const PageMap &) = delete;
     ~PageMap();
 
     [[nodiscard]] int error() const noexcept { return error_; }
+
+    // Returns true if it shows memory of this process.
+    [[nodiscard]] bool shows_memory() const noexcept;
 
     // Reads the entries of `pages` pages from the address `start` on. 0 or -errno: EIO
     // if there are not that many.

@@ -67,7 +67,7 @@ bool joins(int maps, std::uint64_t address, const MapQuery &found) noexcept {
 } // namespace
 
 bool find_plain_vma(std::uint64_t start, std::uint64_t end, Vma &vma) noexcept {
-    const int maps = ::open(kOwnMaps, O_RDONLY | O_CLOEXEC);
+    const int maps = ::open(own_maps(), O_RDONLY | O_CLOEXEC);
     if (maps < 0)
         return false;
     MapQuery found;

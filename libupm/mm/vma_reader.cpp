@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/mm/vma_reader.hpp"
 
+#include "libupm/mm/pagemap.hpp"
+
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace upm {
@@ -48,7 +51,23 @@ bool parse_number(std::string_view text, int base, std::uint64_t &value) noexcep
     return error == std::errc() && stop == end;
 }
 
+bool first_thread_lives() noexcept {
+    return ::syscall(SYS_gettid) == ::getpid() || PageMap(PageMap::kThisProcess).shows_memory();
+}
+
 } // namespace
+
+const char *own_proc() noexcept {
+    return first_thread_lives() ? "/proc/self" : "/proc/thread-self";
+}
+
+const char *own_maps() noexcept {
+    return first_thread_lives() ? "/proc/self/maps" : "/proc/thread-self/maps";
+}
+
+const char *own_smaps() noexcept {
+    return first_thread_lives() ? "/proc/self/smaps" : "/proc/thread-self/smaps";
+}
 
 // "7f0a00000000-7f0a00021000 rw-p 00000000 fe:00 1234   /some path"
 bool parse_vma_header(std::string_view line, Vma &vma, std::string_view *name) noexcept {

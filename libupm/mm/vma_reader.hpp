@@ -40,10 +40,16 @@ struct Vma {
 bool parse_vma_header(std::string_view line, Vma &vma, std::string_view *name = nullptr) noexcept;
 std::uint32_t parse_vm_flags(std::string_view words) noexcept;
 
-// Those of this process, which stay readable when its first thread has ended: /proc/self
-// shows no memory then.
-inline constexpr const char *kOwnMaps = "/proc/thread-self/maps";
-inline constexpr const char *kOwnSmaps = "/proc/thread-self/smaps";
+// What the kernel says of this process: in /proc/self, or in /proc/thread-self where the first
+// thread has ended, since /proc/self shows no memory then.
+//
+// The kernel keeps what was looked at below /proc/thread-self until the thread ends. A thread
+// that drops it while the process ends, at the time at which the parent takes the process
+// away, keeps the parent turning until it had a processor once more: on a busy machine for
+// half a second.
+const char *own_proc() noexcept;
+const char *own_maps() noexcept;
+const char *own_smaps() noexcept;
 
 class SmapsReader {
   public:

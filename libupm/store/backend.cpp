@@ -55,7 +55,7 @@ class Mappings {
             find_plain_vma(call.addr, call.addr + call.len, plain_))
             known_ = {&plain_, 1};
         if (known_.empty())
-            smaps_.emplace(kOwnSmaps);
+            smaps_.emplace(own_smaps());
     }
     Mappings(const Mappings &) = delete;
     Mappings &operator=(const Mappings &) = delete;

@@ -76,7 +76,7 @@ bool Load::begin() noexcept {
     if (!ordinary) {
         ordinary = find_plain_vma(start, end, vma);
         if (!ordinary && call_.len >= kWorthSmaps) {
-            SmapsReader smaps("/proc/thread-self/smaps");
+            SmapsReader smaps(own_smaps());
             while (!ordinary && smaps.next(vma) && vma.start <= start)
                 ordinary = vma.end >= end && vma.flags == 0;
         }

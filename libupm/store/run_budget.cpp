@@ -34,7 +34,7 @@ bool RunBudget::afford(std::uint32_t pages) noexcept {
 void RunBudget::recount() noexcept {
     if (used_.load() < kFree / 2)
         return;
-    SmapsReader maps(kOwnMaps);
+    SmapsReader maps(own_maps());
     std::uint32_t runs = 0;
     for (Vma vma; maps.next_header(vma);)
         runs += (vma.flags & kVmaSegment) != 0 ? 1U : 0U;

@@ -186,6 +186,35 @@ class Stopped(Case):
             first.wait()
 
 
+class End(Case):
+    """What the hook leaves in the kernel's cache for the end of the process."""
+
+    # It says for how long the folder of its threads has been known to the kernel when the
+    # hook has looked at its memory.
+    PROGRAM = """
+import ctypes, os, time
+blocks = [bytes([i]) * (4 << 20) for i in range(2)]
+report = (ctypes.c_uint64 * 64)() # struct upm_hook_stats
+while report[4] == 0: # passes
+    time.sleep(0.1)
+    ctypes.CDLL(None).upm_hook_report(report)
+time.sleep(0.2) # longer than a clock tick
+now = time.time()
+print(now - os.stat('/proc/self/task').st_ctime)
+"""
+
+    def known_for(self, scope: str) -> float:
+        program = self.hooked(PYTHON, "-c", self.PROGRAM, UPM_SCOPE=scope)
+        return float(self.done(program))
+
+    def test_nobody_looked_at_the_threads(self) -> None:
+        for scope in ("loads", "blocks", "all"):
+            with self.subTest(scope=scope):
+                # Someone else may have looked, ps -T for one; the hook does so each time.
+                seconds = min(self.known_for(scope) for _ in range(3))
+                self.assertLess(seconds, 0.1, "/proc/self/task was looked at before")
+
+
 class Leaks(Case):
     """What nobody maps any more goes."""
 

@@ -24,7 +24,7 @@ TEST(OwnMaps, TellsTheProtectionOfParts) {
     const TempDir dir;
     const std::string copy = dir.path() + "/maps";
     std::ofstream(copy) << std::ifstream("/proc/self/maps").rdbuf();
-    for (const std::string &path : {std::string(kOwnMaps), copy}) {
+    for (const std::string &path : {std::string(own_maps()), copy}) {
         const OwnMaps maps(path.c_str());
         ASSERT_EQ(maps.error(), 0);
         const auto all = [&](std::size_t first, std::size_t end, int protection) {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/mm/pagemap.hpp"
+
+#include "libupm/mm/vma_reader.hpp"
 #include "tests/support/support.hpp"
 
 #include <cerrno>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
 #include <string>
@@ -62,6 +65,24 @@ TEST(PageMap, SaysWhyItCannotTell) {
     EXPECT_EQ(cut.read(0, 1, &entry), -EIO) << "not a whole entry";
 }
 
+// What is looked at below a thread's own folder holds up the end of the process.
+TEST(PageMap, IsNotLookedAtThroughTheThread) {
+    std::thread([] {
+        const PageMap pagemap;
+        ASSERT_EQ(pagemap.error(), 0);
+        bool found = false;
+        for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+            std::error_code gone; // the iterator's own
+            const std::string path = std::filesystem::read_symlink(entry, gone).string();
+            found = found || path == "/proc/" + std::to_string(::getpid()) + "/pagemap";
+        }
+        EXPECT_TRUE(found);
+        EXPECT_STREQ(own_proc(), "/proc/self");
+        EXPECT_STREQ(own_maps(), "/proc/self/maps");
+        EXPECT_STREQ(own_smaps(), "/proc/self/smaps");
+    }).join();
+}
+
 // A program may end its first thread and go on.
 TEST(PageMap, OfAProcessWhoseFirstThreadEnded) {
     EXPECT_EQ(in_child([] {
@@ -77,7 +98,8 @@ TEST(PageMap, OfAProcessWhoseFirstThreadEnded) {
                       const PageMap pagemap;
                       const auto at = reinterpret_cast<std::uint64_t>(&here);
                       const bool told = pagemap.error() == 0 && pagemap.read(at, 1, &entry) == 0 &&
-                                        (entry & kPagePresent) != 0;
+                                        (entry & kPagePresent) != 0 &&
+                                        own_maps() == std::string("/proc/thread-self/maps");
                       ::_exit(told ? 0 : 1);
                   }).detach();
                   (void)::syscall(SYS_exit, 0); // of this thread only
