@@ -10,7 +10,7 @@ does not compile this way is left to a build of its own.
 import re
 from dataclasses import dataclass
 
-VARIABLE = "UPM_FAULT"
+VARIABLE = "FAULT_OF_MUTATE"  # tests drop what begins with UPM_
 # The number is in the variable or, for a broker that is started without one, in the file.
 HEAD = """#ifndef UPM_DEV_SWITCH
 #define UPM_DEV_SWITCH
