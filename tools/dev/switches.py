@@ -3,7 +3,7 @@
 
 A fault replaces some text. Where this text lies in a condition, in the value of a variable
 or in a statement, both versions can be compiled: `if (on(7)) { new } else { old }`. Then one
-build serves many faults, and tests run with UPM_FAULT=7. Nothing here understands C++: what
+build serves many faults, and tests run with FAULT_OF_MUTATE=7. Nothing here understands C++: what
 does not compile this way is left to a build of its own.
 """
 
@@ -24,7 +24,7 @@ inline int number_of(const char *text) noexcept {
     return number;
 }
 inline int find() noexcept {
-    const char *const text = ::secure_getenv("UPM_FAULT");
+    const char *const text = ::secure_getenv("FAULT_OF_MUTATE");
     if (text != nullptr)
         return number_of(text);
     %(file)s
