@@ -68,7 +68,8 @@ def measure(settings: Settings, model: str) -> Found:
             with lab.room(session, host, state) as room:
                 states[state] = _grow(room, settings.choose(MOST, 2), settings.say)
                 answers |= room.answers
-        about = lab.about(session, host, keyed="upm run --layout keyed, which implies UPM_SCOPE=all")
+        keyed = "upm run --layout keyed, which implies UPM_SCOPE=all"
+        about = lab.about(session, host, keyed=keyed)
     return Found({"states": states, "same_answers": len(answers) == 1}, about)
 
 
