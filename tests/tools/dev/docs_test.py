@@ -33,7 +33,7 @@ class Snippets(unittest.TestCase):
                 done = subprocess.run(
                     [
                         *["c++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"],
-                        *["-I", ROOT / "libupm/include", "-x", "c++", "-"],
+                        *["-I", str(ROOT / "libupm/include"), "-x", "c++", "-"],
                     ],
                     input="\n".join(program),
                     text=True,

@@ -132,7 +132,7 @@ class Install(unittest.TestCase):
         ):
             python = ["/usr/bin/python3", "-P"]
             variables = {"PATH": os.environ["PATH"], **environment}
-            asked = [*python, ROOT / "python/where_installed.py", prefix]
+            asked = [*python, str(ROOT / "python/where_installed.py"), prefix]
             where = subprocess.run(
                 asked, env=variables, capture_output=True, text=True, check=True
             ).stdout.strip()

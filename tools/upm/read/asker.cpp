@@ -35,9 +35,8 @@ bool in_path(std::string_view folder) {
 bool has_program(const Root &root, std::string_view name) {
     constexpr std::array kFolders = {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/",
                                      "/usr/local/bin/"};
-    return std::ranges::any_of(kFolders, [&](const char *folder) {
-        return root.exists(folder + std::string(name));
-    });
+    return std::ranges::any_of(
+        kFolders, [&](const char *folder) { return root.exists(folder + std::string(name)); });
 }
 
 } // namespace
