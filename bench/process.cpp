@@ -27,8 +27,9 @@ Reply perform(Region &region, Order order, Action action) {
     }
     case Action::kAdvise:
     case Action::kUnmerge: {
-        const auto work = action == Action::kAdvise ? &upm::advise : &upm::unmerge;
-        const Result<Counts> result = work(region.data(), region.size(), {});
+        const Result<Counts> result = action == Action::kAdvise
+                                          ? upm::advise(region.data(), region.size())
+                                          : upm::unmerge(region.data(), region.size());
         reply.error = result.error();
         reply.counts = *result;
         break;
