@@ -144,7 +144,18 @@ class _Signals(wasyncore.file_dispatcher):  # type: ignore[misc]  # waitress has
         self._react = react
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=self._forget)
+        self._masks = threading.local()
+        os.register_at_fork(
+            before=self._hold, after_in_parent=self._let_go, after_in_child=self._forget
+        )
+
+    # A child that gets a signal before it has forgotten would write it to its parent, and
+    # Python would lose it. So these signals wait until it has.
+    def _hold(self) -> None:
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+
+    def _let_go(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
 
     def _note(self, number: int, _frame: Any) -> None:
         with contextlib.suppress(OSError):  # full, or at the end
@@ -155,6 +166,7 @@ class _Signals(wasyncore.file_dispatcher):  # type: ignore[misc]  # waitress has
         for number, before in self._before.items():
             if signal.getsignal(number) == self._note:
                 signal.signal(number, before)
+        self._let_go()
 
     def writable(self) -> bool:
         """It only reads."""
