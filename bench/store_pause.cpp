@@ -56,7 +56,7 @@ Timing measure(std::size_t size, std::vector<std::uint64_t> &waits) {
     region.fill(Order::kSame);
     if (!upm::info().immediate)
         throw Error("the backend merges nothing at once");
-    Writer writer{.region = region};
+    Writer writer{.region = region, .waits = {}};
     std::thread thread([&] { writer.run(); });
     (void)::usleep(2'000);
     const Stopwatch watch;

@@ -193,7 +193,7 @@ TEST_F(Writers, FirstFilePage) {
     Process child;
     child.call(
         +[](double seconds) {
-            constexpr std::size_t kSlots = kPage / sizeof(std::uint64_t);
+            constexpr std::size_t kWords = kPage / sizeof(std::uint64_t);
             const Fd file = temporary_file({Content::kDistinct, fresh_seed()}, 1);
             const Device upm;
             Random random(5);
@@ -209,11 +209,11 @@ TEST_F(Writers, FirstFilePage) {
                 const std::size_t delay = random.below(20'000);
                 std::thread writer([&] {
                     ready = true;
-                    for (volatile std::size_t spin = 0; spin < delay; spin = spin + 1) {
-                    }
+                    for (std::size_t spin = 0; spin < delay; ++spin)
+                        std::atomic_signal_fence(std::memory_order_seq_cst);
                     for (std::uint64_t n = 1; !stop; n++) {
-                        slots[n % kSlots] = n;
-                        lost += n > 1 && slots[(n - 1) % kSlots] != n - 1 ? 1 : 0;
+                        slots[n % kWords] = n;
+                        lost += n > 1 && slots[(n - 1) % kWords] != n - 1 ? 1 : 0;
                     }
                 });
                 while (!ready) {

@@ -118,9 +118,12 @@ std::string find_runtime(const std::string &name) {
     const char *const path = std::getenv("PATH");
     const std::string folders = std::string(path != nullptr ? path : "") +
                                 ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    for (const std::string &folder : split(folders, ':'))
-        if (std::string file = folder + "/" + name; folder.starts_with('/') && is_runtime(file))
+    for (const std::string &folder : split(folders, ':')) {
+        std::string file = folder;
+        file.append("/").append(name);
+        if (folder.starts_with('/') && is_runtime(file))
             return file;
+    }
     return "";
 }
 

@@ -86,7 +86,7 @@ class Seeds {
     [[nodiscard]] static Owner owner(const Seed &seed);
     [[nodiscard]] std::uint64_t last_use(const Seed &seed, std::uint64_t now) const;
     bool pay(const Seed &seed, Segment &segment);
-    void miss(Seed &seed, const Segment &segment);
+    static void miss(Seed &seed, const Segment &segment);
     void let_go(Segment &segment, SeedNumber number);
     void forget(Seed &seed);
 

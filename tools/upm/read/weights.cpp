@@ -27,7 +27,8 @@ class File {
 
     [[nodiscard]] std::uint64_t size() const { return size_; }
     [[nodiscard]] Failure broken(const std::string &why) const {
-        return Failure(fmt::format("{} is broken: {}", printable(path_), why));
+        Failure failure(fmt::format("{} is broken: {}", printable(path_), why));
+        return failure;
     }
     // So many bytes from there on; all of them must lie in the file.
     [[nodiscard]] std::string read(std::uint64_t offset, std::uint64_t size) const {
