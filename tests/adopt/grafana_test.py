@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: MIT
 """The Grafana board: it is what its script makes, and asks for metrics that there are."""
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import re
@@ -13,27 +11,12 @@ import sys
 import tempfile
 import unittest
 from pathlib import Path
-from typing import Any
 
 import python_tools
 from python_tools import ROOT
 
 UPMD = ROOT / "build/bin/upmd"
-
-
-def load_render() -> Any:
-    """The script deploy/grafana/render as a module."""
-    loader = importlib.machinery.SourceFileLoader("render", str(ROOT / "deploy/grafana/render"))
-    spec = importlib.util.spec_from_loader("render", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-RENDER = load_render()
-
-
+RENDER = python_tools.script("deploy/grafana/render")
 READER = """
 import sys
 with open(sys.argv[1], "rb", buffering=0) as file:

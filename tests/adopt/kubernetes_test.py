@@ -7,8 +7,6 @@ what is checked is that the manifests are well-formed for several versions of Ku
 their parts fit each other, and that the programs know the options that they are given.
 """
 
-import importlib.machinery
-import importlib.util
 import re
 import subprocess
 import sys
@@ -41,18 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def load_render() -> Any:
-    """The script deploy/kubernetes/render as a module."""
-    path = str(ROOT / "deploy/kubernetes/render")
-    loader = importlib.machinery.SourceFileLoader("render", path)
-    spec = importlib.util.spec_from_loader("render", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-RENDER = load_render()
+RENDER = python_tools.script("deploy/kubernetes/render")
 
 
 def documents(text: str) -> list[Manifest]:

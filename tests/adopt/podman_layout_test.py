@@ -12,13 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import unittest
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import podman_test
-from podman_test import INSIDE, SECONDS, Container, in_own_namespace
+from podman_test import SECONDS, Container
 
 RUNC = Path(__file__).resolve().parents[2] / "build/bin/upm-runc"
 # Says where its libraries and heap are, and what its children see.
@@ -212,9 +211,4 @@ class Untouched(Case):
 
 
 if __name__ == "__main__":
-    if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"):
-        print("skipped: needs root, podman and runc")
-        sys.exit(4)
-    if INSIDE not in os.environ:
-        sys.exit(in_own_namespace())
-    unittest.main()
+    podman_test.main()

@@ -376,10 +376,15 @@ class Command(unittest.TestCase):
             self.assertEqual(json.loads(foreign.read_text()), {"devices": []})
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the tests of the script that was called, in a mount namespace, or says why not."""
     if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("runc"):
         print("skipped: needs root, podman and runc")
         sys.exit(4)
     if INSIDE not in os.environ:
         sys.exit(in_own_namespace())
     unittest.main()
+
+
+if __name__ == "__main__":
+    main()

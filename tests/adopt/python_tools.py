@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""A virtual environment with tools for deploy/ that Debian does not package.
+"""A virtual environment with tools for deploy/ that Debian does not package, and its scripts.
 
 It is made once, by pip; a test that needs it is skipped where that is not possible.
 """
 
+import importlib.machinery
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "upm"
@@ -46,3 +49,13 @@ def enter() -> bool:
         python = str(folder / "bin/python")
         os.execv(python, [python, "-B", *sys.argv])
     return True
+
+
+def script(path: str) -> Any:
+    """The script at that place of the project as a module."""
+    loader = importlib.machinery.SourceFileLoader(Path(path).name, str(ROOT / path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
