@@ -19,12 +19,12 @@ EXIT_SKIPPED = 4
 MIB = 1 << 20
 SIZE = 16 * MIB
 
-# Holds SIZE bytes, the same in each process and no two pages of it alike, and
+# Holds SIZE bytes, the same for the same seed and no two pages of it alike, and
 # answers each line that it reads with a digest of them.
 HOLDER = f"""
 import ctypes, hashlib, mmap, random, sys
 memory = mmap.mmap(-1, {SIZE}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-memory.write(random.Random(1).randbytes({SIZE}))
+memory.write(random.Random(sys.argv[1]).randbytes({SIZE}))
 start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 print(f"{{start:x}}-{{start + {SIZE}:x}}", flush=True)
 for line in sys.stdin:
@@ -37,9 +37,9 @@ for line in sys.stdin:
 class Holder:
     """A process with memory that is worth sharing."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER],
+            [sys.executable, "-c", HOLDER, seed],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -91,7 +91,8 @@ class Command(unittest.TestCase):
     """Two holders for each test; SIZE is far more than what else may merge."""
 
     def setUp(self) -> None:
-        self.holders = [Holder(), Holder()]
+        # What another test left behind would be known to the module, for a while.
+        self.holders = [Holder(self.id()), Holder(self.id())]
         for holder in self.holders:
             self.addCleanup(holder.close)
 
