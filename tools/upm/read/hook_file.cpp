@@ -2,95 +2,23 @@
 #include "tools/upm/read/hook_file.hpp"
 
 #include "tools/common/text.hpp"
+#include "tools/upm/read/elf.hpp"
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <elf.h>
 
 namespace upm::tool::cli {
 
 namespace {
 
-// Reads parts of a file that may be cut short, or hold anything.
-class Elf {
-  public:
-    explicit Elf(std::string_view content) : content_(content) {}
-
-    template <typename Part>
-    [[nodiscard]] bool at(std::uint64_t offset, Part &part) const {
-        if (offset > content_.size() || content_.size() - offset < sizeof(part))
-            return false;
-        std::memcpy(&part, content_.data() + offset, sizeof(part));
-        return true;
-    }
-    [[nodiscard]] std::string text(std::uint64_t offset) const {
-        if (offset >= content_.size())
-            return "";
-        const std::string_view rest = content_.substr(offset);
-        return std::string(rest.substr(0, rest.find('\0')));
-    }
-    // Where in the file the bytes of an address are; the end of the file for none.
-    [[nodiscard]] std::uint64_t offset_of(std::uint64_t address) const {
-        for (const Elf64_Phdr &part : parts_)
-            if (part.p_type == PT_LOAD && address >= part.p_vaddr &&
-                address - part.p_vaddr < part.p_filesz)
-                return part.p_offset + (address - part.p_vaddr);
-        return content_.size();
-    }
-    bool read_parts() {
-        Elf64_Ehdr head{};
-        if (!at(0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 ||
-            head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_type != ET_DYN)
-            return false;
-        for (unsigned i = 0; i < head.e_phnum; ++i) {
-            Elf64_Phdr part{};
-            if (!at(head.e_phoff + std::uint64_t{i} * head.e_phentsize, part))
-                return false;
-            parts_.push_back(part);
-        }
-        return true;
-    }
-    [[nodiscard]] const std::vector<Elf64_Phdr> &parts() const { return parts_; }
-
-  private:
-    std::string_view content_;
-    std::vector<Elf64_Phdr> parts_;
-};
-
-struct Dynamic {
-    std::vector<std::uint64_t> needed; // offsets into names
-    std::uint64_t names = 0;           // address
-    std::uint64_t versions = 0;        // address
-};
-
-std::optional<Dynamic> read_dynamic(const Elf &elf) {
-    std::optional<Dynamic> found;
-    for (const Elf64_Phdr &part : elf.parts()) {
-        if (part.p_type != PT_DYNAMIC)
-            continue;
-        found.emplace();
-        Elf64_Dyn entry{};
-        for (std::uint64_t at = part.p_offset; elf.at(at, entry) && entry.d_tag != DT_NULL;
-             at += sizeof(entry)) {
-            if (entry.d_tag == DT_NEEDED)
-                found->needed.push_back(entry.d_un.d_val);
-            else if (entry.d_tag == DT_STRTAB)
-                found->names = entry.d_un.d_ptr;
-            else if (entry.d_tag == DT_VERNEED)
-                found->versions = entry.d_un.d_ptr;
-        }
-    }
-    return found;
-}
-
 // Two lists in one another, each entry with the distance to the next one.
-std::string newest_glibc(const Elf &elf, const Dynamic &dynamic, std::uint64_t names) {
+std::string newest_glibc(const Elf &elf, std::uint64_t versions, std::uint64_t names) {
     constexpr std::string_view kPrefix = "GLIBC_";
     constexpr int kMost = 1000; // a list that leads back to itself ends as well
     std::string newest;
     int left = kMost;
     Elf64_Verneed file{};
-    for (std::uint64_t at = elf.offset_of(dynamic.versions); elf.at(at, file) && left > 0;) {
+    for (std::uint64_t at = versions; elf.at(at, file) && left > 0;) {
         Elf64_Vernaux version{};
         for (std::uint64_t inner = at + file.vn_aux; elf.at(inner, version) && --left > 0;
              inner += version.vna_next) {
@@ -123,18 +51,24 @@ bool older_version(std::string_view left, std::string_view right) {
 }
 
 std::optional<HookFile> parse_hook_file(std::string_view content) {
-    Elf elf(content);
-    if (!elf.read_parts())
+    const Elf elf = Elf::of_text(content);
+    const std::vector<Elf64_Dyn> dynamic = elf.dynamic();
+    if (elf.head().e_type != ET_DYN || elf.parts().size() != elf.head().e_phnum || dynamic.empty())
         return std::nullopt;
-    const std::optional<Dynamic> dynamic = read_dynamic(elf);
-    if (!dynamic)
-        return std::nullopt;
-    const std::uint64_t names = elf.offset_of(dynamic->names);
+    std::optional<std::uint64_t> names;
+    std::optional<std::uint64_t> versions;
+    for (const Elf64_Dyn &entry : dynamic) {
+        if (entry.d_tag == DT_STRTAB)
+            names = elf.offset_of(entry.d_un.d_ptr);
+        else if (entry.d_tag == DT_VERNEED)
+            versions = elf.offset_of(entry.d_un.d_ptr);
+    }
     HookFile hook;
-    for (const std::uint64_t offset : dynamic->needed)
-        hook.libraries.push_back(elf.text(names + offset));
-    if (dynamic->versions != 0)
-        hook.glibc = newest_glibc(elf, *dynamic, names);
+    for (const Elf64_Dyn &entry : dynamic)
+        if (entry.d_tag == DT_NEEDED)
+            hook.libraries.push_back(names ? elf.text(*names + entry.d_un.d_val) : "");
+    if (names && versions)
+        hook.glibc = newest_glibc(elf, *versions, *names);
     return hook;
 }
 

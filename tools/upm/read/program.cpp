@@ -3,19 +3,17 @@
 
 #include "tools/common/descriptor.hpp"
 #include "tools/common/text.hpp"
+#include "tools/upm/read/elf.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <cstring>
-#include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <optional>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-#include <vector>
 
 namespace upm::tool::cli {
 
@@ -33,11 +31,6 @@ bool is_program(const std::string &path) {
     struct stat status {};
     return ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) &&
            ::access(path.c_str(), X_OK) == 0;
-}
-
-template <typename Part>
-bool read_at(const Descriptor &file, off_t offset, Part &part) {
-    return ::pread(file.get(), &part, sizeof(part), offset) == static_cast<ssize_t>(sizeof(part));
 }
 
 // What "#!" names; through env(1) what that runs. Empty: this is no script.
@@ -70,87 +63,37 @@ bool is_raised(const Descriptor &file) {
     return user || group || capabilities;
 }
 
-std::optional<std::string> read_interpreter(const Descriptor &file, const Elf64_Ehdr &head) {
-    for (unsigned i = 0; i < head.e_phnum; ++i) {
-        Elf64_Phdr part{};
-        const auto at = static_cast<off_t>(head.e_phoff + std::uint64_t{i} * head.e_phentsize);
-        if (!read_at(file, at, part) || part.p_type != PT_INTERP)
-            continue;
-        constexpr std::size_t kMost = 4096;
-        std::string name(std::min<std::size_t>(part.p_filesz, kMost), '\0');
-        const ssize_t got =
-            ::pread(file.get(), name.data(), name.size(), static_cast<off_t>(part.p_offset));
-        name.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
-        name.resize(std::min(name.find('\0'), name.size()));
-        return name;
-    }
+std::optional<std::string> read_interpreter(const Elf &elf) {
+    for (const Elf64_Phdr &part : elf.parts())
+        if (part.p_type == PT_INTERP)
+            return elf.text(part.p_offset).substr(0, part.p_filesz);
     return std::nullopt;
-}
-
-// Where the bytes lie in the file that are at that address in memory.
-std::optional<std::uint64_t> to_offset(const std::vector<Elf64_Phdr> &parts,
-                                       std::uint64_t address) {
-    for (const Elf64_Phdr &part : parts)
-        if (part.p_type == PT_LOAD && address >= part.p_vaddr &&
-            address - part.p_vaddr < part.p_filesz)
-            return part.p_offset + (address - part.p_vaddr);
-    return std::nullopt;
-}
-
-std::vector<Elf64_Phdr> read_parts(const Descriptor &file) {
-    Elf64_Ehdr head{};
-    if (!read_at(file, 0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
-        return {};
-    std::vector<Elf64_Phdr> parts;
-    for (unsigned i = 0; i < head.e_phnum; ++i) {
-        Elf64_Phdr part{};
-        if (read_at(file, static_cast<off_t>(head.e_phoff + std::uint64_t{i} * head.e_phentsize),
-                    part))
-            parts.push_back(part);
-    }
-    return parts;
 }
 
 // All names of libraries and functions that the dynamic linker finds in the program.
-std::string read_names(const Descriptor &file) {
-    const std::vector<Elf64_Phdr> parts = read_parts(file);
+std::string read_names(const Elf &elf) {
     std::uint64_t address = 0;
     std::uint64_t size = 0;
-    for (const Elf64_Phdr &part : parts) {
-        if (part.p_type != PT_DYNAMIC)
-            continue;
-        for (std::uint64_t at = 0; at + sizeof(Elf64_Dyn) <= part.p_filesz;
-             at += sizeof(Elf64_Dyn)) {
-            Elf64_Dyn entry{};
-            if (!read_at(file, static_cast<off_t>(part.p_offset + at), entry) ||
-                entry.d_tag == DT_NULL)
-                break;
-            if (entry.d_tag == DT_STRTAB)
-                address = entry.d_un.d_ptr;
-            if (entry.d_tag == DT_STRSZ)
-                size = entry.d_un.d_val;
-        }
+    for (const Elf64_Dyn &entry : elf.dynamic()) {
+        if (entry.d_tag == DT_STRTAB)
+            address = entry.d_un.d_ptr;
+        if (entry.d_tag == DT_STRSZ)
+            size = entry.d_un.d_val;
     }
     constexpr std::uint64_t kMost = 64UL << 20;
-    const std::optional<std::uint64_t> offset = to_offset(parts, address);
-    if (!offset || size > kMost)
-        return "";
-    std::string names(size, '\0');
-    const ssize_t got =
-        ::pread(file.get(), names.data(), names.size(), static_cast<off_t>(*offset));
-    names.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
-    return names;
+    const std::optional<std::uint64_t> offset = elf.offset_of(address);
+    return offset && size <= kMost ? elf.bytes(*offset, size) : "";
 }
 
 Loader loader_of(const Descriptor &file) {
-    Elf64_Ehdr head{};
-    if (!read_at(file, 0, head) || std::memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
+    const Elf elf = Elf::of_file(file);
+    if (!elf.valid())
         return Loader::kUnknown;
-    if (head.e_ident[EI_CLASS] != ELFCLASS64 || (kMachine != EM_NONE && head.e_machine != kMachine))
+    if (!elf.has_64_bits() || (kMachine != EM_NONE && elf.head().e_machine != kMachine))
         return Loader::kForeign;
     if (is_raised(file))
         return Loader::kRaised;
-    const std::optional<std::string> interpreter = read_interpreter(file, head);
+    const std::optional<std::string> interpreter = read_interpreter(elf);
     if (!interpreter)
         return Loader::kStatic;
     const std::string name = interpreter->substr(interpreter->rfind('/') + 1);
@@ -196,7 +139,7 @@ bool has_sanitizer(const Program &program) {
     const Descriptor file(::open(program.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!file)
         return false;
-    const std::string names = read_names(file);
+    const std::string names = read_names(Elf::of_file(file));
     constexpr std::array kTheirs = {"__asan_init", "__hwasan_init", "__lsan_init", "__msan_init",
                                     "__tsan_init"};
     return std::any_of(kTheirs.begin(), kTheirs.end(), [&names](std::string_view name) {
