@@ -152,4 +152,14 @@ std::string xml_escaped(std::string_view text) {
     return out;
 }
 
+std::string prometheus_label(std::string_view text) {
+    std::string label;
+    for (const char c : utf8(text)) {
+        if (c == '\\' || c == '"')
+            label += '\\';
+        label += c == '\n' ? "\\n" : std::string(1, c);
+    }
+    return label;
+}
+
 } // namespace upm::tool

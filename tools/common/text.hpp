@@ -61,6 +61,9 @@ std::string utf8(std::string_view text);
 // For XML and HTML, in text and in attributes; what XML cannot hold becomes U+FFFD.
 std::string xml_escaped(std::string_view text);
 
+// For a label of Prometheus: UTF-8, with the three escapes that its text format has.
+std::string prometheus_label(std::string_view text);
+
 } // namespace upm::tool
 
 #endif // UPM_TOOLS_COMMON_TEXT_HPP

@@ -31,7 +31,7 @@ std::string key_for(const std::string &path, bool renew) {
 }
 
 std::string path_in(const std::string &folder, const std::string &domain) {
-    return folder + "/upm.dev-share-" + domain + ".json";
+    return folder + "/" + cdi_file_name(domain);
 }
 
 int generate(const cxxopts::ParseResult &chosen) {
@@ -96,7 +96,7 @@ int run_cdi(const Arguments &arguments) {
         cxxopts::value<std::string>(),
         "FILE")("new-key", "make a new key: running containers keep theirs")(
         "output", "folder of the specification; - prints it",
-        cxxopts::value<std::string>()->default_value("/etc/cdi"), "DIR")("h,help", "this text");
+        cxxopts::value<std::string>()->default_value(kCdiFolder), "DIR")("h,help", "this text");
 
     Arguments rest = arguments;
     const std::string what = rest.size() > 1 && !rest[1].starts_with("-") ? rest[1] : std::string();

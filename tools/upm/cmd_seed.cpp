@@ -168,7 +168,7 @@ void use_domain(const std::string &name) {
         throw UsageError(fmt::format("--domain '{}' is no name of a device of upm cdi; a key goes "
                                      "into UPM_DOMAIN",
                                      printable(name)));
-    const std::string path = "/etc/cdi/upm.dev-share-" + name + ".json";
+    const std::string path = fmt::format("{}/{}", kCdiFolder, cdi_file_name(name));
     const auto key = key_in_specification(read_file(path));
     if (!key)
         throw Failure(path + " is no specification of upm cdi");

@@ -206,16 +206,12 @@ struct CdiFile {
 };
 
 std::vector<CdiFile> cdi_files(const Root &root) {
-    constexpr std::string_view kPrefix = "upm.dev-share-";
-    constexpr std::string_view kSuffix = ".json";
     std::vector<CdiFile> files;
-    for (const Root::Entry &entry : root.list("/etc/cdi"))
-        if (entry.name.starts_with(kPrefix) && entry.name.ends_with(kSuffix))
-            files.push_back(
-                {.path = "/etc/cdi/" + entry.name,
-                 .domain = entry.name.substr(kPrefix.size(),
-                                             entry.name.size() - kPrefix.size() - kSuffix.size()),
-                 .mode = entry.mode});
+    for (const Root::Entry &entry : root.list(kCdiFolder))
+        if (auto domain = cdi_device_of(entry.name))
+            files.push_back({.path = fmt::format("{}/{}", kCdiFolder, entry.name),
+                             .domain = std::move(*domain),
+                             .mode = entry.mode});
     return files;
 }
 

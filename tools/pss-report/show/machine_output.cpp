@@ -99,17 +99,6 @@ std::string csv_field(const std::string &text) {
     return out + "\"";
 }
 
-// Of a label: UTF-8, with the three escapes that the text format has.
-std::string prometheus_label(const std::string &text) {
-    std::string label;
-    for (const char c : utf8(text)) {
-        if (c == '\\' || c == '"')
-            label += '\\';
-        label += c == '\n' ? "\\n" : std::string(1, c);
-    }
-    return label;
-}
-
 std::string labels_of(const Row &row, GroupBy by) {
     switch (by) {
     case GroupBy::kProcess:

@@ -11,6 +11,8 @@ namespace {
 constexpr const char *kSocketFolder = "/run/upm";
 constexpr std::string_view kDomain = "UPM_DOMAIN=";
 constexpr std::size_t kKeyDigits = 32;
+constexpr std::string_view kFilePrefix = "upm.dev-share-";
+constexpr std::string_view kFileSuffix = ".json";
 
 bool is_alphanumeric(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
@@ -22,6 +24,17 @@ Json bind_mount(const std::string &from, const std::string &to) {
 }
 
 } // namespace
+
+std::string cdi_file_name(std::string_view device) {
+    return std::string(kFilePrefix).append(device).append(kFileSuffix);
+}
+
+std::optional<std::string> cdi_device_of(std::string_view file_name) {
+    if (!file_name.starts_with(kFilePrefix) || !file_name.ends_with(kFileSuffix))
+        return std::nullopt;
+    file_name.remove_prefix(kFilePrefix.size());
+    return std::string(file_name.substr(0, file_name.size() - kFileSuffix.size()));
+}
 
 bool is_cdi_name(std::string_view name) {
     constexpr std::size_t kLongest = 63;

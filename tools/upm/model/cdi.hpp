@@ -27,6 +27,13 @@ struct CdiDevice {
     bool with_module = false; // pass /dev/upm in as well
 };
 
+// Where engines look for specifications.
+inline constexpr const char *kCdiFolder = "/etc/cdi";
+
+// The name of the specification's file for that device, and back; nothing: it is another's.
+std::string cdi_file_name(std::string_view device);
+std::optional<std::string> cdi_device_of(std::string_view file_name);
+
 // Returns true if a device may be called so: letters, digits, and _ - . : between them.
 bool is_cdi_name(std::string_view name);
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upm/show/prometheus.hpp"
 
+#include "tools/common/text.hpp"
+
 #include <fmt/format.h>
 #include <string_view>
 
@@ -118,24 +120,14 @@ void add_skipped(std::string &text, const Json &statistics, std::uint64_t page_s
                                 scaled(pages, Unit::kPages, page_size));
 }
 
-// In quotes, as Prometheus wants it.
-std::string label(const std::string &value) {
-    std::string text;
-    for (const char c : value) {
-        if (c == '"' || c == '\\')
-            text += '\\';
-        text += c == '\n' ? ' ' : c;
-    }
-    return text;
-}
-
 void add_domains(std::string &text, const Json &domains, std::uint64_t page_size) {
     for (const Metric &metric : kDomain) {
         std::string lines;
         for (const auto &[id, values] : domains.items())
             if (has_number(values, metric.file))
                 lines += fmt::format("upm_module_{}{{domain=\"{}\",kind=\"{}\"}} {}\n", metric.name,
-                                     label(id), label(values.value("kind", std::string())),
+                                     prometheus_label(id),
+                                     prometheus_label(values.value("kind", std::string())),
                                      scaled(values[metric.file], metric.unit, page_size));
         if (lines.empty())
             continue;
