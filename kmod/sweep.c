@@ -12,7 +12,9 @@
  * call worked since then, and nothing could be freed, pages can become unused only one
  * by one, by writes of programs that live on. Such a domain is looked at less and less
  * often, every 16th time at last; a call in it, or the end of a process that used it,
- * makes it due at once. What is not freed meanwhile goes when memory is short.
+ * makes it due at once. What is not freed meanwhile goes when memory is short. Only
+ * periodic sweeps say how long it rests: else whoever opens and closes the device, which
+ * has it looked at each time, could send it to rest.
  */
 #include <linux/jiffies.h>
 #include <linux/list_lru.h>
@@ -55,14 +57,23 @@ static bool is_due(struct upm_domain *dom)
 	return false;
 }
 
-static void set_rest(struct upm_domain *dom, const struct upm_swept *swept)
+static void wake(struct upm_domain *dom)
 {
 	lockdep_assert_held(&dom->walk_mutex);
-	if (swept->freed || swept->broken || !swept->complete)
-		dom->rest = 0;
-	else
+	dom->rest = 0;
+	dom->resting = 0;
+}
+
+static void set_rest(struct upm_domain *dom, enum turn turn,
+		     const struct upm_swept *swept)
+{
+	lockdep_assert_held(&dom->walk_mutex);
+	if (swept->freed || swept->broken || !swept->complete) {
+		wake(dom);
+	} else if (turn == TURN_WHEN_DUE) {
 		dom->rest = min(2 * dom->rest + 1, REST_MAX);
-	dom->resting = dom->rest;
+		dom->resting = dom->rest;
+	}
 }
 
 /* Returns true if it found mapped pages with a memory error. */
@@ -75,10 +86,10 @@ static bool sweep_domain(struct upm_domain *dom, enum turn turn)
 		/* Before the look: what comes later counts for the next one. */
 		WRITE_ONCE(dom->kicked, false);
 		if (READ_ONCE(dom->stirred))
-			dom->rest = 0;
+			wake(dom);
 		WRITE_ONCE(dom->stirred, false);
 		upm_index_sweep(dom, &swept);
-		set_rest(dom, &swept);
+		set_rest(dom, turn, &swept);
 	}
 	mutex_unlock(&dom->walk_mutex);
 	if (swept.visited)

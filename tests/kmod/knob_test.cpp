@@ -11,8 +11,6 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/resource.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 namespace upm::test {
@@ -89,87 +87,6 @@ TEST_F(KnobTest, Limits) {
         a.check();
         b.check();
     }
-}
-
-// A page that nobody maps any more goes by a sweep, and only then.
-TEST_F(KnobTest, SweepFreesWhatNobodyMaps) {
-    const Knob knob("sweep_ms", 0);
-    Actor a(Kind::kAnonymous, pattern_, kPages);
-    a.advise();
-    EXPECT_EQ(statistic("pages_shared"), kPages);
-    EXPECT_EQ(a.unmerge().counts.unmerged, kPages);
-    EXPECT_EQ(statistic("pages_shared"), 0U);
-    EXPECT_EQ(statistic("pages_unused"), kPages);
-    const std::uint64_t freed = statistic("pages_freed");
-    ASSERT_TRUE(eventually([] { // batched references go a moment later
-        sweep();
-        return statistic("pages_unused") == 0;
-    }));
-    EXPECT_EQ(statistic("pages_freed"), freed + kPages);
-    EXPECT_EQ(a.advise().counts.inserted, kPages);
-}
-
-// Others may open and close the device as often as they like: the sweep comes when it is
-// due.
-TEST_F(KnobTest, NobodyPostponesTheSweep) {
-    const Knob knob("sweep_ms", 100);
-    Actor a(Kind::kAnonymous, pattern_, kPages);
-    a.advise();
-    const std::uint64_t freed = statistic("pages_freed");
-    Process busy([] { // on a processor of its own, and ahead of everybody there
-        cpu_set_t last;
-        CPU_ZERO(&last);
-        CPU_SET(::get_nprocs() - 1, &last);
-        must(::sched_setaffinity(0, sizeof(last), &last), "sched_setaffinity");
-        must(::setpriority(PRIO_PROCESS, 0, -20), "setpriority");
-    });
-    busy.start(+[] {
-        while (true)
-            ::close(::open(UPM_DEVICE, O_RDWR | O_CLOEXEC));
-    });
-    double longest = 0;
-    for (std::uint64_t round = 1; round <= 5; round++) {
-        EXPECT_EQ(a.unmerge().counts.unmerged, kPages);
-        const double start = now();
-        ASSERT_TRUE(eventually([&] { return statistic("pages_freed") >= freed + round * kPages; }));
-        longest = std::max(longest, now() - start);
-        EXPECT_EQ(a.advise().counts.inserted, kPages);
-    }
-    RecordProperty("longest_ms", static_cast<int>(longest * 1000));
-}
-
-// A descriptor that is closed makes the module look at the domain that it worked in, and
-// at no other.
-TEST_F(KnobTest, CloseSweepsItsOwnDomain) {
-    const Knob knob("sweep_ms", 0);
-    const auto advise_and_end = [&](int key) {
-        const Device device;
-        const Fd domain = device.domain(std::string(16, static_cast<char>(key)));
-        const Mapping memory(kPages * kPage);
-        memory.fill(pattern_);
-        return device.advise(memory.base(), memory.len(), {.domain = domain.get()});
-    };
-    Actor other(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages);
-    other.advise();
-    EXPECT_EQ(other.unmerge().counts.unmerged, kPages);
-    EXPECT_TRUE(eventually([] { return statistic("pages_unused") == kPages; }));
-    const std::uint64_t freed = statistic("pages_freed");
-    for (int key = 1; key <= 2; key++)
-        EXPECT_EQ(advise_and_end(key).counts.inserted, kPages);
-    EXPECT_TRUE(eventually([&] { return statistic("pages_freed") >= freed + 2 * kPages; }));
-    EXPECT_EQ(statistic("pages_unused"), kPages);
-    EXPECT_EQ(statistic("pages_shared"), 0U);
-}
-
-// Without a word, too: by the end of the process alone.
-TEST_F(KnobTest, EndOfTheProcessFrees) {
-    {
-        const Knob knob("sweep_ms", 0);
-        Actor a(Kind::kAnonymous, pattern_, kPages);
-        a.advise();
-    }
-    EXPECT_TRUE(eventually(
-        [] { return statistic("pages_shared") == 0 && statistic("pages_unused") == 0; }));
 }
 
 // The emergency brake: every process has private memory again, and no advise
