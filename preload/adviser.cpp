@@ -166,7 +166,7 @@ void wait_until_idle() noexcept {
 // changed it.
 void wait_for_work(std::uint32_t seen) noexcept {
     constexpr std::uint64_t kShortestPauseNs = 1'000'000;
-    constexpr std::uint64_t kSoonNs = 10'000'000'000;
+    constexpr std::uint64_t kSoonNs = 10'000'000'000; // what is due later, nobody waits for
     const bool idle = settings.trigger == Trigger::kIdle;
     const std::uint64_t trim = idle ? next_trim_ns() : UINT64_MAX;
     const std::uint64_t late = idle ? next_late_ns() : UINT64_MAX;
@@ -180,8 +180,8 @@ void wait_for_work(std::uint32_t seen) noexcept {
         const bool changed = due != UINT64_MAX && worked_since_last_look();
         if (next <= now || (due <= now && pause != 0 && changed))
             break;
-        const bool soon = late != UINT64_MAX && late - now < kSoonNs;
-        show_state(trim == UINT64_MAX && !soon && !changed);
+        const std::uint64_t look = std::min(late, changed ? due : UINT64_MAX);
+        show_state(trim == UINT64_MAX && look - std::min(look, now) >= kSoonNs);
         pause = due == UINT64_MAX
                     ? UINT64_MAX
                     : std::clamp(due > now ? due - now : 0,
