@@ -54,11 +54,14 @@ def plan(args: argparse.Namespace, **more: Any) -> Plan:
 def run(name: str, work: Callable[[], int]) -> int:
     """The exit status of `work`, or that of what it raises.
 
-    SIGTERM ends it as Ctrl-C does, so that containers and mounts go.
+    SIGTERM ends it as Ctrl-C does: containers, mounts and control groups go first.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return work()
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what it had started is gone", file=sys.stderr)
+        return 128 + signal.SIGINT
     except merging.MergingError as error:
         print(f"{name}: nothing here can merge: {error}", file=sys.stderr)
         return NOTHING_MERGES

@@ -222,7 +222,7 @@ class Host:
         self.kind = ""
         """How containers are made, and if they are not, why; for people."""
         self.isolated = False
-        self.group = f"upm-demo/{os.getpid()}"
+        self.group = f"upm-demo-{os.getpid()}"
         """Path of the control group that containers are made in."""
         self.paths = Paths("", "", "", "")
         self._weights, self._images, self._how = weights, images, how

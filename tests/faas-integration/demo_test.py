@@ -175,13 +175,19 @@ sys.exit(command.run("work", work))
 class CommandTest(support.TemporaryDirectory):
     """What demo and churn have in common."""
 
-    def test_sigterm_cleans_up(self) -> None:
-        """As Ctrl-C does."""
-        began = self.directory / "began"
+    def test_a_signal_cleans_up(self) -> None:
+        """Whoever sent it; without a traceback."""
+        for number, said in ((signal.SIGTERM, ""), (signal.SIGINT, "work: interrupted")):
+            with self.subTest(signal=number):
+                self._end_by(number, said)
+
+    def _end_by(self, number: signal.Signals, said: str) -> None:
+        began = self.directory / number.name
         process = subprocess.Popen(
             [sys.executable, "-c", WORK, began],
             env={**os.environ, "PYTHONPATH": str(support.FAAS)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         self.addCleanup(process.kill)
@@ -189,9 +195,10 @@ class CommandTest(support.TemporaryDirectory):
         while not began.exists():
             self.assertLess(time.monotonic(), end)
             time.sleep(0.02)
-        process.terminate()
-        self.assertEqual(process.communicate(timeout=30)[0], "clean\n")
-        self.assertEqual(process.returncode, 128 + signal.SIGTERM)
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=30)
+        self.assertEqual((out, errors.partition(";")[0]), ("clean\n", said))
+        self.assertEqual(process.returncode, 128 + number)
 
     def test_what_cannot_be_has_its_exit_status(self) -> None:
         """3 where nothing can merge, 1 for errors and faults."""
