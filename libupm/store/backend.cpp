@@ -150,7 +150,8 @@ int StoreBackend::open(Reason &reason) noexcept {
     return 0;
 }
 
-int StoreBackend::run_parts(const Call &call, store::Merge &merge, upm_counts &counts) noexcept {
+int StoreBackend::run_parts(const Call &call, const void *frame, store::Merge &merge,
+                            upm_counts &counts) noexcept {
     const std::uint64_t end = call.addr + call.len;
     std::uint64_t next = call.addr;
     Mappings mappings(call);
@@ -171,7 +172,7 @@ int StoreBackend::run_parts(const Call &call, store::Merge &merge, upm_counts &c
         if (call.unmerge && (vma.flags & kVmaSegment) == 0) {
             counts.pages += (part.end - part.start) / page_size();
             counts.kept += (part.end - part.start) / page_size();
-        } else if (!store::eligible(part, reason)) {
+        } else if (!store::eligible(part, frame, reason)) {
             count_skipped(part.end - part.start, reason, counts);
         } else {
             ret = call.unmerge ? merge.unmerge(part) : merge.advise(part);
@@ -213,7 +214,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
                                          done);
         ret = !merge ? -ENOMEM : merge->ready();
         if (ret == 0)
-            ret = run_parts(call, *merge, done);
+            ret = run_parts(call, __builtin_frame_address(0), *merge, done);
     }
     done.nanoseconds = now_ns() - start;
     counts = done;

@@ -47,7 +47,8 @@ class StoreBackend final : public Backend {
     void trimmed(std::uint64_t bytes) noexcept override;
 
   private:
-    static int run_parts(const Call &call, store::Merge &merge, upm_counts &counts) noexcept;
+    static int run_parts(const Call &call, const void *frame, store::Merge &merge,
+                         upm_counts &counts) noexcept;
 
     store::FreezeMode mode_ = store::FreezeMode::kProtect;
     store::SocketPath path_;

@@ -32,11 +32,13 @@ constexpr Rule kRules[] = {
 };
 
 // Returns true if a part holds memory that the calling thread needs while that is frozen:
-// the stack around here, and its thread control block with errno and what the kernel
-// keeps there for it (rseq). In a thread of glibc one lies above the other.
-bool holds_this_thread(const Vma &part) noexcept {
-    constexpr std::uint64_t kStack = 256UL * 1024;
-    constexpr std::uint64_t kBlock = 4096; // sizeof(struct pthread) is about 2300
+// its stack from the call's frame on downwards, and its thread control block with errno and
+// what the kernel keeps there for it (rseq). Not a byte more: a block may lie right beside
+// the stack of the thread that works on it, on either side.
+bool holds_this_thread(const Vma &part, const void *frame) noexcept {
+    constexpr std::uint64_t kDeepest = 64UL * 1024; // that this stack grows meanwhile
+    // At the top of a stack by glibc, so not above the end of struct pthread.
+    constexpr std::uint64_t kBlock = 2304;
     const char local = 0;
     const auto here = reinterpret_cast<std::uint64_t>(&local);
     const auto block = static_cast<std::uint64_t>(::pthread_self());
@@ -44,8 +46,8 @@ bool holds_this_thread(const Vma &part) noexcept {
     const auto overlaps = [&](std::uint64_t start, std::uint64_t end) {
         return part.start < end && start < part.end;
     };
-    return overlaps(here - kStack, here + kStack) || overlaps(block, block + kBlock) ||
-           overlaps(error, error + sizeof(errno));
+    return overlaps(here - kDeepest, reinterpret_cast<std::uint64_t>(frame)) ||
+           overlaps(block, block + kBlock) || overlaps(error, error + sizeof(errno));
 }
 
 using Entries = std::span<const std::uint64_t>;
@@ -67,7 +69,7 @@ int for_each_batch(const Window &window, const PageMap &pagemap, Visit visit) no
 
 } // namespace
 
-bool eligible(const Vma &part, unsigned &reason) noexcept {
+bool eligible(const Vma &part, const void *frame, unsigned &reason) noexcept {
     for (const Rule &rule : kRules) {
         if ((part.flags & rule.flags) != 0) {
             reason = rule.reason;
@@ -80,7 +82,7 @@ bool eligible(const Vma &part, unsigned &reason) noexcept {
     }
     reason = UPM_SKIPPED_UNSUPPORTED;
     return (part.protection & PROT_READ) != 0 && (part.protection & PROT_EXEC) == 0 &&
-           !holds_this_thread(part);
+           !holds_this_thread(part, frame);
 }
 
 int sort_out(Window &window, const PageMap &pagemap, bool segment) noexcept {

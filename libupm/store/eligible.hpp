@@ -11,8 +11,9 @@
 namespace upm::store {
 
 // Returns true if the program could not tell a private mapping of a segment from this
-// one, nor lock itself up while it is frozen. Else `reason` is one of UPM_SKIPPED_*.
-bool eligible(const Vma &part, unsigned &reason) noexcept;
+// one, nor lock itself up while it is frozen. Else `reason` is one of UPM_SKIPPED_*. `frame`:
+// that of the call whose work this is; nothing above it on the stack is written to meanwhile.
+bool eligible(const Vma &part, const void *frame, unsigned &reason) noexcept;
 
 // Leaves out the pages of a fresh window that are shared already, or not there. `segment`:
 // it is of a mapping of one. 0 or -errno.

@@ -5,7 +5,10 @@
 #include "tests/libupm/store/fixture.hpp"
 
 #include <atomic>
+#include <cstring>
 #include <fcntl.h>
+#include <functional>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
@@ -150,6 +153,51 @@ TEST_F(StoreMemory, PartOfAMapping) {
               0);
     EXPECT_EQ(counts.inserted, 200U);
     EXPECT_TRUE(has_pattern(pages, 7));
+}
+
+// Where the kernel puts a thread's stack is chance: it may be right beside a block that the
+// thread is to merge. Only what it uses of the stack must not freeze.
+TEST_F(StoreMemory, BesideTheStackOfItsThread) {
+    constexpr std::size_t kBlock = 100;
+    constexpr std::size_t kStack = 64;
+    const Pages all(kBlock + kStack + kBlock);
+    ASSERT_EQ(open(), 0) << text;
+    const auto fill = [&](std::size_t first, char *copy) {
+        for (std::size_t page = first; page < first + kBlock; ++page)
+            std::memcpy(all.page(page), &page, sizeof(page));
+        std::memcpy(copy, all.page(first), kBlock * page_size());
+    };
+    const Pages below(kBlock);
+    const Pages above(kBlock);
+    all.fill('s');
+    fill(0, below.data());
+    fill(kBlock + kStack, above.data());
+    const auto part = [&](std::size_t first, std::size_t count) {
+        return call({.addr = reinterpret_cast<std::uint64_t>(all.page(first)),
+                     .len = count * page_size(),
+                     .quiescent = true});
+    };
+    std::function<void()> body = [&] {
+        EXPECT_EQ(part(0, kBlock), 0);
+        EXPECT_EQ(counts.inserted, kBlock) << "below";
+        EXPECT_EQ(part(kBlock + kStack, kBlock), 0);
+        EXPECT_EQ(counts.inserted, kBlock) << "above";
+        EXPECT_EQ(part(kBlock, kStack), 0);
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_UNSUPPORTED], kStack) << "the stack itself";
+    };
+    pthread_attr_t attributes;
+    ASSERT_EQ(::pthread_attr_init(&attributes), 0);
+    ASSERT_EQ(::pthread_attr_setstack(&attributes, all.page(kBlock), kStack * page_size()), 0);
+    pthread_t thread{};
+    const auto run = [](void *work) -> void * {
+        (*static_cast<std::function<void()> *>(work))();
+        return nullptr;
+    };
+    ASSERT_EQ(::pthread_create(&thread, &attributes, run, &body), 0);
+    (void)::pthread_join(thread, nullptr);
+    (void)::pthread_attr_destroy(&attributes);
+    EXPECT_EQ(std::memcmp(all.page(0), below.data(), below.size()), 0);
+    EXPECT_EQ(std::memcmp(all.page(kBlock + kStack), above.data(), above.size()), 0);
 }
 
 TEST_F(StoreMemory, ProgramClosesEveryDescriptor) {
