@@ -10,8 +10,9 @@
 
 #include <cstddef>
 #include <cstring>
-#include <dlfcn.h>
 #include <elf.h>
+#include <link.h>
+#include <span>
 
 namespace upm::hook {
 
@@ -33,41 +34,70 @@ std::uint64_t mark_of_freed() noexcept {
 struct Span {
     std::uintptr_t start = 0;
     std::uintptr_t end = 0;
+
+    [[nodiscard]] bool has(std::uintptr_t at) const noexcept { return at >= start && at < end; }
 };
 
-Span span_of(std::uintptr_t base, const Elf64_Phdr &part) noexcept {
-    return {.start = base + part.p_vaddr, .end = base + part.p_vaddr + part.p_memsz};
+Span span_of(const dl_phdr_info &object, const Elf64_Phdr &part) noexcept {
+    const std::uintptr_t start = object.dlpi_addr + part.p_vaddr;
+    return {.start = start, .end = start + part.p_memsz};
+}
+
+// The part of an object at that address, nullptr if it is another's.
+const Elf64_Phdr *part_at(const dl_phdr_info &object, std::uintptr_t at) noexcept {
+    for (std::size_t i = 0; i < object.dlpi_phnum; ++i)
+        if (const Elf64_Phdr &part = object.dlpi_phdr[i];
+            part.p_type == PT_LOAD && span_of(object, part).has(at))
+            return &part;
+    return nullptr;
+}
+
+struct Search {
+    std::uint64_t value = 0;
+    std::uintptr_t inside = 0;      // of the library that it is in
+    std::uint64_t *found = nullptr; // the only word with that value
+};
+
+// Looks at the variables of one part, but for those that are read-only by now. Returns false
+// if there are several such words.
+bool look_at(Span part, Span constant, Search &search) noexcept {
+    for (std::uintptr_t at = (part.start + 7) & ~std::uintptr_t{7}; at + 8 <= part.end; at += 8) {
+        auto *const word = reinterpret_cast<std::uint64_t *>(at);
+        if (constant.has(at) || *word != search.value)
+            continue;
+        if (search.found != nullptr)
+            return false;
+        search.found = word;
+    }
+    return true;
+}
+
+// Called for each library until it returns something else than 0.
+int look_at_object(dl_phdr_info *object, std::size_t /*size*/, void *search_for) noexcept {
+    Search &search = *static_cast<Search *>(search_for);
+    if (part_at(*object, search.inside) == nullptr)
+        return 0;
+    const std::span<const Elf64_Phdr> parts(object->dlpi_phdr, object->dlpi_phnum);
+    Span constant;
+    for (const Elf64_Phdr &part : parts)
+        if (part.p_type == PT_GNU_RELRO)
+            constant = span_of(*object, part);
+    for (const Elf64_Phdr &part : parts)
+        if (part.p_type == PT_LOAD && (part.p_flags & PF_W) != 0 &&
+            !look_at(span_of(*object, part), constant, search)) {
+            search.found = nullptr;
+            break;
+        }
+    return 1;
 }
 
 // The only word with that value in libc's variables; nullptr: there is none, or several.
 std::uint64_t *find_variable(std::uint64_t value) noexcept {
-    Dl_info info{};
-    if (::dladdr(reinterpret_cast<const void *>(real().getenv), &info) == 0)
-        return nullptr;
-    const auto base = reinterpret_cast<std::uintptr_t>(info.dli_fbase);
-    const auto *const head = reinterpret_cast<const Elf64_Ehdr *>(base);
-    if (std::memcmp(head->e_ident, ELFMAG, SELFMAG) != 0 || head->e_type != ET_DYN)
-        return nullptr;
-    const auto *const parts = reinterpret_cast<const Elf64_Phdr *>(base + head->e_phoff);
-    Span constant; // read-only by now
-    for (std::size_t i = 0; i < head->e_phnum; ++i)
-        if (parts[i].p_type == PT_GNU_RELRO)
-            constant = span_of(base, parts[i]);
-    std::uint64_t *found = nullptr;
-    for (std::size_t i = 0; i < head->e_phnum; ++i) {
-        if (parts[i].p_type != PT_LOAD || (parts[i].p_flags & PF_W) == 0)
-            continue;
-        const Span all = span_of(base, parts[i]);
-        for (std::uintptr_t at = (all.start + 7) & ~std::uintptr_t{7}; at + 8 <= all.end; at += 8) {
-            auto *const word = reinterpret_cast<std::uint64_t *>(at);
-            if ((at >= constant.start && at < constant.end) || *word != value)
-                continue;
-            if (found != nullptr)
-                return nullptr;
-            found = word;
-        }
-    }
-    return found;
+    Search search{.value = value,
+                  .inside = reinterpret_cast<std::uintptr_t>(real().getenv),
+                  .found = nullptr};
+    (void)::dl_iterate_phdr(look_at_object, &search);
+    return search.found;
 }
 
 } // namespace

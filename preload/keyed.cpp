@@ -12,12 +12,14 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <pthread.h>
 #include <string_view>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 namespace upm::hook {
@@ -85,27 +87,60 @@ void put_stack_size_back(std::uint64_t limit) noexcept {
     (void)::pthread_attr_destroy(&attributes);
 }
 
-// Moves the start of the heap by steps: the kernel refuses one that is larger than all
-// memory. What was stepped over is given back, and counts for no limit but RLIMIT_DATA.
+// The kernel refuses a step of the heap that is larger than all memory, unless the system is
+// told to promise anything.
+std::uint64_t largest_step() noexcept {
+    constexpr std::uint64_t kMost = 64UL << 30;
+    struct sysinfo memory {};
+    if (::syscall(SYS_sysinfo, &memory) != 0)
+        return kMost;
+    const std::uint64_t all = (std::uint64_t{memory.totalram} + memory.totalswap) * memory.mem_unit;
+    return std::min(kMost, all & ~(kPageSize - 1));
+}
+
+// The whole pages of the heap that end before `end` and were stepped over: from then on they
+// count for no limit but RLIMIT_DATA.
+void give_back(std::uintptr_t end, std::uint64_t bytes) noexcept {
+    const std::uintptr_t start = (end - bytes + kPageSize - 1) & ~(kPageSize - 1);
+    (void)::syscall(SYS_munmap, start, (end & ~(kPageSize - 1)) - start);
+}
+
+// Returns true where what a process takes for a moment may be missing elsewhere.
+bool promises_are_counted() noexcept {
+    char mode = '0';
+    const int fd = ::open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    const bool known = ::syscall(SYS_read, fd, &mode, sizeof(mode)) == 1;
+    (void)::close(fd);
+    return known && mode == '2';
+}
+
+// Moves the start of the heap, by steps that are given back together; where one of them is
+// refused (RLIMIT_AS, an old kernel, vm.overcommit_memory), by smaller ones, each given back
+// at once.
 void move_heap(std::uint64_t bytes) noexcept {
-    constexpr std::uint64_t kFirstStep = 64UL << 30;
+    constexpr std::uint64_t kSmallStep = 256UL << 20;
     constexpr std::uint64_t kLeastStep = 64UL << 20;
     void *const failed = reinterpret_cast<void *>(-1);
-    std::uint64_t step = kFirstStep;
+    std::uint64_t step = largest_step();
     std::uint64_t done = 0;
-    while (done < bytes) {
+    std::uint64_t kept = 0; // of it, and not given back yet
+    bool at_once = false;
+    while (done < bytes && step >= kLeastStep) {
         const std::uint64_t now = std::min(step, bytes - done);
-        void *const at = ::sbrk(static_cast<std::intptr_t>(now));
-        if (at == failed && now / 2 < kLeastStep)
-            break;
-        if (at == failed) {
-            step = now / 2 & ~(kPageSize - 1);
-            continue;
+        if (::sbrk(static_cast<std::intptr_t>(now)) != failed) {
+            done += now;
+            kept += now;
+        } else {
+            const bool counted = !at_once && promises_are_counted();
+            step = std::min(now / 2 & ~(kPageSize - 1), counted ? kSmallStep : step);
+            at_once = true;
         }
-        const auto start =
-            (reinterpret_cast<std::uintptr_t>(at) + kPageSize - 1) & ~(kPageSize - 1);
-        (void)::syscall(SYS_munmap, start, now);
-        done += now;
+        if (kept != 0 && (at_once || done == bytes)) {
+            give_back(reinterpret_cast<std::uintptr_t>(::sbrk(0)), kept);
+            kept = 0;
+        }
     }
     if (done < bytes && done != 0)
         (void)::sbrk(-static_cast<std::intptr_t>(done));

@@ -43,6 +43,14 @@ PYTHON_PROGRAM = (
     "print('ready', flush=True)\n"
     "sys.stdin.read()\n"
 )
+TORCH_PROGRAM = (
+    "import sys, torch\n"
+    "layer = torch.nn.Conv2d(3, 16, 3)\n"
+    "with torch.no_grad():\n"
+    "    layer(torch.ones(1, 3, 64, 64))\n"
+    "print('ready', flush=True)\n"
+    "sys.stdin.read()\n"
+)
 RUST_PROGRAM = """
 use std::io::Read;
 fn main() {
@@ -148,8 +156,20 @@ class Maps(Case):
     def test_c(self) -> None:
         self.same([self.program, "maps"])
 
+    def test_with_little_to_promise(self) -> None:
+        """The heap gets to its place by smaller steps where one as large as memory is refused."""
+        words: Words = [UPM, "run", "--layout", "keyed", "--", self.program, "places"]
+        limited: Words = ["bash", "-c", 'ulimit -v 1000000; exec "$0" "$@"', *words]
+        outs = [self.fine(run(one, self.variables("11" * 16))) for one in (words, limited)]
+        self.assertEqual(outs[0], outs[1])
+
     def test_python(self) -> None:
         self.same([PYTHON, "-c", PYTHON_PROGRAM])
+
+    def test_torch(self) -> None:
+        if run([PYTHON, "-c", "import torch"], {}).returncode != 0:
+            self.skipTest("no python3-torch")
+        self.same([PYTHON, "-c", TORCH_PROGRAM])
 
     def test_python_hashes(self) -> None:
         script = "import os; print(hash('a'), os.environ.get('PYTHONHASHSEED'))"
@@ -186,15 +206,19 @@ class Maps(Case):
             self.skipTest("no javac")
 
     def test_rust(self) -> None:
-        if not shutil.which("rustc"):
+        compiler = shutil.which("rustc", path="/usr/bin") or shutil.which("rustc")
+        if not compiler:
             self.skipTest("no rustc")
         source = self.folder / "wait.rs"
         source.write_text(RUST_PROGRAM)
         built = subprocess.run(
-            ["rustc", "-o", self.folder / "rust", source], capture_output=True, check=False
+            [compiler, "-o", self.folder / "rust", source],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if built.returncode != 0:
-            self.skipTest("rustc does not work")
+            self.skipTest(f"{compiler} does not work: {built.stderr.strip().splitlines()[-1:]}")
         self.same([self.folder / "rust"])
 
     def test_go(self) -> None:

@@ -15,7 +15,7 @@ namespace {
 
 // What upm-layout calls (tests/tools/upm-runc/main_test.py traces it), and what the hook
 // calls for a layout.
-constexpr std::array<std::string_view, 30> kCalls = {
+constexpr std::array<std::string_view, 31> kCalls = {
     "access",          "arch_prctl", "brk",        "close",
     "execve",          "exit_group", "faccessat",  "faccessat2",
     "fgetxattr",       "fstat",      "futex",      "getegid",
@@ -23,7 +23,7 @@ constexpr std::array<std::string_view, 30> kCalls = {
     "mprotect",        "munmap",     "newfstatat", "openat",
     "personality",     "pread64",    "prlimit64",  "read",
     "readlink",        "readlinkat", "rseq",       "set_robust_list",
-    "set_tid_address", "write"};
+    "set_tid_address", "sysinfo",    "write"};
 
 bool allows(const std::string &action) {
     return action == "SCMP_ACT_ALLOW" || action == "SCMP_ACT_LOG";

@@ -14,11 +14,9 @@ Elf::Elf(Read read) : read_(std::move(read)) {
         head_ = {};
     if (!valid_ || !has_64_bits())
         return;
-    for (unsigned i = 0; i < head_.e_phnum; ++i) {
-        Elf64_Phdr part{};
-        if (at(head_.e_phoff + std::uint64_t{i} * head_.e_phentsize, part))
-            parts_.push_back(part);
-    }
+    // The kernel takes no other size.
+    if (head_.e_phentsize == sizeof(Elf64_Phdr))
+        parts_ = table<Elf64_Phdr>(head_.e_phoff, head_.e_phnum);
 }
 
 Elf Elf::of_file(const Descriptor &file) {
@@ -35,13 +33,14 @@ Elf Elf::of_text(std::string_view content) {
 }
 
 std::vector<Elf64_Dyn> Elf::dynamic() const {
+    constexpr std::uint64_t kMost = 4096; // entries; programs have some dozens
     std::vector<Elf64_Dyn> entries;
     for (const Elf64_Phdr &part : parts_) {
         if (part.p_type != PT_DYNAMIC)
             continue;
-        Elf64_Dyn entry{};
-        for (std::uint64_t done = 0; done + sizeof(entry) <= part.p_filesz; done += sizeof(entry)) {
-            if (!at(part.p_offset + done, entry) || entry.d_tag == DT_NULL)
+        for (const Elf64_Dyn &entry :
+             table<Elf64_Dyn>(part.p_offset, std::min(part.p_filesz / sizeof(Elf64_Dyn), kMost))) {
+            if (entry.d_tag == DT_NULL)
                 break;
             entries.push_back(entry);
         }

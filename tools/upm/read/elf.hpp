@@ -33,7 +33,8 @@ class Elf {
     [[nodiscard]] const Elf64_Ehdr &head() const { return head_; }
     // Program headers; empty if it has not 64 bits. Those that are cut off are missing.
     [[nodiscard]] const std::vector<Elf64_Phdr> &parts() const { return parts_; }
-    // Entries of the dynamic section up to DT_NULL; empty: it is linked statically.
+    // Entries of the dynamic section up to DT_NULL, 4096 at most; empty: it is linked
+    // statically.
     [[nodiscard]] std::vector<Elf64_Dyn> dynamic() const;
     // Where in the file the bytes are that have that address in memory.
     [[nodiscard]] std::optional<std::uint64_t> offset_of(std::uint64_t address) const;
@@ -49,6 +50,16 @@ class Elf {
     }
 
   private:
+    // So many parts in a row, read at once; those that are cut off are missing.
+    template <typename Part>
+    [[nodiscard]] std::vector<Part> table(std::uint64_t offset, std::size_t count) const {
+        std::vector<Part> parts(count);
+        const std::size_t got =
+            read_(offset, reinterpret_cast<char *>(parts.data()), count * sizeof(Part));
+        parts.resize(got / sizeof(Part));
+        return parts;
+    }
+
     Read read_;
     bool valid_ = false;
     Elf64_Ehdr head_{};

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <optional>
@@ -85,6 +86,23 @@ std::string read_names(const Elf &elf) {
     return offset && size <= kMost ? elf.bytes(*offset, size) : "";
 }
 
+// Their names end alike, so one walk finds all of them: programs can have megabytes of names,
+// and memmem(3) skips most of what it looks through.
+bool names_sanitizer(std::string_view names) {
+    constexpr std::string_view kEnd = "san_init";
+    constexpr std::array<std::string_view, 5> kTheirs = {
+        "__asan_init", "__hwasan_init", "__lsan_init", "__msan_init", "__tsan_init"};
+    while (const void *const at = ::memmem(names.data(), names.size(), kEnd.data(), kEnd.size())) {
+        const auto start = static_cast<std::size_t>(static_cast<const char *>(at) - names.data());
+        const std::string_view before = names.substr(0, start + kEnd.size());
+        if (std::ranges::any_of(kTheirs,
+                                [&](std::string_view one) { return before.ends_with(one); }))
+            return true;
+        names.remove_prefix(before.size());
+    }
+    return false;
+}
+
 Loader loader_of(const Descriptor &file) {
     const Elf elf = Elf::of_file(file);
     if (!elf.valid())
@@ -139,12 +157,7 @@ bool has_sanitizer(const Program &program) {
     const Descriptor file(::open(program.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!file)
         return false;
-    const std::string names = read_names(Elf::of_file(file));
-    constexpr std::array kTheirs = {"__asan_init", "__hwasan_init", "__lsan_init", "__msan_init",
-                                    "__tsan_init"};
-    return std::any_of(kTheirs.begin(), kTheirs.end(), [&names](std::string_view name) {
-        return names.find(name) != std::string::npos;
-    });
+    return names_sanitizer(read_names(Elf::of_file(file)));
 }
 
 std::string why_no_hook(const Program &program) {
