@@ -32,6 +32,8 @@ class Layout(unittest.TestCase):
         # What depends on addresses otherwise, such as the order of a set, is not foreseen.
         self.assertGreater(row["saving_predicted"], stock + 0.3 * (truth - stock))
         self.assertLess(row["saving_predicted"], 1.05 * truth)
+        self.assertGreater(row["saving_predicted_at_most"], 0.97 * truth)
+        self.assertLess(row["saving_predicted_at_most"], 1.2 * truth)
         # Of what lies alike already, nothing is left to win.
         self.assertAlmostEqual(row["saving_keyed_predicted"] / truth, 1, delta=0.05)
 

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
 namespace upm::tool::pss {
 
@@ -42,6 +44,12 @@ void add_to(Histogram &histogram, std::size_t groups, double weight) {
     histogram[groups] += weight;
 }
 
+// What memory is used for, as far as processes that run the same program agree on it: whether
+// what lies in anonymous memory is large is a matter of what lies beside it.
+Kind use_of(Kind kind) {
+    return kind == Kind::kWeights || kind == Kind::kArena ? Kind::kAnon : kind;
+}
+
 class Counter {
   public:
     Counter(Estimate &result, std::uint64_t scale, std::uint64_t page, std::uint64_t sharing)
@@ -65,6 +73,10 @@ class Counter {
         add_to(contents_, groups_of(first, last), weight() * static_cast<double>(contents));
         const std::uint64_t spare = frames - std::min(frames, contents);
         samples_[(first->hash >> 56U) % kSamples] += static_cast<double>(spare);
+        if (first->addresses)
+            with_addresses(first, last);
+        else
+            spare_without_addresses_ += spare;
         for (const PageRecord *at = first; at != last;) {
             const PageRecord *const end = frame_end(at, last);
             frame(at, end, frames, spare);
@@ -72,7 +84,18 @@ class Counter {
         }
     }
 
-    void finish(double zero_frames) {
+    // Of zeros: their frames, and what is saved of them already.
+    void finish(double zero_frames, double saved) {
+        std::uint64_t most = spare_without_addresses_;
+        for (const auto &[use, processes] : with_addresses_) {
+            std::uint64_t largest = 0;
+            for (const auto &[process, pages] : processes) {
+                most += pages.frames;
+                largest = std::max(largest, pages.contents);
+            }
+            most -= std::min(most, largest);
+        }
+        result_.at_most = saved + weight() * static_cast<double>(most);
         double mean = 0, squares = 0;
         for (const double sample : samples_)
             mean += sample / kSamples;
@@ -99,6 +122,20 @@ class Counter {
             seen_.push_back(first->group);
         std::sort(seen_.begin(), seen_.end());
         return static_cast<std::size_t>(std::unique(seen_.begin(), seen_.end()) - seen_.begin());
+    }
+
+    void with_addresses(const PageRecord *first, const PageRecord *last) {
+        const auto pages = [&](const PageRecord &r) -> Pages & {
+            return with_addresses_[{r.program, use_of(r.kind)}][r.process];
+        };
+        for (const PageRecord *at = first; at != last; at = frame_end(at, last))
+            ++pages(*at).frames;
+        const auto what = [](const PageRecord &r) { return std::pair(r.process, r.content); };
+        sorted_.assign(first, last);
+        std::ranges::sort(sorted_, {}, what);
+        const auto twins = std::ranges::unique(sorted_, {}, what);
+        for (auto at = sorted_.begin(); at != twins.begin(); ++at)
+            ++pages(*at).contents;
     }
 
     // The most contents that one process has of these.
@@ -140,6 +177,14 @@ class Counter {
     std::uint64_t scale_, page_, sharing_;
     Histogram frames_, contents_;
     std::array<double, kSamples> samples_ = {};
+    std::uint64_t spare_without_addresses_ = 0;
+    struct Pages {
+        std::uint64_t frames = 0;
+        std::uint64_t contents = 0; // pages that are equal as they are count once
+    };
+    // Those with addresses, by program and use, and then by process.
+    std::map<std::pair<std::uint16_t, Kind>, std::map<std::uint32_t, Pages>> with_addresses_;
+    std::vector<PageRecord> sorted_;
     std::vector<std::uint32_t> seen_;
     std::vector<std::uint64_t> pairs_;
 };
@@ -170,8 +215,11 @@ void count(Estimate &result, std::vector<PageRecord> &records, std::uint64_t sca
         return a.hash != b.hash ? a.hash < b.hash : a.frame < b.frame;
     });
     double zeros = 0; // all that is there so far
-    for (const EstimateGroup &group : result.groups)
+    double saved = 0;
+    for (const EstimateGroup &group : result.groups) {
         zeros += static_cast<double>(group.total().zero);
+        saved += group.total().saving;
+    }
     Counter counter(result, scale, page_size, max_page_sharing);
     for (std::size_t at = 0; at < records.size();) {
         std::size_t end = at + 1;
@@ -180,7 +228,7 @@ void count(Estimate &result, std::vector<PageRecord> &records, std::uint64_t sca
         counter.content(&records[at], records.data() + end);
         at = end;
     }
-    counter.finish(zeros);
+    counter.finish(zeros, saved);
     for (const EstimateGroup &group : result.groups)
         result.total += group.total();
     result.sampled = 1 / static_cast<double>(scale);

@@ -43,13 +43,16 @@ struct Extrapolation {
 // If all processes had one layout, so that pages with addresses were equal as well.
 struct LayoutEstimate {
     double saving = 0;
-    double error = 0; // as in Estimate
+    double at_most = 0; // if each page with addresses were equal to one of each other process
+                        // that runs the same program and uses the page for the same
+    double error = 0;   // as in Estimate
     std::vector<Extrapolation> extrapolation;
 };
 
 struct Estimate {
     std::vector<EstimateGroup> groups;
     Classes total;
+    double at_most = 0;    // bytes, as in LayoutEstimate
     double error = 0;      // bytes, 95 %: of `total.saving` by sampling; 0: nothing was left out
     double sampled = 1;    // of the contents, the part that was kept
     double ksm = 0;        // bytes that KSM saves when it has seen all that it was given
@@ -69,11 +72,14 @@ struct PageRecord {
     std::uint32_t group = 0;
     std::uint32_t process = 0;
     std::uint32_t content = 0; // of a hash of the content as it is
+    std::uint16_t program = 0; // processes with the same number run the same program
     Kind kind = Kind::kAnon;
-    bool anon = false;
-    bool exclusive = false; // nobody else maps the frame
-    bool ksm = false;       // in a mapping that was given to KSM
+    bool anon : 1 = false;
+    bool exclusive : 1 = false; // nobody else maps the frame
+    bool ksm : 1 = false;       // in a mapping that was given to KSM
+    bool addresses : 1 = false; // addresses in it were made alike
 };
+static_assert(sizeof(PageRecord) == 32);
 
 // Pages of equal hash would have one content if processes had one layout, unless one and
 // the same process has several contents of them: then that many would be different.

@@ -75,9 +75,10 @@ std::uint64_t Rebaser::rebased(std::uint64_t word, std::uint64_t page_number) co
     return has_upper_half(word) ? (word & (kLow - 1)) + base_of("half") : word;
 }
 
-void Rebaser::rebase(char *page, std::size_t size, std::uint64_t address) const {
+bool Rebaser::rebase(char *page, std::size_t size, std::uint64_t address) const {
     if (parts_.empty())
-        return;
+        return false;
+    bool found = false;
     const std::uint64_t lowest = std::min(parts_.front().start, address >> kPageBits);
     const std::uint64_t highest = parts_.back().end | ((std::uint64_t{1} << kHalf) - 1);
     for (std::size_t at = 0; at < size; at += sizeof(std::uint64_t)) {
@@ -85,9 +86,11 @@ void Rebaser::rebase(char *page, std::size_t size, std::uint64_t address) const 
         std::memcpy(&word, page + at, sizeof(word));
         if (word < lowest || word > highest)
             continue;
-        word = rebased(word, address >> kPageBits);
-        std::memcpy(page + at, &word, sizeof(word));
+        const std::uint64_t alike = rebased(word, address >> kPageBits);
+        found = found || alike != word;
+        std::memcpy(page + at, &alike, sizeof(alike));
     }
+    return found;
 }
 
 } // namespace upm::tool::pss

@@ -27,8 +27,9 @@ class Rebaser {
     // In the order of their addresses. Nothing: no word is changed.
     explicit Rebaser(const std::vector<MeasuredMapping> &mappings = {});
 
-    // The bytes of the page at that address; `size`: a multiple of 8.
-    void rebase(char *page, std::size_t size, std::uint64_t address) const;
+    // The bytes of the page at that address; `size`: a multiple of 8. Returns true if there
+    // were addresses in it.
+    bool rebase(char *page, std::size_t size, std::uint64_t address) const;
 
   private:
     struct Part {

@@ -41,6 +41,7 @@ bool all_zero(const char *page, std::size_t size) {
 struct Content {
     std::uint64_t hash = 0;  // as it is counted; 0: only zeros
     std::uint32_t plain = 0; // of the page as it is
+    bool addresses = false;  // it has addresses
 };
 
 class Scanner {
@@ -54,6 +55,7 @@ class Scanner {
 
     Estimate run() {
         std::unordered_map<std::string, std::uint32_t> places;
+        std::unordered_map<std::string, std::size_t> programs;
         for (const Process &process : snapshot_.processes) {
             const std::string key = group_key(process, options_.by);
             const auto [place, added] =
@@ -61,6 +63,8 @@ class Scanner {
             if (added)
                 result_.groups.push_back({.key = key, .kinds = {}});
             group_ = place->second;
+            program_ = static_cast<std::uint16_t>(
+                programs.try_emplace(process.command, programs.size()).first->second);
             scan(process);
             ++processes_;
         }
@@ -163,7 +167,7 @@ class Scanner {
         Content value;
         if (!all_zero(page, page_)) {
             value.plain = static_cast<std::uint32_t>(XXH3_64bits(page, page_) >> 8U);
-            rebaser_.rebase(page, page_, address);
+            value.addresses = rebaser_.rebase(page, page_, address);
             value.hash = XXH3_64bits(page, page_) | 1U;
         }
         const std::uint64_t frame = entry & kPageFrame;
@@ -197,10 +201,12 @@ class Scanner {
                             .group = group_,
                             .process = static_cast<std::uint32_t>(processes_),
                             .content = content.plain,
+                            .program = program_,
                             .kind = kind_,
                             .anon = anon,
                             .exclusive = exclusive,
-                            .ksm = ksm});
+                            .ksm = ksm,
+                            .addresses = content.addresses});
         while (records_.size() > room_) {
             mask_ = mask_ << 1U | 1U;
             std::erase_if(records_,
@@ -279,6 +285,7 @@ class Scanner {
     const MeasuredMapping *mapping_ = nullptr;
     Kind kind_ = Kind::kAnon;
     std::uint32_t group_ = 0;
+    std::uint16_t program_ = 0;
     std::uint64_t mask_ = 0; // contents are kept whose hash has none of these bits
     std::uint64_t hidden_ = 0;
     std::uint64_t ksm_zeros_ = 0;
@@ -298,6 +305,7 @@ Estimate estimate(Proc &proc, const Snapshot &snapshot, const EstimateOptions &o
         result.seconds += keyed.seconds;
         result.cpu_seconds += keyed.cpu_seconds;
         result.layout = {.saving = keyed.total.saving,
+                         .at_most = keyed.at_most,
                          .error = keyed.error,
                          .extrapolation = std::move(keyed.extrapolation)};
     }

@@ -76,6 +76,7 @@ Json to_json(const Estimate &estimate) {
     json["extrapolation"] = curve_json(estimate.extrapolation);
     if (estimate.layout)
         json["keyed_layout"] = {{"saving", rounded(estimate.layout->saving)},
+                                {"at_most", rounded(estimate.layout->at_most)},
                                 {"error_95", rounded(estimate.layout->error)},
                                 {"extrapolation", curve_json(estimate.layout->extrapolation)}};
     return json;
@@ -119,7 +120,8 @@ std::string summary(const Estimate &estimate, const Style &style) {
                            text(estimate.layout->saving));
         if (estimate.layout->error > 0)
             out += fmt::format(" ± {}", text(estimate.layout->error));
-        out += "\n" + curve_text(estimate.layout->extrapolation, style);
+        out += fmt::format(" at least, {} at most\n", text(estimate.layout->at_most)) +
+               curve_text(estimate.layout->extrapolation, style);
     }
     if (!estimate.frames)
         out += "page frames are hidden (CAP_SYS_ADMIN): equal shared pages are taken for one\n";

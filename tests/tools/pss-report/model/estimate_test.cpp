@@ -73,6 +73,32 @@ TEST(Count, WhatDiffersWithinAProcessStaysDifferent) {
     EXPECT_DOUBLE_EQ(counted(records, 3).total.saving, 4.0 * kPage);
 }
 
+// Two processes of one program have three pages with addresses each, of which two are alike,
+// and one of another use; what another program has is equal to nothing of theirs.
+TEST(Count, PagesWithAddressesMayAllBecomeEqual) {
+    std::vector<PageRecord> records = {record(1, 1, 0), record(1, 2, 1)}; // without
+    for (const std::uint32_t process : {0U, 1U, 2U})
+        for (std::uint64_t page = 0; page < 4; ++page) {
+            const std::uint64_t own = 100 * (process + 1) + page;
+            records.push_back(record(page == 0 && process < 2 ? 3 : own, own, process));
+            records.back().addresses = true;
+            records.back().program = process < 2 ? 0 : 1;
+            if (page == 3)
+                records.back().kind = process == 0 ? Kind::kHeap : Kind::kStack;
+        }
+    const Estimate result = counted(records, 3);
+    EXPECT_DOUBLE_EQ(result.total.saving, 2.0 * kPage);
+    EXPECT_DOUBLE_EQ(result.at_most, 4.0 * kPage);
+    const auto twice = [&](std::size_t first) { // two pages of one process are equal as they are
+        records[first + 2].hash = records[first + 1].hash;
+        records[first + 2].content = records[first + 1].content;
+    };
+    twice(2);
+    EXPECT_DOUBLE_EQ(counted(records, 3).at_most, 4.0 * kPage);
+    twice(6);
+    EXPECT_DOUBLE_EQ(counted(records, 3).at_most, 5.0 * kPage);
+}
+
 // Of 7 equal pages, with 3 to a KSM page, three pages stay.
 TEST(Count, KsmKeepsAPageForSoManyMappings) {
     std::vector<PageRecord> records;
