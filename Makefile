@@ -9,7 +9,8 @@
 ##   kmod-7.2    the module for the kernel of Debian sid, in a folder of sid (as root)
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
 ##   test-long   the tests that take long (tests/preload/soak.py, tests/vm/suite.long)
-##   test-programs  large programs under the hook do what they do without (half an hour)
+##   test-programs  large programs under the hook, and with --layout keyed, do what they do
+##               without (an hour; installs compilers of Go, Java and Rust: 1 GB)
 ##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13
 ##               (as root; 2 GB in ~/.cache/upm, once)
 ##   test-first-hour  what an operator types in the first hour, in a Debian of its own, with
@@ -184,6 +185,7 @@ test-long: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps soak $(TEST_KERNELS:%=long:%)
 
 test-programs: tests $(call deps,programs)
+	@tests/preload/layout_test.py Maps
 	@JOBS=$(JOBS) tests/preload/real_programs.py
 
 test-packages: deb $(call deps,packages)

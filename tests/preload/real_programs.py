@@ -4,9 +4,10 @@
 
     tests/preload/real_programs.py [CLASS...]        CPython, Redis, Sqlite, Compiler
 
-Each runs without the hook and then with it (idle for 10 ms, blocks of 64 KiB and more),
-and the results are compared. Memory is merged by UPM_BACKEND, by default the store, with
-a broker of the test's own. Takes some minutes. `make test-programs` installs what it
+Each runs without the hook, with it (idle for 10 ms, blocks of 64 KiB and more), and by
+`upm run --layout keyed`, and the results are compared; UPM_TEST_WAYS names fewer of the ways
+`hook` and `keyed`. Memory is merged by UPM_BACKEND, by default the store, with a broker of
+the test's own. Takes the better part of an hour. `make test-programs` installs what it
 needs; what is missing all the same is skipped, and all skipped is exit status 4.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,14 +25,15 @@ import time
 import unittest
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hooked import PYTHON, ROOT, UPM, Broker, environment, hook, main
+from hooked import PYTHON, ROOT, UPM, Broker, Words, environment, hook, main
 
 SECONDS = 3600
 JOBS = os.environ.get("JOBS", "2")
+WAYS = os.environ.get("UPM_TEST_WAYS", "hook keyed").split()
 
 # CPython's own tests of what has to do with memory, threads, processes, files and
 # numbers, and of much of the library.
@@ -54,10 +57,22 @@ PYTHON_TESTS = """
 """.split()
 
 
+class Way(NamedTuple):
+    """How programs are run: behind these words, in this environment."""
+
+    name: str
+    prefix: Words
+    variables: dict[str, str]
+
+
+PLAIN = Way("plain", [], environment())
+
+
 class Case(unittest.TestCase):
-    """A broker, and the environments without and with the hook."""
+    """A broker, and the ways to run a program that are compared with the plain one."""
 
     hooked: ClassVar[dict[str, str]]
+    ways: ClassVar[list[Way]]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -70,9 +85,22 @@ class Case(unittest.TestCase):
                 UPM_MIN_BYTES="64K",
             )
         )
-
-    def environments(self) -> list[tuple[str, dict[str, str]]]:
-        return [("without", environment()), ("with the hook", self.hooked)]
+        # upm run sets these itself: the layout goes with the scope `all`.
+        others = {k: v for k, v in cls.hooked.items() if k not in ("LD_PRELOAD", "UPM_SCOPE")}
+        keyed = Way(
+            "keyed", [UPM, "run", "--layout", "keyed", "--"], others | {"UPM_DOMAIN": "77" * 16}
+        )
+        cls.ways = [way for way in (Way("hook", [], cls.hooked), keyed) if way.name in WAYS]
+        for way in cls.ways:
+            done = subprocess.run(
+                [*way.prefix, PYTHON, "-c", ""],
+                env=way.variables,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0 or "stock layout" in done.stderr:
+                raise AssertionError(f"{way.name}: {done.stderr}")
 
     def inserted(self) -> int:
         """Bytes that hooked programs of this class have published."""
@@ -86,8 +114,8 @@ class Case(unittest.TestCase):
 class CPython(Case):
     """Each test of the selection has the same outcome; what differs gets a second try."""
 
-    def outcomes(self, modules: list[str], variables: dict[str, str]) -> dict[str, str]:
-        """Outcome of each test by its name."""
+    def outcomes(self, modules: list[str], way: Way) -> dict[str, str]:
+        """Outcome of each test by its name; each module has a process of its own."""
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
             command: list[str | Path] = [
@@ -98,12 +126,14 @@ class CPython(Case):
                 JOBS,
                 "--timeout",
                 "600",
+                "--python",
+                shlex.join(str(word) for word in (*way.prefix, PYTHON)),
                 "--junit-xml",
                 report,
             ]
             done = subprocess.run(
                 [*command, *modules],
-                env=variables,
+                env=way.variables,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -124,16 +154,23 @@ class CPython(Case):
     def test_suite(self) -> None:
         if subprocess.run([PYTHON, "-c", "import test.regrtest"], check=False).returncode != 0:
             self.skipTest("no libpython3-testsuite")
-        before = self.outcomes(PYTHON_TESTS, environment())
-        after = self.outcomes(PYTHON_TESTS, self.hooked)
+        before = self.outcomes(PYTHON_TESTS, PLAIN)
         self.assertGreater(len(before), 5000)
-        self.assertGreater(self.inserted(), 0, "the hook merged nothing")
+        for way in self.ways:
+            with self.subTest(way.name):
+                self.compare(before, way)
+
+    def compare(self, before: dict[str, str], way: Way) -> None:
+        """With a second try of what differs, in both ways."""
+        published = self.inserted()
+        after = self.outcomes(PYTHON_TESTS, way)
+        self.assertGreater(self.inserted(), published, "the hook merged nothing")
         differ = {name for name in before | after if before.get(name) != after.get(name)}
-        print(f"{len(before)} tests, {len(differ)} differ at first: {sorted(differ)}")
+        print(f"{way.name}: {len(before)} tests, {len(differ)} differ at first: {sorted(differ)}")
         modules = {module for module in PYTHON_TESTS if any(f"{module}." in n for n in differ)}
         if differ:
-            again = self.outcomes(sorted(modules) or PYTHON_TESTS, environment())
-            with_hook = self.outcomes(sorted(modules) or PYTHON_TESTS, self.hooked)
+            again = self.outcomes(sorted(modules) or PYTHON_TESTS, PLAIN)
+            with_hook = self.outcomes(sorted(modules) or PYTHON_TESTS, way)
             differ = {
                 name for name in again | with_hook if again.get(name) != with_hook.get(name)
             } & differ
@@ -161,11 +198,11 @@ class Redis(Case):
         )
         return done.stdout.strip()
 
-    def start(self, variables: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
+    def start(self, way: Way, folder: str) -> subprocess.Popen[bytes]:
         server = subprocess.Popen(
-            ["redis-server", "--port", self.PORT, "--dir", folder, "--save", "",
+            [*way.prefix, "redis-server", "--port", self.PORT, "--dir", folder, "--save", "",
              "--enable-debug-command", "yes", "--daemonize", "no"],
-            env=variables,
+            env=way.variables,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         for _ in range(200):
@@ -178,10 +215,10 @@ class Redis(Case):
         server.kill()
         raise AssertionError("redis-server does not answer")
 
-    def digests(self, variables: dict[str, str]) -> list[str]:
+    def digests(self, way: Way) -> list[str]:
         """Of the data after each step."""
         with tempfile.TemporaryDirectory() as folder:
-            server = self.start(variables, folder)
+            server = self.start(way, folder)
             try:
                 found = []
                 self.cli("debug", "populate", "1500", "key", "70000")
@@ -217,11 +254,14 @@ class Redis(Case):
     def test_data(self) -> None:
         if not shutil.which("redis-server") or not shutil.which("redis-benchmark"):
             self.skipTest("no redis-server and redis-tools")
-        before = self.digests(environment())
-        after = self.digests(self.hooked)
-        self.assertEqual(before, after)
-        self.assertEqual(after[0], after[1])
-        self.assertGreater(self.inserted(), 0, "the hook merged nothing")
+        before = self.digests(PLAIN)
+        for way in self.ways:
+            with self.subTest(way.name):
+                published = self.inserted()
+                after = self.digests(way)
+                self.assertEqual(before, after)
+                self.assertEqual(after[0], after[1])
+                self.assertGreater(self.inserted(), published, "the hook merged nothing")
 
 
 class Sqlite(Case):
@@ -244,58 +284,75 @@ class Sqlite(Case):
     def test_database(self) -> None:
         if not shutil.which("sqlite3"):
             self.skipTest("no sqlite3")
-        results = []
-        for name, variables in self.environments():
-            with self.subTest(name), tempfile.TemporaryDirectory() as folder:
-                script = "\n".join(line.strip() for line in self.SCRIPT.splitlines())
-                done = subprocess.run(
-                    ["sqlite3", "base.db"],
-                    env=variables,
-                    cwd=folder,
-                    input=script,
-                    capture_output=True,
-                    text=True,
-                    timeout=SECONDS,
-                    check=True,
-                )
-                file = hashlib.sha256((Path(folder) / "base.db").read_bytes()).hexdigest()
-                results.append((done.stdout, done.stderr, file))
-        self.assertEqual(results[0], results[1])
-        self.assertGreater(self.inserted(), 0, "the hook merged nothing")
+        before = self.result(PLAIN)
+        for way in self.ways:
+            with self.subTest(way.name):
+                published = self.inserted()
+                self.assertEqual(self.result(way), before)
+                self.assertGreater(self.inserted(), published, "the hook merged nothing")
+
+    def result(self, way: Way) -> tuple[str, str, str]:
+        """Its output, its errors, and the hash of the database."""
+        with tempfile.TemporaryDirectory() as folder:
+            script = "\n".join(line.strip() for line in self.SCRIPT.splitlines())
+            done = subprocess.run(
+                [*way.prefix, "sqlite3", "base.db"],
+                env=way.variables,
+                cwd=folder,
+                input=script,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=True,
+            )
+            file = hashlib.sha256((Path(folder) / "base.db").read_bytes()).hexdigest()
+            return done.stdout, done.stderr, file
 
 
 class Compiler(Case):
     """gcc, its assembler and the linker make the same bytes."""
 
     def test_build(self) -> None:
+        before = self.result(PLAIN)
+        for way in self.ways:
+            with self.subTest(way.name):
+                self.assertEqual(self.result(way), before)
+
+    def compiler(self, way: Way, words: str) -> str:
+        """A command line; what the compiler starts is run in the same way."""
+        name, *options = words.split()
+        if way.prefix:
+            options += ["-wrapper", ",".join(str(word) for word in way.prefix)]
+        return shlex.join([*(str(word) for word in way.prefix), name, *options])
+
+    def result(self, way: Way) -> tuple[str, bytes]:
+        """The errors of the compilers, and the library."""
         sources = sorted((ROOT / "preload").glob("*.c*"))
         sources = [source for source in sources if source.suffix in (".c", ".cpp")]
         compilers = {".c": "gcc -w -fno-builtin", ".cpp": "g++ -std=c++20"}
-        results = []
-        for _, variables in self.environments():
-            with tempfile.TemporaryDirectory() as folder:
-                makefile = "all: out.so\nout.so: " + " ".join(f"{s.stem}.o" for s in sources)
-                makefile += "\n\tg++ -shared -Wl,-z,undefs -o $@ $^\n"
-                for source in sources:
-                    makefile += (
-                        f"{source.stem}.o: {source}\n\t"
-                        f"{compilers[source.suffix]} -O2 -g -pipe -fPIC -c "
-                        "-ffile-prefix-map=$(CURDIR)=. "
-                        f"-I{ROOT} -I{ROOT}/libupm/include -o $@ $<\n"
-                    )
-                (Path(folder) / "Makefile").write_text(makefile)
-                done = subprocess.run(
-                    ["make", "-j", JOBS],
-                    env=variables,
-                    cwd=folder,
-                    capture_output=True,
-                    text=True,
-                    timeout=SECONDS,
-                    check=False,
+        with tempfile.TemporaryDirectory() as folder:
+            link = self.compiler(way, "g++ -shared -Wl,-z,undefs")
+            makefile = "all: out.so\nout.so: " + " ".join(f"{s.stem}.o" for s in sources)
+            makefile += f"\n\t{link} -o $@ $^\n"
+            for source in sources:
+                makefile += (
+                    f"{source.stem}.o: {source}\n\t"
+                    f"{self.compiler(way, compilers[source.suffix])} -O2 -g -pipe -fPIC -c "
+                    "-ffile-prefix-map=$(CURDIR)=. "
+                    f"-I{ROOT} -I{ROOT}/libupm/include -o $@ $<\n"
                 )
-                self.assertEqual(done.returncode, 0, done.stderr)
-                results.append((done.stderr, (Path(folder) / "out.so").read_bytes()))
-        self.assertEqual(results[0], results[1])
+            (Path(folder) / "Makefile").write_text(makefile)
+            done = subprocess.run(
+                ["make", "-j", JOBS],
+                env=way.variables,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stderr, (Path(folder) / "out.so").read_bytes()
 
 
 if __name__ == "__main__":
