@@ -5,17 +5,22 @@
 // ioctl.
 #include "tests/libupm/store/fixture.hpp"
 
+#include <atomic>
+#include <cerrno>
 #include <cstdarg>
 #include <dlfcn.h>
 #include <functional>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
 
 namespace {
 
 std::function<void()> before_freeze; // once
 std::function<void()> after_freeze;  // once
+unsigned thaws_to_interrupt = 0;
 
 } // namespace
 
@@ -26,9 +31,14 @@ extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
     va_start(args, request);
     void *const argument = va_arg(args, void *);
     va_end(args);
-    const bool freeze = request == UFFDIO_WRITEPROTECT &&
-                        (static_cast<const uffdio_writeprotect *>(argument)->mode &
-                         UFFDIO_WRITEPROTECT_MODE_WP) != 0;
+    const bool protects = request == UFFDIO_WRITEPROTECT;
+    const bool freeze = protects && (static_cast<const uffdio_writeprotect *>(argument)->mode &
+                                     UFFDIO_WRITEPROTECT_MODE_WP) != 0;
+    if (protects && !freeze && thaws_to_interrupt != 0) {
+        --thaws_to_interrupt;
+        errno = EAGAIN;
+        return -1;
+    }
     if (freeze && before_freeze)
         std::exchange(before_freeze, nullptr)();
     const int ret = real(fd, request, argument);
@@ -54,6 +64,7 @@ class StoreMeanwhile : public StoreTest {
     void TearDown() override {
         before_freeze = nullptr;
         after_freeze = nullptr;
+        thaws_to_interrupt = 0;
     }
 
     // Some pages become read-only just after the first batch is frozen.
@@ -164,6 +175,33 @@ TEST_F(StoreMeanwhile, WrittenToBeforeItIsInserted) {
     same.fill('w');
     EXPECT_EQ(advise(same), 0);
     EXPECT_EQ(counts.merged, 1U);
+}
+
+// The kernel may want a thaw to be asked for again. Until then whoever writes there waits.
+TEST_F(StoreMeanwhile, AThawThatIsInterrupted) {
+    insert_elsewhere(kCount, 7);
+    fill_pattern(pages, 7);
+    std::atomic<bool> written{false};
+    std::thread writer;
+    before_freeze = [&] {
+        pages.page(3)[0] ^= 1; // so nothing takes its place
+        thaws_to_interrupt = 3;
+        before_freeze = [&] { // of the next batch
+            writer = std::thread([&] {
+                pages.page(3)[0] ^= 1;
+                written = true;
+            });
+            for (int i = 0; i < 20'000 && !written; ++i)
+                (void)::usleep(1'000);
+            done = written;
+        };
+    };
+    EXPECT_EQ(advise(pages), 0);
+    ASSERT_TRUE(writer.joinable());
+    writer.join();
+    EXPECT_EQ(thaws_to_interrupt, 0U);
+    EXPECT_TRUE(done) << "the writer waited for the end of the call";
+    EXPECT_TRUE(has_pattern(pages, 7));
 }
 
 // Of equal pages one is copied, for all of them.

@@ -119,6 +119,9 @@ TEST_F(UpmdLifetime, ALookThatHangsIsOne) {
     ASSERT_EQ(publish(other, {2}), 0);
     pass(100'000);
     EXPECT_EQ(broker().usage().take_due(now_).size(), 1U) << "the other one's";
+    report(stuck, store::kUnknown, -1); // wants one more
+    pass(100'000);
+    EXPECT_TRUE(broker().usage().take_due(now_).empty()) << "threads would hang one by one";
     leave(stuck);
     EXPECT_EQ(pages("content_bytes"), 1U);
 }

@@ -82,6 +82,8 @@ TEST(Select, Filters) {
     const Filter big{.min_bytes = 0x1001};
     EXPECT_EQ(left_out(mapping(0x1000, 0x2000), LeftOut::kSmall, big), 1U);
     EXPECT_EQ(left_out(mapping(0x1000, 0x3000), LeftOut::kSmall, big), 0U);
+    const Filter page{.min_bytes = 0x1000};
+    EXPECT_EQ(left_out(mapping(0x1000, 0x2000), LeftOut::kSmall, page), 0U) << "just as large";
 }
 
 TEST(Select, CutsToTheRanges) {

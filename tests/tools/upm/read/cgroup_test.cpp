@@ -5,8 +5,28 @@
 #include "tools/common/errors.hpp"
 
 #include <cerrno>
+#include <cstdio>
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <string_view>
+
+namespace {
+
+const char *no_device = ""; // a file of this name says ENODEV
+
+} // namespace
+
+// Comes before libc's.
+extern "C" std::FILE *fopen(const char *name, const char *mode) {
+    using Open = std::FILE *(*)(const char *, const char *);
+    static const auto real = reinterpret_cast<Open>(::dlsym(RTLD_NEXT, "fopen"));
+    if (*no_device != '\0' && std::string_view(name).ends_with(no_device)) {
+        errno = ENODEV;
+        return nullptr;
+    }
+    return real(name, mode);
+}
 
 namespace upm::tool::cli {
 
@@ -105,6 +125,19 @@ TEST_F(Cgroup, VanishedGroupBelowIsNoError) {
     dir.mkdir("cg/memory/a/gone"); // its cgroup.procs does not exist any more
     EXPECT_THAT(cgroup_members(root, "/cg/memory/a").pids, ElementsAre(10));
     EXPECT_THROW((void)cgroup_members(root, "/cg/memory/a/gone"), SystemError);
+}
+
+// What the kernel says when a group goes away while its list is opened or read.
+TEST_F(Cgroup, GroupBelowThatVanishesMeanwhile) {
+    group("cg/memory/a", "10\n");
+    group("cg/memory/a/gone", "20\n");
+    group("cg/memory/a/stays", "30\n");
+    no_device = "/a/gone/cgroup.procs";
+    const CgroupMembers members = cgroup_members(root, "/cg/memory/a");
+    EXPECT_THROW((void)cgroup_members(root, "/cg/memory/a/gone"), SystemError);
+    no_device = "";
+    EXPECT_THAT(members.pids, ElementsAre(10, 30));
+    EXPECT_EQ(members.cgroups, 2U);
 }
 
 TEST_F(Cgroup, OtherLinesAreIgnored) {
