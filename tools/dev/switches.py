@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 VARIABLE = "FAULT_OF_MUTATE"  # tests drop what begins with UPM_
 # The number is in the variable or, for a broker that is started without one, in the file.
+# What is switched on makes another file one byte long when it is reached, which takes no
+# descriptor: so it is known of a fault that lives whether any test got there.
 HEAD = """#ifndef UPM_DEV_SWITCH
 #define UPM_DEV_SWITCH
 %(include)s
+#include <cerrno>
+#include <sys/syscall.h>
+#include <unistd.h>
 extern "C" char *secure_getenv(const char *name) noexcept;
 namespace upm_switch {
 inline int number_of(const char *text) noexcept {
@@ -31,7 +36,18 @@ inline int find() noexcept {
     return 0;
 }
 inline const int chosen = find();
-inline bool on(int number) noexcept { return chosen == number; }
+inline bool told = false;
+inline bool on(int number) noexcept {
+    if (chosen != number)
+        return false;
+    if (!told) {
+        told = true;
+        const int error = errno;
+        (void)::syscall(SYS_truncate, "%(reached)s", 1L);
+        errno = error;
+    }
+    return true;
+}
 }
 #endif
 """
@@ -144,13 +160,20 @@ def switch(text: str, start: int, end: int, new: str, number: int) -> Edit | Non
     return Edit(begin, last, f"if (upm_switch::on({number})) {{ {wrong}\n}} else {{ {right}\n}}")
 
 
-def apply(text: str, edits: list[Edit], file: str) -> tuple[str, list[tuple[int, int]]]:
+def apply(
+    text: str, edits: list[Edit], file: str, reached: str
+) -> tuple[str, list[tuple[int, int]]]:
     """The text with all edits, which must not overlap, and each edit's first and last line.
 
-    `file` holds the number of the fault, too; empty: it must not be looked at.
+    `file` holds the number of the fault, too; empty: it must not be looked at. `reached` is
+    the file that tells.
     """
     first, _, _ = text.partition("\n")
-    parts = {"include": "#include <cstdio>" if file else "", "file": READ % file if file else ""}
+    parts = {
+        "include": "#include <cstdio>" if file else "",
+        "file": READ % file if file else "",
+        "reached": reached,
+    }
     result = first + "\n" + HEAD % parts
     at = len(first) + 1
     lines = []

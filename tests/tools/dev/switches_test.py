@@ -10,6 +10,8 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools/dev"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+import hooked
 import switches
 
 PROGRAM = """// a program
@@ -52,24 +54,37 @@ class Switches(unittest.TestCase):
             edit = switches.switch(PROGRAM, start, start + len(old), new, number)
             assert edit is not None, old
             edits.append(edit)
-        text, lines = switches.apply(PROGRAM, sorted(edits, key=lambda edit: edit.start), "")
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        reached = Path(folder.name, "reached")
+        reached.touch()
+        text, lines = switches.apply(
+            PROGRAM, sorted(edits, key=lambda edit: edit.start), "", str(reached)
+        )
         self.assertEqual(len(lines), len(FAULTS))
         for (first, last), edit in zip(
             lines, sorted(edits, key=lambda edit: edit.start), strict=True
         ):
             there = "\n".join(text.split("\n")[first - 1 : last])
             self.assertIn(edit.text, there)
-        with tempfile.TemporaryDirectory() as folder:
-            program = Path(folder, "program")
-            command = ["c++", "-std=c++20", "-x", "c++", "-o", str(program), "-"]
-            subprocess.run(command, input=text, text=True, check=True)
-            for number, expected in enumerate(["53", *(fault[2] for fault in FAULTS)]):
-                with self.subTest(number=number):
-                    variables = {**os.environ, switches.VARIABLE: str(number)}
-                    got = subprocess.run(
-                        [program], env=variables, check=True, text=True, capture_output=True
-                    )
-                    self.assertEqual(got.stdout.strip(), expected)
+        program = Path(folder.name, "program")
+        command = ["c++", "-std=c++20", "-x", "c++", "-o", str(program), "-"]
+        subprocess.run(command, input=text, text=True, check=True)
+        for number, expected in enumerate(["53", *(fault[2] for fault in FAULTS)]):
+            with self.subTest(number=number):
+                reached.write_bytes(b"")
+                variables = {**os.environ, switches.VARIABLE: str(number)}
+                got = subprocess.run(
+                    [program], env=variables, check=True, text=True, capture_output=True
+                )
+                self.assertEqual(got.stdout.strip(), expected)
+                self.assertEqual(reached.stat().st_size, 1 if number else 0)
+
+    def test_programs_of_tests_have_the_variable(self) -> None:
+        """They drop what is UPM's, and a fault that is not switched on seems to live."""
+        os.environ[switches.VARIABLE] = "7"
+        self.addCleanup(os.environ.pop, switches.VARIABLE)
+        self.assertEqual(hooked.environment().get(switches.VARIABLE), "7")
 
     def test_what_cannot_be_switched(self) -> None:
         text = "void f(int a) {\n    if (a)\n        g();\n    else\n        h();\n}\n"
