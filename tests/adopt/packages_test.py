@@ -137,6 +137,7 @@ class Packages(unittest.TestCase):
         if "python3-upm" in self.names():
             text = self.folder.run("python3", "-c", "import upm; print(upm.__file__)")
             self.assertIn("/usr/lib/python3/dist-packages/upm", text)
+        self.folder.run("upm", "cdi", "generate", "--domain", "left-behind")
         self.folder.run("apt-get", "purge", "-y", *self.names())
         after = self.folder.files()
         self.assertEqual((after - self.before, self.before - after), (set(), set()))
@@ -150,6 +151,9 @@ class Packages(unittest.TestCase):
         # Process 1 starts no broker, and `upm run` says so; the program runs all the same.
         text = self.folder.run("upm", "run", "--", "sh", "-c", "echo $((6*7))")
         self.assertTrue(text.endswith("42\n"), text)
+        complete = '. "$0"; COMP_WORDS=(upm do); COMP_CWORD=1; _upm; echo "$COMPREPLY"'
+        file = "/usr/share/bash-completion/completions/upm"
+        self.assertEqual(self.folder.run("bash", "-c", complete, file), "doctor\n")
         for page in ("man1/upm.1.gz", "man8/upmd.8.gz", "man3/upm_load.3.gz"):
             self.assertTrue((self.folder.root / "usr/share/man" / page).exists(), page)
 

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 namespace upm::tool::cli {
@@ -28,6 +29,23 @@ std::string key_for(const std::string &path, bool renew) {
     throw Failure(fmt::format("{} is no specification of upm cdi; remove it, or choose another "
                               "--domain or --output",
                               printable(path)));
+}
+
+// Marks a folder that `generate` has made. A file system without attributes keeps no mark, and
+// the folder then stays.
+constexpr const char *kMade = "user.upm.made";
+
+void make_folder(const std::string &folder) {
+    if (::mkdir(folder.c_str(), 0755) == 0)
+        (void)::setxattr(folder.c_str(), kMade, "1", 1, 0);
+    else if (errno != EEXIST)
+        throw SystemError("make", folder, errno);
+}
+
+// If `generate` made it and nothing is in it.
+void remove_folder(const std::string &folder) {
+    if (::getxattr(folder.c_str(), kMade, nullptr, 0) >= 0)
+        (void)::rmdir(folder.c_str());
 }
 
 std::string path_in(const std::string &folder, const std::string &domain) {
@@ -54,8 +72,7 @@ int generate(const cxxopts::ParseResult &chosen) {
         print(dump(cdi_specification(device)) + "\n");
         return kSuccess;
     }
-    if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST)
-        throw SystemError("make", folder, errno);
+    make_folder(folder);
     const std::string path = path_in(folder, device.name);
     device.key = key_for(path, chosen.count("new-key") != 0);
     // The key is the right to be a member: for root only, as the engines are.
@@ -75,9 +92,11 @@ int remove(const cxxopts::ParseResult &chosen) {
     const std::string name = chosen["domain"].as<std::string>();
     if (!is_cdi_name(name))
         throw UsageError(fmt::format("--domain '{}' is no name of a device", printable(name)));
-    const std::string path = path_in(chosen["output"].as<std::string>(), name);
+    const std::string folder = chosen["output"].as<std::string>();
+    const std::string path = path_in(folder, name);
     if (::unlink(path.c_str()) != 0)
         throw SystemError("remove", path, errno);
+    remove_folder(folder);
     return kSuccess;
 }
 
