@@ -42,6 +42,8 @@ void take(const Option &option, CommandLine &line) {
         line.json_log = option.value == "json";
     else if (option.name == "config" || option.name == "f") // crun's
         line.other_config = true;
+    else if (option.name == "help" || option.name == "h")
+        line.help = true;
 }
 
 } // namespace

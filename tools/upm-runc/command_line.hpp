@@ -17,7 +17,10 @@ struct CommandLine {
     std::string log;           // where the engine reads the runtime's errors; empty: nowhere
     bool json_log = false;     // in lines of JSON
     bool other_config = false; // its configuration is not the bundle's config.json
-    [[nodiscard]] bool makes_container() const { return command == "create" || command == "run"; }
+    bool help = false;         // the runtime only says what the command does
+    [[nodiscard]] bool makes_container() const {
+        return !help && (command == "create" || command == "run");
+    }
 };
 
 // `words` without the program's name.

@@ -2,18 +2,42 @@
 # SPDX-License-Identifier: MIT
 """Completions have every option that --help has, and work in a shell.
 
-completions_test.py FOLDER PROGRAM...        FOLDER: what tools/completions/generate wrote
+completions_test.py FOLDER PROGRAM... upm-runc     FOLDER: what tools/completions/generate wrote
+
+upm-runc has no options of its own: it must offer those of the runtime that it becomes.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
 FOLDER = Path()
 PROGRAMS: list[Path] = []
+RUNC = Path()
+SHELLS = ("bash", "zsh", "fish")
+
+# The help of runc 1.1 and of crun 1.8, as far as it matters.
+PLAYED_RUNC = """#!/bin/sh
+case $1 in
+create) printf 'OPTIONS:\\n   --bundle value, -b value  text, see --root\\n'
+   printf '   --no-pivot  text\\n' ;;
+*) printf 'USAGE:\\n   runc command\\n\\nCOMMANDS:\\n   create   create a container\\n'
+   printf '   kill     kill sends: a signal\\n   help, h  Shows help\\n\\n'
+   printf 'GLOBAL OPTIONS:\\n   --debug       debug logging\\n   --root value  folder\\n' ;;
+esac
+"""
+PLAYED_CRUN = """#!/bin/sh
+case $1 in
+create) printf 'Usage: crun [OPTION...] create\\n\\n  -b, --bundle=DIR   container bundle\\n' ;;
+*) printf '\\nCOMMANDS:\\n\\tcheckpoint  - checkpoint a container\\n\\tcreate      - create\\n\\n'
+   printf 'OPTIONS:\\n\\n      --debug       produce output\\n      --root=DIR\\n' ;;
+esac
+"""
 
 
 def help_of(program: Path, *command: str) -> str:
@@ -76,17 +100,73 @@ class Completions(unittest.TestCase):
         self.assertEqual(self.complete("upmd", "--max", "1"), [])
 
     def test_each_shell_takes_its_file(self) -> None:
-        for shell in ("bash", "zsh", "fish"):
-            if not shutil.which(shell):
-                continue
-            for program in PROGRAMS:
-                file = self.files(program)[shell]
-                done = subprocess.run(
-                    [shell, "-n", file], capture_output=True, text=True, check=False
-                )
-                self.assertEqual((done.returncode, done.stderr), (0, ""), file)
+        for shell in SHELLS:
+            with self.subTest(shell):
+                if not shutil.which(shell):
+                    self.skipTest(f"no {shell}: tools/dev/deps tests")
+                for program in [*PROGRAMS, RUNC]:
+                    file = self.files(program)[shell]
+                    done = subprocess.run(
+                        [shell, "-n", file], capture_output=True, text=True, check=False
+                    )
+                    self.assertEqual((done.returncode, done.stderr), (0, ""), file)
+
+
+# Print what is offered for the last word of a command line; the file comes before it.
+OFFERS = {
+    "bash": [
+        "-c",
+        '. "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _upm_runc;'
+        ' printf "%s\\n" "${COMPREPLY[@]}"',
+    ],
+    "fish": [
+        "-c",
+        "source $argv[1]; complete -C (string join ' ' -- $argv[2..-1]); true",
+        "--",
+    ],
+}
+
+
+class Runtime(unittest.TestCase):
+    """Of upm-runc, by a played runtime."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="upm-completions-")
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name)
+        self.played = self.path / "runc"
+
+    def offers(self, shell: str, *words: str) -> set[str]:
+        """What a shell offers for the last word."""
+        file = Completions().files(RUNC)[shell]
+        search = f"{RUNC.parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [shell, *OFFERS[shell], file, "upm-runc", *words],
+            env=os.environ | {"PATH": search, "UPM_RUNTIME": str(self.played)},
+            cwd=self.path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(done.stderr, "")
+        return {line.partition("\t")[0] for line in done.stdout.splitlines()} - {""}
+
+    def test_offers_are_those_of_the_runtime(self) -> None:
+        for played, more in ((PLAYED_RUNC, {"kill", "help"}), (PLAYED_CRUN, {"checkpoint"})):
+            self.played.write_text(played)
+            self.played.chmod(0o755)
+            for shell in OFFERS:
+                with self.subTest(shell, more=more):
+                    if not shutil.which(shell):
+                        self.skipTest(f"no {shell}: tools/dev/deps tests")
+                    self.assertLessEqual({"create", *more}, self.offers(shell, ""))
+                    self.assertEqual(self.offers(shell, "cr"), {"create"})
+                    self.assertEqual(self.offers(shell, "--de"), {"--debug"})
+                    words = ("--root", "/x", "create", "--bun")
+                    self.assertEqual(self.offers(shell, *words), {"--bundle"})
+                    self.assertEqual(self.offers(shell, "create", "--xy"), set())
 
 
 if __name__ == "__main__":
-    FOLDER, *PROGRAMS = map(Path, sys.argv[1:])
+    FOLDER, *PROGRAMS, RUNC = (Path(word).absolute() for word in sys.argv[1:])
     unittest.main(argv=sys.argv[:1])

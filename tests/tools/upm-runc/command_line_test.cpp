@@ -52,6 +52,13 @@ TEST(CommandLine, OtherCommandsMakeNoContainer) {
     EXPECT_FALSE(read_command_line({"--root"}).makes_container());
 }
 
+// Completions of shells ask so, in whatever folder somebody stands.
+TEST(CommandLine, HelpMakesNoContainer) {
+    EXPECT_FALSE(read_command_line({"create", "--help"}).makes_container());
+    EXPECT_FALSE(read_command_line({"run", "-h"}).makes_container());
+    EXPECT_FALSE(read_command_line({"--help", "create"}).makes_container());
+}
+
 // An option that nobody knows, with a value: the value is taken for the command.
 TEST(CommandLine, WhatIsUnknownMakesNothing) {
     EXPECT_FALSE(read_command_line({"--new-option", "value", "create", "id"}).makes_container());
