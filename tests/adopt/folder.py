@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What tests of packages and of an operator's first hour share: a Debian in a folder."""
+"""What tests of packages, engines and an operator's first hour share: a Debian in a folder."""
 
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,3 +40,46 @@ def mount_overlay(base: Path, where: Path) -> Path:
     subprocess.run(["mount", "-t", "overlay", "-o", layers, "upm", root], check=True)
     (root / "debs").mkdir()
     return root
+
+
+class Entered:
+    """A Debian over an untouched one, as the root of a mount namespace of its own.
+
+    All of its mounts, the overlay too, are in that namespace: nothing of them is in the table
+    of the one who made it. It goes with close().
+    """
+
+    def __init__(self, base: Path, where: Path, mounts: Sequence[str] = ()) -> None:
+        """`mounts`: more shell commands, which run in the folder before it becomes the root."""
+        script = (
+            'set -e; mount --make-rprivate /; "$0" "$@"; cd "$3/root"\n'
+            "mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev\n"
+            "mount -t tmpfs -o mode=755 run run\n"
+            + "".join(f"{command}\n" for command in mounts)
+            + "pivot_root . mnt; umount -l /mnt; echo; exec sleep infinity\n"
+        )
+        overlay = [sys.executable, __file__, str(base), str(where)]
+        self.keeper = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script, *overlay], stdout=subprocess.PIPE, text=True
+        )
+        assert self.keeper.stdout is not None
+        if not self.keeper.stdout.readline():
+            raise SystemExit(f"no folder of {base} to enter")
+
+    @property
+    def pid(self) -> int:
+        """Of the process that keeps the namespace."""
+        return self.keeper.pid
+
+    def inside(self, *command: str) -> list[str]:
+        """The words that run a command in there."""
+        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", "--", *command]
+
+    def close(self) -> None:
+        """Ends the namespace; whoever runs in it keeps it until they end, too."""
+        self.keeper.kill()
+        self.keeper.communicate()
+
+
+if __name__ == "__main__":
+    mount_overlay(Path(sys.argv[1]), Path(sys.argv[2]))

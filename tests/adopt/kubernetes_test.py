@@ -68,6 +68,14 @@ def container(spec: Manifest, name: str) -> Manifest:
     return result
 
 
+def documented_pod() -> Manifest:
+    """What people copy from docs/containers.md."""
+    page = (ROOT / "docs/containers.md").read_text()
+    _, _, rest = page.partition("### Kubernetes\n")
+    (pod,) = documents(rest.split("```yaml\n", 1)[1].split("```", 1)[0])
+    return pod
+
+
 class Manifests(unittest.TestCase):
     """What a cluster is given."""
 
@@ -100,6 +108,7 @@ class Manifests(unittest.TestCase):
         for file in files:
             for manifest in documents(file.read_text()):
                 self.validate(manifest)
+        self.validate(documented_pod())
 
     def test_the_validator_would_say_so(self) -> None:
         import kubernetes_validate
@@ -204,6 +213,13 @@ class Parts(unittest.TestCase):
         plugin = container(daemon_set(chart({})), "plugin")
         (resource,) = [a.split("=")[1] for a in plugin["args"] if a.startswith("--resource=")]
         self.assertEqual(part["resources"]["limits"][resource], 1)
+
+    def test_the_documented_pod_asks_for_it_too(self) -> None:
+        (part,) = documented_pod()["spec"]["containers"]
+        plugin = container(daemon_set(chart({})), "plugin")
+        ((resource, number),) = part["resources"]["limits"].items()
+        self.assertIn(f"--resource={resource}", plugin["args"])
+        self.assertEqual(number, 1)
 
 
 if __name__ == "__main__":

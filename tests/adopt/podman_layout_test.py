@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import podman_test
@@ -135,6 +136,24 @@ class Layout(Case):
                 with self.subTest(program=program):
                     done = self.same_as_runc(program, *command[1:])
                     self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class Documented(Case):
+    """What docs/containers.md says for podman's settings, as it stands there."""
+
+    def podman(self) -> list[str]:
+        """The engine, whose settings name the runtime."""
+        words = super().podman()
+        at = words.index("--runtime")
+        return words[:at] + words[at + 2 :]
+
+    def test_the_settings_of_podman(self) -> None:
+        text = podman_test.documented("Equal addresses")
+        self.assertIn('"/usr/bin/upm-runc"', text)
+        settings = self.path / "containers.conf"
+        settings.write_text(text.replace("/usr/bin/upm-runc", str(RUNC)))
+        with mock.patch.dict(os.environ, CONTAINERS_CONF=str(settings)):
+            self.assertEqual(self.answer()["maps"], self.answer()["maps"])
 
 
 class Untouched(Case):

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import hooked
@@ -46,9 +47,10 @@ print(zlib.crc32(block), flush=True)
 """
 
 
-def in_own_namespace() -> int:
-    """Runs this very test again, where /run/upm and /etc/cdi are its own."""
-    mounts = "mount --make-rprivate / && for place in /run/upm /etc/cdi; do mkdir -p $place &&"
+def in_own_namespace(*more: str) -> int:
+    """Runs this very test again, where /run/upm, /etc/cdi and more places are its own."""
+    places = " ".join(["/run/upm", "/etc/cdi", *more])
+    mounts = f"mount --make-rprivate / && for place in {places}; do mkdir -p $place &&"
     mounts += ' mount -t tmpfs -o mode=755 upm-test $place || exit; done && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", mounts, "sh", sys.executable, *sys.argv]
     return subprocess.run(command, env=os.environ | {INSIDE: "1"}, check=False).returncode
@@ -66,20 +68,28 @@ def shared(one: list[int], other: list[int]) -> float:
     return sum(a == b != 0 for a, b in zip(one, other, strict=True)) / len(one)
 
 
+class Member(Protocol):
+    """A program that has loaded the weights, for check_shares()."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process, as this namespace counts."""
+
+    def line(self) -> str:
+        """Where its weights are, and their sum."""
+
+    def end(self) -> str:
+        """Ends it; what it says then, which must not be the sum."""
+
+
 class Container:
-    """One run of podman; stands still until its input is closed."""
+    """One run of an engine; stands still until its input is closed."""
 
     def __init__(self, case: "Case", root: Path, *command: str, options: tuple[str, ...]) -> None:
         self.case = case
         self.pid_file = case.path / f"pid-{len(case.containers)}"
         self.process = subprocess.Popen(
-            [
-                *case.podman(),
-                *["run", "--rm", "--interactive", "--network=none"],
-                *["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"],
-                *["--pidfile", str(self.pid_file), "--volume", f"{case.data}:/data:ro", *options],
-                *["--rootfs", f"{root}:O", *command],
-            ],
+            [*case.command(self.pid_file, options), *case.image(root), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -146,6 +156,17 @@ class Case(unittest.TestCase):
         manager = ["--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         return ["podman", "--log-level", "error", "--runtime", "runc", *places, *manager]
 
+    def command(self, pid_file: Path, options: tuple[str, ...]) -> list[str]:
+        """The words that start a container with the data, up to its image."""
+        limits = ["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
+        usual = ["--rm", "--interactive", "--network=none", *limits]
+        places = ["--pidfile", str(pid_file), "--volume", f"{self.data}:/data:ro"]
+        return [*self.podman(), "run", *usual, *places, *options]
+
+    def image(self, root: Path) -> list[str]:
+        """The words for an image that lies there."""
+        return ["--rootfs", f"{root}:O"]
+
     def stop(self) -> None:
         """Every container that a failed test left."""
         for container in self.containers:
@@ -173,9 +194,7 @@ class Case(unittest.TestCase):
         asked = ("--device", f"upm.dev/share={device}", "--user", "1000:1000", *options)
         return Container(self, root, "python3", "/data/loader.py", options=asked)
 
-    def check_shares(
-        self, *starts: Callable[[], Container], alone: list[int] | None = None
-    ) -> None:
+    def check_shares(self, *starts: Callable[[], Member], alone: list[int] | None = None) -> None:
         """Two containers, one of each kind, come to hold one copy of the weights.
 
         A program does not wait for a broker that a busy machine keeps from answering: it
@@ -274,28 +293,38 @@ class Share(Case):
         one.end()
 
 
+def documented(heading: str, number: int = 0) -> str:
+    """A block below that heading of docs/containers.md, which people copy."""
+    page = (hooked.ROOT / "docs/containers.md").read_text()
+    before, found, rest = page.partition(f"# {heading}\n")
+    assert found and before.endswith("#"), f"no heading '{heading}'"
+    return rest.split("```\n")[2 * number + 1]
+
+
 class Documented(Case):
-    """What docs/containers.md says for engines without CDI, as it stands there."""
+    """What docs/containers.md says for podman, with CDI and without, as it stands there."""
 
-    def block(self) -> str:
-        """The lines that people copy."""
-        page = (hooked.ROOT / "docs/containers.md").read_text()
-        _, _, rest = page.partition("## Without CDI")
-        return rest.split("```\n", 2)[1]
-
-    def typed(self, root: Path, *more: str) -> Container:
-        """The block with a key and an image, the hook of this build, and this place's options."""
-        words = shlex.split(self.block().replace("\\\n", " ").replace("KEY", "ab" * 16))
+    def typed(self, heading: str, changes: dict[str, str], root: Path, *more: str) -> Container:
+        """The block with an image, with what differs here, and this place's options."""
+        text = documented(heading).replace("\\\n", " ")
+        for word, here in changes.items():
+            self.assertIn(word, text)
+            text = text.replace(word, here)
+        words = shlex.split(text)
         self.assertEqual((words[:2], words[-1]), (["podman", "run"], "IMAGE"))
-        installed = "/usr/lib/x86_64-linux-gnu/libupm-preload.so"
-        options = [word.replace(installed, str(hooked.HOOK)) for word in words[2:-1]]
-        self.assertNotEqual(options, words[2:-1])
-        options = ["--user", "1000:1000", *options, *more]
-        return Container(self, root, "python3", "/data/loader.py", options=tuple(options))
+        options = ("--user", "1000:1000", *words[2:-1], *more)
+        return Container(self, root, "python3", "/data/loader.py", options=options)
+
+    def test_the_line_with_cdi(self) -> None:
+        root, options = self.this_system()
+        start = partial(self.typed, "podman", {"=team-a": "=test"}, root, *options)
+        self.check_shares(start, start)
 
     def test_the_lines_without_cdi(self) -> None:
         root, options = self.this_system()
-        start = partial(self.typed, root, *options)
+        installed = "/usr/lib/x86_64-linux-gnu/libupm-preload.so"
+        changes = {"=KEY": "=" + "ab" * 16, installed: str(hooked.HOOK)}
+        start = partial(self.typed, "Without CDI", changes, root, *options)
         self.check_shares(start, start)
 
 
@@ -374,6 +403,42 @@ class Command(unittest.TestCase):
                 self.assertNotEqual(done.returncode, 0, arguments)
                 self.assertIn(words, done.stderr)
             self.assertEqual(json.loads(foreign.read_text()), {"devices": []})
+
+    def cdi(self, what: str, folder: Path, domain: str) -> None:
+        """Makes a device in that folder, or removes it."""
+        command: list[str | Path] = [
+            hooked.UPM,
+            "cdi",
+            what,
+            "--output",
+            folder,
+            "--domain",
+            domain,
+        ]
+        if what == "generate":
+            command += ["--hook", hooked.HOOK]
+        subprocess.run(command, capture_output=True, check=True)
+
+    def test_a_folder_that_it_made_goes_with_its_last_device(self) -> None:
+        with tempfile.TemporaryDirectory(dir=hooked.ROOT / "build") as name:
+            made, other = Path(name) / "made", Path(name) / "other"
+            other.mkdir()
+            for folder in (made, other):
+                for domain in ("one", "two"):
+                    self.cdi("generate", folder, domain)
+                self.cdi("remove", folder, "one")
+                self.assertTrue((folder / "upm.dev-share-two.json").exists())
+                self.cdi("remove", folder, "two")
+            self.assertFalse(made.exists())
+            self.assertTrue(other.exists(), "it was there before")
+
+    def test_what_others_put_into_its_folder_stays(self) -> None:
+        with tempfile.TemporaryDirectory(dir=hooked.ROOT / "build") as name:
+            folder = Path(name) / "made"
+            self.cdi("generate", folder, "one")
+            (folder / "vendor.json").write_text("{}")
+            self.cdi("remove", folder, "one")
+            self.assertEqual([path.name for path in folder.iterdir()], ["vendor.json"])
 
 
 def main() -> None:
