@@ -7,7 +7,22 @@
 #ifndef UPM_BASE_GATE_HPP
 #define UPM_BASE_GATE_HPP
 
+#include <atomic>
+
 namespace upm {
+
+namespace detail {
+inline constinit std::atomic<bool> no_more_waits{false};
+} // namespace detail
+
+// From now on nobody in this process waits for a broker. Who is at it stops within some
+// hundredths of a second.
+inline void end_waits() noexcept {
+    detail::no_more_waits = true;
+}
+inline bool waits_ended() noexcept {
+    return detail::no_more_waits.load(std::memory_order_relaxed);
+}
 
 // One call's; used by one thread.
 class Gate {

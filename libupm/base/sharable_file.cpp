@@ -29,7 +29,7 @@ std::uint64_t sharable_size(int fd) noexcept {
     struct statfs system {};
     if (flags < 0 || (flags & (O_DIRECT | O_PATH)) != 0 || (flags & O_ACCMODE) == O_WRONLY ||
         ::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size <= 0 ||
-        ::fstatfs(fd, &system) != 0)
+        ::fcntl(fd, F_GETLEASE) == F_WRLCK || ::fstatfs(fd, &system) != 0)
         return 0;
     const bool known = std::any_of(std::begin(kKinds), std::end(kKinds), [&](std::uint32_t kind) {
         return kind == static_cast<std::uint32_t>(system.f_type);

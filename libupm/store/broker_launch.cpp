@@ -2,6 +2,8 @@
 //
 // How the broker is started from inside any program: without a child that the program's wait(2)
 // could find, without SIGCHLD, without its fork handlers, and without a copy of its page tables.
+#include "libupm/base/gate.hpp"
+#include "libupm/base/system.hpp"
 #include "libupm/store/client.hpp"
 
 #include <atomic>
@@ -30,6 +32,9 @@ namespace upm::store {
 namespace {
 
 constinit std::atomic<bool> may_start{true};
+
+// A tracer of the program (strace -f) would wait for the broker to end.
+constexpr int kFlags = CLONE_VM | CLONE_VFORK | CLONE_UNTRACED;
 
 // What the new process needs; in the memory that it shares with this one.
 struct Launch {
@@ -80,8 +85,7 @@ bool inherits_orphans() noexcept {
 // The process in between ends at once, so that upmd becomes a child of init.
 int launch_and_leave(void *argument) {
     auto *const launch = static_cast<Launch *>(argument);
-    const int child =
-        ::clone(exec_broker, launch->stack + launch->stack_size, CLONE_VM | CLONE_VFORK, launch);
+    const int child = ::clone(exec_broker, launch->stack + launch->stack_size, kFlags, launch);
     ::_exit(child < 0 ? 127 : 0);
 }
 
@@ -116,8 +120,8 @@ int start(Launch &launch) noexcept {
     sigset_t before;
     (void)::sigfillset(&everything);
     (void)::pthread_sigmask(SIG_SETMASK, &everything, &before);
-    const int child = ::clone(launch_and_leave, launch.stack + 2 * launch.stack_size,
-                              CLONE_VM | CLONE_VFORK, &launch);
+    const int child =
+        ::clone(launch_and_leave, launch.stack + 2 * launch.stack_size, kFlags, &launch);
     int ret = child < 0 ? -errno : 0;
     int status = 0;
     if (child > 0 && ::waitpid(child, &status, __WCLONE) == child && status != 0)
@@ -128,13 +132,17 @@ int start(Launch &launch) noexcept {
 
 // What it says: 0 or 1 as start_broker() has them, or -ECHILD if it ends without a word.
 int wait_until_ready(int pipe) noexcept {
+    constexpr int kLookMs = 20;
     pollfd event{.fd = pipe, .events = POLLIN, .revents = 0};
-    int ready = -1;
-    do
-        ready = ::poll(&event, 1, kReplyMs);
-    while (ready < 0 && errno == EINTR);
+    const std::uint64_t deadline = now_ms() + kReplyMs;
+    int ready = 0;
+    while (ready <= 0 && now_ms() < deadline && !waits_ended()) {
+        ready = ::poll(&event, 1, kLookMs);
+        if (ready < 0 && errno != EINTR)
+            break;
+    }
     char word = 0;
-    if (ready == 0)
+    if (ready <= 0)
         return -ETIMEDOUT;
     if (::read(pipe, &word, 1) != 1)
         return -ECHILD;

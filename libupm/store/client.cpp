@@ -43,10 +43,13 @@ static_assert(sizeof(SmallReply) >= sizeof(HelloReply) && sizeof(SmallReply) >= 
               sizeof(SmallReply) >= sizeof(PublishReply) &&
               sizeof(SmallReply) >= sizeof(MakeReply));
 
-// How long connecting and sending may wait.
-void set_patience(int fd, int ms) noexcept {
-    const timeval patience{.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000L};
-    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+// In every wait, a look this often whether it is still worth it.
+constexpr int kLookMs = 20;
+
+// How long connecting and sending may wait at a time.
+void set_send_timeout(int fd, int ms) noexcept {
+    const timeval timeout{.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000L};
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 }
 
 std::uint64_t inode_of(int fd) noexcept {
@@ -75,6 +78,26 @@ class Connection::Answer {
     int fd_ = -1;
 };
 
+// Returns true if no wait is worth it any more.
+bool Connection::is_over() const noexcept {
+    return waits_ended() || (gate_ != nullptr && gate_->over());
+}
+
+// Takes a step again for which the broker had no room, as long as it is worth it.
+template <class Step>
+int Connection::patiently(int patience_ms, Step step) const noexcept {
+    const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
+    for (;;) {
+        const int ret = step();
+        if (ret != -EAGAIN)
+            return ret;
+        if (now_ms() >= deadline)
+            return -ETIMEDOUT;
+        if (is_over())
+            return -ECANCELED;
+    }
+}
+
 int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
     int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -84,12 +107,14 @@ int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
         ::close(fd);
         fd = high;
     }
-    set_patience(fd, patience_ms);
+    set_send_timeout(fd, std::clamp(patience_ms, 1, kLookMs));
     sockaddr_un address{};
     int ret = packet::fill_address(path.text, address);
-    if (ret == 0 &&
-        ::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) != 0)
-        ret = errno == EAGAIN ? -ETIMEDOUT : -errno;
+    if (ret == 0)
+        ret = patiently(patience_ms, [&] {
+            const auto *const to = reinterpret_cast<const sockaddr *>(&address);
+            return ::connect(fd, to, sizeof(address)) == 0 ? 0 : -errno;
+        });
     if (ret == 0)
         ret = check_broker(fd, path);
     if (ret != 0) {
@@ -98,6 +123,7 @@ int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
     }
     fd_ = fd;
     inode_ = inode_of(fd);
+    user_ = ::geteuid();
     return 0;
 }
 
@@ -130,22 +156,24 @@ int Connection::open(const SocketPath &path, const DomainKey &domain, int patien
     }
     if (ret != 0)
         close();
-    else
-        set_patience(fd_, kReplyMs);
     return ret;
 }
 
-bool Connection::alive() const noexcept {
+bool Connection::ours() const noexcept {
     return fd_ >= 0 && inode_of(fd_) == inode_;
 }
 
+bool Connection::alive() const noexcept {
+    return ours() && user_ == ::geteuid();
+}
+
 void Connection::close() noexcept {
-    if (alive())
+    if (ours())
         ::close(fd_);
     fd_ = -1;
 }
 
-int Connection::send(std::span<std::byte> packet, Op op, int fd, int flags) noexcept {
+int Connection::send(std::span<std::byte> packet, Op op, int fd, int patience_ms) noexcept {
     Header header{};
     header.version = version_;
     header.op = static_cast<std::uint16_t>(op);
@@ -154,21 +182,21 @@ int Connection::send(std::span<std::byte> packet, Op op, int fd, int flags) noex
     std::memcpy(packet.data(), &header, sizeof(header));
 
     const iovec part{.iov_base = packet.data(), .iov_len = packet.size()};
-    const int ret = packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U}, flags);
-    return ret == -EAGAIN ? -ETIMEDOUT : ret;
+    return patiently(patience_ms, [&] {
+        const int flags = patience_ms == 0 ? MSG_DONTWAIT : 0;
+        return packet::send(fd_, {&part, 1}, {&fd, fd >= 0 ? 1U : 0U}, flags);
+    });
 }
 
 int Connection::wait(int patience_ms) const noexcept {
-    // To look whether the wait is still worth it.
-    constexpr std::uint64_t kLookMs = 20;
     const std::uint64_t deadline = now_ms() + static_cast<std::uint64_t>(patience_ms);
     pollfd event{.fd = fd_, .events = POLLIN, .revents = 0};
     for (;;) {
         const std::uint64_t left = deadline - std::min(deadline, now_ms());
-        if (gate_ != nullptr && gate_->over())
+        if (is_over())
             return -ECANCELED;
-        const std::uint64_t pause = gate_ != nullptr ? std::min(kLookMs, left) : left;
-        const int ready = ::poll(&event, 1, static_cast<int>(pause));
+        const int ready =
+            ::poll(&event, 1, static_cast<int>(std::min<std::uint64_t>(kLookMs, left)));
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
@@ -199,7 +227,7 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
     if (!alive())
         return -ECONNRESET;
     Outside outside(gate_);
-    int ret = send(request, op, fd);
+    int ret = send(request, op, fd, patience_ms);
     if (ret == 0)
         ret = receive(room, patience_ms, answer);
     if (ret == -ECANCELED)
@@ -253,7 +281,7 @@ int Connection::begin_make(MakeRequest request, int file) noexcept {
         return -ECONNRESET;
     if (version_ < 3)
         return -EOPNOTSUPP;
-    return send(bytes_of(request), Op::kMake, file, MSG_DONTWAIT);
+    return send(bytes_of(request), Op::kMake, file, 0);
 }
 
 int Connection::end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept {
@@ -317,7 +345,7 @@ int Connection::report(std::uint32_t segment, std::int64_t pages) noexcept {
     request.pages = pages;
     if (!alive())
         return -ECONNRESET;
-    return send(bytes_of(request), Op::kReport, -1, MSG_DONTWAIT);
+    return send(bytes_of(request), Op::kReport, -1, 0);
 }
 
 int Connection::stats(StatsReply &stats) noexcept {
@@ -365,7 +393,8 @@ int open_connection(Connection &connection, const SocketPath &path,
     // Another one may have to make its socket anew, which takes it a few ms. If it does not
     // do that at once, it will not do it later.
     const std::uint64_t deadline = now_ms() + (started == 0 ? kReplyMs : kOtherMs);
-    for (long pause = 1; now_ms() < deadline; pause = pause < 50 ? pause * 2 : pause) {
+    for (long pause = 1; now_ms() < deadline && !waits_ended();
+         pause = std::min<long>(2 * pause, kLookMs)) {
         ret = connection.open(path, domain);
         if (ret != -ENOENT && ret != -ECONNREFUSED)
             return ret;
@@ -445,6 +474,8 @@ int ConnectionPool::reopen(const SocketPath &path, std::size_t slot) noexcept {
 
 void ConnectionPool::put_back(std::size_t slot) noexcept {
     at(slot).use_gate(nullptr);
+    if (!at(slot).alive())
+        at(slot).close(); // one of another user
     slots_[slot].word.store(word(at(slot).alive() ? kIdle : kEmpty));
 }
 

@@ -63,8 +63,9 @@ class Connection {
     int open(const SocketPath &path, const DomainKey &domain, int patience_ms = kReplyMs) noexcept;
     // From the next open() on it is one of a seed's clients.
     void use_seed(const SeedToken &token) noexcept { token_ = token; }
-    // Returns true if the descriptor is still the socket that open() made: a program may
-    // have closed it, and put another file in its place.
+    // Returns true if the descriptor is still the socket that open() made, by the user who
+    // is the caller's now: a program may have closed it, and put another file in its place;
+    // and to the broker, all that comes here is of the user who connected.
     [[nodiscard]] bool alive() const noexcept;
     void close() noexcept;
 
@@ -125,14 +126,21 @@ class Connection {
 
     int connect(const SocketPath &path, int patience_ms) noexcept;
     int greet(std::uint16_t version, int patience_ms) noexcept;
-    int send(std::span<std::byte> packet, Op op, int fd, int flags = 0) noexcept;
+    template <class Step>
+    int patiently(int patience_ms, Step step) const noexcept;
+    [[nodiscard]] bool is_over() const noexcept;
+    int send(std::span<std::byte> packet, Op op, int fd, int patience_ms) noexcept;
     [[nodiscard]] int wait(int patience_ms) const noexcept;
     int receive(std::span<std::byte> room, int patience_ms, Answer &answer) noexcept;
     int exchange(std::span<std::byte> request, Op op, std::span<std::byte> room, Answer &answer,
                  int fd = -1, int patience_ms = kReplyMs) noexcept;
 
+    // The first half of alive().
+    [[nodiscard]] bool ours() const noexcept;
+
     int fd_ = -1;
     std::uint64_t inode_ = 0; // of the socket
+    uid_t user_ = 0;          // who connected
     std::uint32_t number_ = 0;
     std::uint16_t version_ = kVersion;
     std::uint64_t seed_ = 0;

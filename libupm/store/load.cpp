@@ -321,7 +321,7 @@ void Load::ask_for(Window &window, std::uint64_t likeness) noexcept {
     // and stay with a broker that is stopped.
     char path[32];
     (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", call_.fd);
-    const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+    const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     const int ret =
         file >= 0 ? tools_.pool.at(slots_[window.slot]).begin_make(request, file) : -errno;
     if (file >= 0)

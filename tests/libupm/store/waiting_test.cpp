@@ -2,6 +2,7 @@
 //
 // Clients that wait for others to publish: who is answered when, and what interrupts them.
 // And a program whose broker comes late.
+#include "libupm/base/system.hpp"
 #include "libupm/store/client.hpp"
 #include "tests/libupm/store/fixture.hpp"
 
@@ -88,6 +89,28 @@ TEST_F(StoreWaiting, EachIsAnsweredWhenItsPublisherIsDone) {
         for (Connection &connection : waiters)
             connection.close();
     }
+}
+
+// A frozen broker takes nothing more when its socket is full: of what was freed meanwhile.
+TEST_F(StoreWaiting, NoRoomForARequest) {
+    Connection connection;
+    connect(connection);
+    ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
+    int reports = 0;
+    while (reports < 1'000'000 && connection.report_unmapped() == 0)
+        ++reports;
+    EXPECT_NE(reports, 0);
+    EXPECT_EQ(connection.report_unmapped(), -ETIMEDOUT);
+    std::vector<std::byte> buffer(store::kMaxPacket);
+    const std::uint64_t hash = 5;
+    Place place;
+    const std::uint64_t start = now_ms();
+    constexpr int kPatienceMs = 50;
+    EXPECT_EQ(connection.lookup({&hash, 1}, false, {&place, 1}, buffer, nullptr, kPatienceMs),
+              -ETIMEDOUT);
+    EXPECT_LT(now_ms() - start, 3'000U) << "sockets wait for five seconds";
+    ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
+    connection.close();
 }
 
 // Two wait for the same: the first gets the reservation, the second goes on waiting.
