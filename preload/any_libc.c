@@ -120,6 +120,14 @@ WRAP(void *, dlopen, (const char *name, int flags), (name, flags), NULL)
 WRAP(int, pthread_create, (void *thread, const void *attributes, void *run, void *argument),
      (thread, attributes, run, argument), ENOSYS)
 WRAP(int, pthread_attr_setstacksize, (void *attributes, size_t size), (attributes, size), ENOSYS)
+// Without libpthread nobody is cancelled.
+extern void __real_pthread_testcancel(void) WEAK;
+extern void __wrap_pthread_testcancel(void);
+HIDDEN void __wrap_pthread_testcancel(void) {
+    if (__real_pthread_testcancel != NULL)
+        __real_pthread_testcancel();
+}
+
 // From glibc 2.18 on.
 extern int pthread_setattr_default_np(const void *attributes) WEAK;
 int upm_hook_set_thread_default(const void *attributes) {

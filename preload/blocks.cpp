@@ -7,12 +7,14 @@
 #include "preload/page.hpp"
 #include "preload/pages.hpp"
 #include "preload/real.hpp"
+#include "preload/sandbox.hpp"
 #include "preload/stacks.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 namespace upm::hook {
 
@@ -126,7 +128,8 @@ bool publish(Block &block, char *addr, std::size_t len, bool own) noexcept {
 // Programs that allocate and free large blocks again and again would otherwise
 // pay for fresh pages each time. The amounts are those up to which glibc's malloc
 // keeps freed memory (M_MMAP_THRESHOLD_MAX, and a trim threshold of twice that).
-// Blocks that were advised never get here.
+// Blocks that were advised never get here. Nor does any where the address space or the
+// data of the process are limited: there the program could have used the room otherwise.
 
 constexpr std::size_t kMaxCachedBlock = 32UL << 20;
 constexpr std::size_t kMaxCachedBytes = 64UL << 20;
@@ -138,10 +141,19 @@ struct Slot {
 constinit std::array<Slot, 64> cache;
 constinit std::atomic<std::size_t> cached_bytes{0};
 
+bool limited() noexcept {
+    for (const auto what : {RLIMIT_AS, RLIMIT_DATA}) {
+        rlimit limit{};
+        if (::getrlimit(what, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY)
+            return true;
+    }
+    return false;
+}
+
 // Pre: kHeld, not in by_address any more. false: no room.
 bool cache_put(Block &block) noexcept {
     const std::size_t len = block.len;
-    if (len > kMaxCachedBlock)
+    if (len > kMaxCachedBlock || (!sandboxed() && limited()))
         return false;
     if (cached_bytes.fetch_add(len) + len <= kMaxCachedBytes) {
         block.state = State::kCached;
@@ -263,7 +275,9 @@ void *allocate_block(std::size_t size, std::size_t alignment, bool zero) noexcep
     Block *const block = new_record();
     if (block == nullptr)
         return nullptr;
-    char *const addr = map_pages(len, alignment);
+    char *addr = map_pages(len, alignment);
+    if (addr == nullptr && drop_cache() != 0)
+        addr = map_pages(len, alignment);
     if (addr != nullptr && publish(*block, addr, len, true))
         return addr;
     if (addr != nullptr)
@@ -298,6 +312,13 @@ void free_busy(Block &block, char *addr, std::size_t len) noexcept {
         }
 }
 
+// In a sandbox that allows no munmap, what the real allocator would have had in its heap must
+// not be unmapped; it is lost. Larger memory that allocator unmaps, too.
+bool must_stay(std::size_t len) noexcept {
+    constexpr std::size_t kMmapThreshold = 128UL << 10;
+    return len < kMmapThreshold && sandboxed();
+}
+
 } // namespace
 
 void free_block(Block &block) noexcept {
@@ -308,7 +329,8 @@ void free_block(Block &block) noexcept {
             by_address.clear(addr, len, &block);
             count_live(block, false);
             const bool advised = block.advised;
-            if (advised || block.hands_off || block.reshaped || !cache_put(block))
+            if ((advised || block.hands_off || block.reshaped || !cache_put(block)) &&
+                !must_stay(len))
                 unmap(block);
             if (advised)
                 notice_unmapped();

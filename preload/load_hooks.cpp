@@ -2,7 +2,8 @@
 //
 // The hooked functions that read files by their descriptors. Each costs a program that
 // reads small pieces one comparison and a jump. None is noexcept: a thread may be cancelled
-// in the real ones. stream_hooks.cpp has those of streams.
+// in the real ones, and before a large read, which may be served here. stream_hooks.cpp has
+// those of streams.
 //
 // Programs that were built with _FORTIFY_SOURCE call the variants with the room that there
 // is for what is read; what does not fit is for the real ones, which end the program.
@@ -12,6 +13,7 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -25,12 +27,14 @@ namespace {
 // Out of line, so that the hooks need no frame: a small read is a jump to the real one.
 
 [[gnu::noinline]] ssize_t read_large(int fd, void *buffer, std::size_t len) {
+    ::pthread_testcancel();
     const iovec whole{.iov_base = buffer, .iov_len = len};
     ssize_t got = 0;
     return may_load(len) && load_here(fd, &whole, 1, got) ? got : real().read(fd, buffer, len);
 }
 
 [[gnu::noinline]] ssize_t pread_large(int fd, void *buffer, std::size_t len, off_t offset) {
+    ::pthread_testcancel();
     const iovec whole{.iov_base = buffer, .iov_len = len};
     ssize_t got = 0;
     return may_load(len) && load_at(fd, offset, &whole, 1, got)
@@ -39,10 +43,12 @@ namespace {
 }
 
 bool readv_large(int fd, const iovec *vector, int count, ssize_t &got) {
+    ::pthread_testcancel();
     return may_load_vector(vector, count) && load_here(fd, vector, count, got);
 }
 
 bool preadv_large(int fd, const iovec *vector, int count, off_t offset, ssize_t &got) {
+    ::pthread_testcancel();
     return may_load_vector(vector, count) && load_at(fd, offset, vector, count, got);
 }
 

@@ -78,13 +78,20 @@ std::uint64_t rest_of(int fd, off_t offset) noexcept {
 }
 
 // A handler that leaves a read by a jump would leave what the hook holds with it. The kernel
-// runs none either while it reads a regular file.
+// runs none either while it reads a regular file. But what ends the process ends it at once,
+// there and here: a disk may be slow.
 class NoSignals {
   public:
     NoSignals() noexcept {
-        sigset_t all;
-        (void)::sigfillset(&all);
-        (void)::pthread_sigmask(SIG_SETMASK, &all, &before_);
+        sigset_t handled;
+        (void)::sigfillset(&handled);
+        for (const int number : {SIGHUP, SIGINT, SIGQUIT, SIGALRM, SIGTERM, SIGUSR1, SIGUSR2,
+                                 SIGXCPU, SIGVTALRM, SIGPROF}) {
+            struct sigaction now {};
+            if (::sigaction(number, nullptr, &now) == 0 && now.sa_handler == SIG_DFL)
+                (void)::sigdelset(&handled, number);
+        }
+        (void)::pthread_sigmask(SIG_BLOCK, &handled, &before_);
     }
     NoSignals(const NoSignals &) = delete;
     NoSignals &operator=(const NoSignals &) = delete;
@@ -95,13 +102,19 @@ class NoSignals {
 };
 
 // Inside while segments are mapped over the block; see changes.hpp. The adviser's piece, if
-// it lies there, ends.
+// it lies there, ends. Nothing is mapped any more once another thread has done something
+// special to the block.
 class LoadGate final : public Gate {
   public:
-    LoadGate(const void *buffer, std::size_t len) noexcept : buffer_(buffer), len_(len) {}
+    LoadGate(const Block &block, const iovec &part) noexcept
+        : block_(block), number_(block.number), buffer_(part.iov_base), len_(part.iov_len) {}
 
     bool enter() noexcept override {
         change_.emplace();
+        if (block_.number != number_ || block_.hands_off || block_.unloadable) {
+            change_.reset();
+            return false;
+        }
         Change::end_piece(buffer_, len_);
         return true;
     }
@@ -114,6 +127,8 @@ class LoadGate final : public Gate {
     [[nodiscard]] bool over() const noexcept override { return all_pieces_ended(); }
 
   private:
+    const Block &block_;
+    std::uint64_t number_;
     const void *buffer_;
     std::size_t len_;
     std::optional<Change> change_;
@@ -140,7 +155,7 @@ bool are_shared(std::size_t len) noexcept {
 
 std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcept {
     block.advised = true; // before anything is mapped there: free() asks for it
-    LoadGate gate(part.iov_base, part.iov_len);
+    LoadGate gate(block, part);
     LateNotes late(block, fd, offset, part.iov_base);
     upm_load_counts counts{};
     const std::int64_t got = engine().load({.fd = fd,

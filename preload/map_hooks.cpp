@@ -18,6 +18,8 @@
 #include <cstdint>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <upm/upm.hpp>
 
 #define UPM_HOOK extern "C" __attribute__((visibility("default")))
@@ -91,7 +93,9 @@ void *map(void *(*real_mmap)(void *, std::size_t, int, int, int, off_t), void *a
           std::size_t len, int prot, int flags, int fd, off_t offset) noexcept {
     const auto make = [&] { return real_mmap(addr, len, prot, flags, fd, offset); };
     const bool replaces = (flags & MAP_FIXED) != 0 && watched();
-    void *const result = replaces ? cut_out(addr, len, make) : make();
+    void *result = replaces ? cut_out(addr, len, make) : make();
+    if (result == MAP_FAILED && errno == ENOMEM && !sandboxed() && drop_cache() != 0)
+        result = make();
     if (result == MAP_FAILED)
         return result;
     if (worth_recording(len, prot, flags)) {
@@ -110,12 +114,6 @@ void *map(void *(*real_mmap)(void *, std::size_t, int, int, int, off_t), void *a
 bool drops_content(int advice) noexcept {
     constexpr int kDontneedLocked = 24; // since Linux 5.18; not in older headers
     return advice == MADV_DONTNEED || advice == MADV_FREE || advice == kDontneedLocked;
-}
-
-// Flags of the mapping, which only an anonymous one of its own can have.
-bool marks_mapping(int advice) noexcept {
-    return advice == MADV_DONTFORK || advice == MADV_WIPEONFORK || advice == MADV_DONTDUMP ||
-           advice == MADV_REMOVE;
 }
 
 // Advice that is without meaning where shared content is mapped. numpy gives it to each
@@ -192,9 +190,14 @@ class Drop {
     void replace(char *first, char *last, int protection) noexcept {
         if (over())
             return;
-        replaced_ = true;
-        note(real().mmap(first, static_cast<std::size_t>(last - first), protection,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+        const auto len = static_cast<std::size_t>(last - first);
+        const bool done = real().mmap(first, len, protection,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+        replaced_ = replaced_ || done;
+        if (!done && (protection & PROT_WRITE) != 0)
+            std::memset(first, 0, len); // there may be no more mappings (vm.max_map_count)
+        else
+            note(done);
         next_ = last;
     }
 
@@ -252,6 +255,16 @@ bool make_private(void *addr, std::size_t len) noexcept {
     if (advised && !sandboxed())
         (void)upm::unmerge(addr, len);
     return advised;
+}
+
+// --- mprotect ---
+
+template <class Action>
+int protect(void *addr, std::size_t len, Action change) noexcept {
+    if (watched())
+        return with_blocks(addr, len, reshape, change);
+    mark_reshaped(addr, len);
+    return change();
 }
 
 // --- mremap ---
@@ -359,11 +372,16 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
 }
 
 UPM_HOOK int mprotect(void *addr, std::size_t len, int prot) noexcept {
-    if (!watched()) {
-        mark_reshaped(addr, len);
-        return real().mprotect(addr, len, prot);
-    }
-    return with_blocks(addr, len, reshape, [&] { return real().mprotect(addr, len, prot); });
+    return protect(addr, len, [&] { return real().mprotect(addr, len, prot); });
+}
+
+// With glibc 2.27.
+UPM_HOOK int pkey_mprotect(void *addr, std::size_t len, int prot, int key) noexcept {
+    return protect(addr, len, [&] {
+        return real().pkey_mprotect != nullptr
+                   ? real().pkey_mprotect(addr, len, prot, key)
+                   : static_cast<int>(::syscall(SYS_pkey_mprotect, addr, len, prot, key));
+    });
 }
 
 UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
@@ -371,7 +389,9 @@ UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
     if (!changes_nothing(advice) && page_aligned(addr) && round_up(len) >= len) {
         if (careful && drops_content(advice))
             return drop_content(addr, len, advice);
-        if (careful && marks_mapping(advice))
+        // What else there is, and will be, means one thing for memory and another one for a
+        // mapping of shared content: flags (MADV_DONTFORK), guards (MADV_GUARD_INSTALL).
+        if (careful && !about_huge_pages(advice))
             (void)make_private(addr, len);
         else if (!drops_content(advice))
             mark_reshaped(addr, len, about_huge_pages(advice));

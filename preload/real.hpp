@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
+#include <pthread.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -31,6 +32,7 @@
     X(int, munmap, (void *addr, std::size_t len))                                                  \
     X(void *, mremap, (void *addr, std::size_t old_len, std::size_t len, int flags, ...))          \
     X(int, mprotect, (void *addr, std::size_t len, int prot))                                      \
+    X(int, pkey_mprotect, (void *addr, std::size_t len, int prot, int key))                        \
     X(int, madvise, (void *addr, std::size_t len, int advice))                                     \
     X(ssize_t, read, (int fd, void *buffer, std::size_t len))                                      \
     X(ssize_t, pread, (int fd, void *buffer, std::size_t len, off_t offset))                       \
@@ -92,18 +94,27 @@ bool is_early(const void *pointer) noexcept;
 std::size_t early_rest(const void *pointer) noexcept;
 
 // Set while the calling thread is inside the hook. What it asks for then goes to
-// the real functions, and is not recorded.
+// the real functions, and is not recorded. Nor is the thread cancelled there: most of the
+// hooked functions are no place for that, and none of the hook's own can be unwound.
 class Guard {
   public:
-    Guard() noexcept { ++depth; }
+    Guard() noexcept {
+        ++depth;
+        (void)::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state_);
+    }
     Guard(const Guard &) = delete;
     Guard &operator=(const Guard &) = delete;
-    ~Guard() { --depth; }
+    ~Guard() {
+        (void)::pthread_setcancelstate(cancel_state_, nullptr);
+        --depth;
+    }
     [[nodiscard]] static bool active() noexcept { return depth != 0; }
 
   private:
     // initial-exec: any other model may call malloc to make room for it.
     [[gnu::tls_model("initial-exec")]] static thread_local int depth;
+
+    int cancel_state_ = PTHREAD_CANCEL_ENABLE;
 };
 
 } // namespace upm::hook

@@ -48,9 +48,12 @@ bool filtered() noexcept {
     return at == std::string_view::npos || text.substr(at + kField.size(), 1) != "0";
 }
 
-// Each call that a pass makes, with arguments for which nothing happens.
+// Each call that a pass makes, with arguments for which nothing happens. Whoever looks for
+// the program's core files finds none of this process, which is ended for the first of them
+// that is forbidden.
 [[noreturn]] void try_calls() noexcept {
     constexpr long kNone = -1;
+    (void)::syscall(SYS_prctl, PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
     constexpr long kCalls[][4] = {{SYS_userfaultfd, kNone, 0, 0},
                                   {SYS_memfd_create, 0, kNone, 0},
                                   {SYS_socket, kNone, 0, 0},
@@ -110,6 +113,7 @@ void begin() noexcept {
         set_threshold(SIZE_MAX);
         end_loads();
         end_all_pieces();
+        end_waits();
         wake_adviser();
         if (local().thread_runs.load())
             wait_until_parked();

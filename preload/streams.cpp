@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <sys/uio.h>
 
 namespace upm::hook {
@@ -125,6 +126,7 @@ std::size_t read_stream(void *buffer, std::size_t size, std::size_t count, FILE 
     auto *const into = static_cast<char *>(buffer);
     const std::size_t len = size * count;
     if (may_load(len) && concerns_loads(buffer, len)) {
+        ::pthread_testcancel();
         const StreamLock guard(stream, lock);
         const std::size_t got = read_ahead(into, len, stream);
         if (got != 0)
