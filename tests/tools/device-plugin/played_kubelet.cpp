@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <grpc/grpc.h>
 #include <grpcpp/grpcpp.h>
 #include <stdexcept>
 
@@ -38,7 +39,12 @@ void shut(std::unique_ptr<grpc::Server> &server) {
 
 } // namespace
 
-PlayedKubelet::PlayedKubelet(std::string folder) : folder_(std::move(folder)) {}
+// The library stays, to the end of the process: with its last channel it would shut down, and
+// wait ten seconds for a connection whose peer has refused what was being written.
+PlayedKubelet::PlayedKubelet(std::string folder) : folder_(std::move(folder)) {
+    static const bool kStays = (::grpc_init(), true);
+    (void)kStays;
+}
 
 PlayedKubelet::~PlayedKubelet() {
     stop();
