@@ -2,6 +2,7 @@
 //
 // upm doctor: the module, and what else of the system has a part in merging.
 #include "tools/common/errors.hpp"
+#include "tools/common/memory.hpp"
 #include "tools/common/sizes.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/doctor.hpp"
@@ -307,25 +308,11 @@ Finding check_aslr(const Machine &machine) {
 
 // Copies may break all at once, and then need the memory that merging freed.
 Finding check_memory(const Machine &machine) {
-    unsigned long long total = 0;
-    unsigned long long available = 0;
-    machine.root.lines("/proc/meminfo", [&](std::string_view line) {
-        const auto take = [&](std::string_view key, unsigned long long &value) {
-            if (!line.starts_with(key))
-                return;
-            line.remove_prefix(key.size());
-            line = trimmed(line);
-            value = parse_integer<std::uint64_t>(line.substr(0, line.find(' '))).value_or(0);
-        };
-        take("MemTotal:", total);
-        take("MemAvailable:", available);
-    });
-    constexpr unsigned long long kKib = 1024;
-    constexpr unsigned long long kScarce = 10; // one tenth
-    const bool scarce = available < total / kScarce;
+    constexpr unsigned kScarce = 10; // percent
+    const Memory memory = read_memory(machine.root);
     std::string found =
-        fmt::format("{} of {} available", human_bytes(available * kKib), human_bytes(total * kKib));
-    if (scarce)
+        fmt::format("{} of {} available", human_bytes(memory.available), human_bytes(memory.total));
+    if (is_short(memory, kScarce))
         return warn(std::move(found),
                     "free some: writes to merged pages need memory for their copies");
     return ok(std::move(found));

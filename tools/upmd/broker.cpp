@@ -280,7 +280,7 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
     const std::size_t count = request.hashes.size();
     store::LookupReply head{};
     std::vector<std::byte> answer(sizeof(head) + count * sizeof(Place));
-    std::uint64_t left = reserve ? ledger_.room(client.owner) : 0;
+    std::uint64_t left = reserve ? room(client) : 0;
     const bool candidates = (request.flags & store::kCandidates) != 0;
     Ref ref; // of the hash before
     Ref last;
@@ -310,7 +310,7 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
                     domain.reserved.emplace(hash, client.id);
                     client.reserved.push_back(hash);
                 } else {
-                    ++totals_.refused;
+                    count_refusal(client);
                 }
             } else if (reserve && holder->second == client.id) {
                 place.segment = store::kReserved;
@@ -384,7 +384,20 @@ int Broker::admit(const Client &client, const Brought &brought, std::uint32_t pa
     if (::fstat(brought.fd.get(), &status) != 0)
         return -errno;
     inode = status.st_ino;
-    return ledger_.room(client.owner) < pages ? -EDQUOT : 0;
+    return pages <= room(client) ? 0 : -EDQUOT;
+}
+
+std::uint64_t Broker::room(const Client &client) const {
+    return waits_for_want(client) ? 0 : ledger_.room(client.owner);
+}
+
+// What is to be kept for others by an operator's word is kept.
+bool Broker::waits_for_want(const Client &client) const {
+    return plenty_ && client.seed == 0;
+}
+
+void Broker::count_refusal(const Client &client) {
+    ++(waits_for_want(client) ? totals_.put_off : totals_.refused);
 }
 
 bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought brought,
@@ -416,7 +429,7 @@ bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought 
         ledger_.add(client.owner, &Account::names, 1);
         reply(client, request.header, answer);
     } else {
-        ++totals_.refused;
+        count_refusal(client);
         fail(client, request.header, ret);
     }
     wake_parked(*client.domain, now);

@@ -73,6 +73,10 @@ class Broker {
     // Ends what is over, and gives the time of the next call (0: none is needed).
     std::uint64_t expire(std::uint64_t now);
 
+    // From now on free memory is plenty, or not: while it is, no content becomes known that
+    // is not, but for seeds. What is known is shared as ever.
+    void set_plenty(bool plenty) { plenty_ = plenty; }
+
     // When to look at which process, and what was seen there.
     [[nodiscard]] Usage &usage() { return usage_; }
     // Those that end with this broker.
@@ -105,6 +109,10 @@ class Broker {
     [[nodiscard]] int admit(const Client &client, const Brought &brought,
                             const store::MakeRequest &request) const;
     Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
+    // Pages that the client may have made, publish or reserve now.
+    [[nodiscard]] std::uint64_t room(const Client &client) const;
+    [[nodiscard]] bool waits_for_want(const Client &client) const;
+    void count_refusal(const Client &client);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
     [[nodiscard]] std::uint64_t made_alone(const Owner &owner) const;
     void credit(const Owner &owner, std::uint64_t pages);
@@ -157,6 +165,7 @@ class Broker {
     // Pages that were made for a process: until it is seen to map them, or another one uses
     // them; and again once they have gone without that.
     std::unordered_map<std::uint64_t, std::uint64_t> made_alone_;
+    bool plenty_ = false;
     std::uint64_t next_ = 0; // no reservation and no patience ends before; 0: none does
 
     struct Totals {
@@ -166,6 +175,7 @@ class Broker {
         std::uint64_t published = 0; // pages
         std::uint64_t made = 0;      // pages, of files that clients loaded
         std::uint64_t refused = 0;   // by quota, or a segment that is not as it must be
+        std::uint64_t put_off = 0;   // while free memory was plenty
         std::uint64_t bad = 0;       // packets that are not of the protocol
         std::uint64_t reservations_lost = 0;
         std::uint64_t dropped = 0; // segments

@@ -52,6 +52,14 @@ unsigned parse_mode(const std::string &text) {
     return static_cast<unsigned>(mode);
 }
 
+// 100 is no condition: then nobody looks at what is free.
+unsigned parse_percent(unsigned percent) {
+    constexpr unsigned kWhole = 100;
+    if (percent == 0 || percent > kWhole)
+        throw std::runtime_error("--start-below-free takes 1 to 100 percent");
+    return percent == kWhole ? 0 : percent;
+}
+
 cxxopts::Options description() {
     cxxopts::Options options("upmd", "Broker of libupm's backend store; see upmd(8).\n");
     options.custom_help("[OPTION...]");
@@ -73,6 +81,8 @@ cxxopts::Options description() {
          cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
         ("reservation", "ms in which a client must publish what it has reserved",              //
          cxxopts::value<std::uint64_t>()->default_value("1000"), "MS")                         //
+        ("start-below-free", "share new content only while less of the memory is free",        //
+         cxxopts::value<unsigned>()->default_value("100"), "PERCENT")                          //
         ("idle-exit", "end after so many seconds without a client or a segment; 0: never",     //
          cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
         ("metrics", "write metrics into this file every 10 s, in Prometheus' text format",     //
@@ -103,6 +113,7 @@ Options parse(const cxxopts::ParseResult &given) {
     settings.idle_exit_ms = given["idle-exit"].as<std::uint64_t>() * 1000;
     if (options.on_demand && settings.idle_exit_ms == 0)
         settings.idle_exit_ms = 60'000;
+    settings.start_below_free = parse_percent(given["start-below-free"].as<unsigned>());
     settings.metrics_file = given["metrics"].as<std::string>();
     return options;
 }

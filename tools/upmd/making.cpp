@@ -33,7 +33,7 @@ bool Broker::make(Client &client, std::span<const std::byte> packet, Brought bro
     const int error =
         same != jobs_.end() && ledger_.may_wait(client.owner) ? 0 : admit(client, brought, request);
     if (error != 0) {
-        ++totals_.refused;
+        count_refusal(client);
         discard();
         fail(client, request.header, error);
         return true;
@@ -56,9 +56,12 @@ int Broker::admit(const Client &client, const Brought &brought,
         return brought.error != 0 ? -brought.error : -EMFILE;
     if (!ledger_.may_wait(client.owner))
         return -EAGAIN;
-    const bool room = made_alone(client.owner) + request.pages <= limits_.alone_pages &&
-                      request.pages <= ledger_.room(client.owner);
-    return room ? 0 : -EDQUOT;
+    const bool fits = made_alone(client.owner) + request.pages <= limits_.alone_pages &&
+                      request.pages <= room(client);
+    if (fits)
+        return 0;
+    // Told of a quota, a client asks more and more seldom.
+    return waits_for_want(client) ? -EAGAIN : -EDQUOT;
 }
 
 Broker::Job &Broker::begin_job(const Client &client, const store::MakeRequest &request,

@@ -141,6 +141,7 @@ std::string Broker::metrics() const {
           bytes_of(limits_.max_pages));
     gauge("quota_bytes", "Size of the content that one user may have.",
           bytes_of(limits_.quota_pages));
+    gauge("sharing", "1 if new content is taken; 0 while free memory is plenty.", plenty_ ? 0 : 1);
     gauge("seeds", "Seeds, which keep content that nobody maps.", seeds_.all().size());
     gauge("seeded_bytes", "Size of the content that seeds keep.", bytes_of(ledger_.all().kept));
     gauge("max_seeded_bytes", "Size of the content that seeds of all users may keep together.",
@@ -152,6 +153,8 @@ std::string Broker::metrics() const {
     counter("made_bytes_total", "Size of the content that was read from files for loads.",
             bytes_of(totals_.made));
     counter("refused_total", "Requests that were refused: a limit, or nonsense.", totals_.refused);
+    counter("put_off_total", "Requests to share what is new, while free memory was plenty.",
+            totals_.put_off);
     counter("bad_packets_total", "Connections that were ended for a wrong packet.", totals_.bad);
     counter("reservations_lost_total", "Reservations that nobody kept in time.",
             totals_.reservations_lost);

@@ -3,6 +3,8 @@
 
 #include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
+#include "tools/common/errors.hpp"
+#include "tools/common/memory.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -99,7 +101,25 @@ bool Server::handle(ClientId id, std::span<const std::byte> packet,
         maker_.add(uid_of(id), {.file = std::move(brought.fd)});
         brought.error = EINVAL;
     }
-    return broker_.handle(id, packet, std::move(brought), now_ms());
+    const std::uint64_t now = now_ms();
+    look_at_memory(now);
+    return broker_.handle(id, packet, std::move(brought), now);
+}
+
+// Only when somebody asks: a broker that nobody uses does not wake.
+void Server::look_at_memory(std::uint64_t now) {
+    constexpr std::uint64_t kMemoryMs = 1'000;
+    if (settings_.start_below_free == 0 || now < memory_at_)
+        return;
+    memory_at_ = now + kMemoryMs;
+    bool plenty = false;
+    try {
+        plenty = !tool::is_short(tool::read_memory(tool::Root()), settings_.start_below_free);
+    } catch (const tool::Failure &failure) {
+        fmt::print(stderr, "upmd: shares, whatever memory is free: {}\n", failure.what());
+        settings_.start_below_free = 0;
+    }
+    broker_.set_plenty(plenty);
 }
 
 void Server::begin_looks(std::uint64_t now) {
@@ -175,6 +195,7 @@ std::optional<int> Server::tick() {
     const std::uint64_t expiry = broker_.expire(now);
     std::uint64_t next = expiry != 0 ? expiry : kNever;
     if (!settings_.metrics_file.empty() && metrics_at_ <= now) {
+        look_at_memory(now);
         write_metrics();
         metrics_at_ = now + kMetricsMs;
     }

@@ -27,6 +27,7 @@ struct Settings {
     std::size_t tasks = 256;           // that hold a client's file; of one user, a quarter
     std::uint64_t idle_exit_ms = 0;    // end after so long without work; 0: never
     std::string metrics_file;          // for a collector; empty: none
+    unsigned start_below_free = 0;     // percent of memory; 0: shares at once
 };
 
 class Server final : public broker::Service {
@@ -50,6 +51,7 @@ class Server final : public broker::Service {
     std::optional<int> tick() override;
 
   private:
+    void look_at_memory(std::uint64_t now);
     void write_metrics() const;
     [[nodiscard]] bool idle_for_long(std::uint64_t now);
     void begin_looks(std::uint64_t now);
@@ -68,6 +70,7 @@ class Server final : public broker::Service {
     broker::PacketServer sockets_;
     std::uint64_t idle_since_ = 0;
     std::uint64_t metrics_at_ = 0;
+    std::uint64_t memory_at_ = 0; // when to look at it again
 };
 
 } // namespace upm::upmd

@@ -433,6 +433,22 @@ TEST_F(StoreFailure, QuotaIsALimit) {
     EXPECT_TRUE(has_pattern(pages, 1));
 }
 
+// No machine that runs tests has less than a hundredth of its memory free.
+TEST_F(StoreFailure, NothingNewWhileMemoryIsPlenty) {
+    (void)broker.stop(SIGTERM);
+    const BrokerProcess waiting({"--start-below-free", "1"});
+    use(waiting.socket());
+    const Pages pages(16);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    EXPECT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.inserted, 0U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_LIMIT], 16U);
+    EXPECT_TRUE(has_pattern(pages, 1));
+    EXPECT_THROW(const BrokerProcess wrong({"--start-below-free", "0"}), std::runtime_error);
+    EXPECT_THROW(const BrokerProcess wrong({"--start-below-free", "101"}), std::runtime_error);
+}
+
 TEST_F(StoreFailure, AnotherUserGetsNothing) {
     if (::geteuid() != 0)
         GTEST_SKIP() << "needs root, to be another user";

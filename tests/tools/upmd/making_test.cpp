@@ -239,6 +239,44 @@ TEST_F(UpmdMaking, QuotaIsALimit) {
     EXPECT_EQ(ask(id, 2), -EDQUOT);
 }
 
+// While free memory is plenty nothing new is taken, and what is known is shared.
+TEST_F(UpmdMaking, PlentyPutsOffWhatIsNew) {
+    const Id first = join(1000);
+    const Id second = join(1000);
+    EXPECT_EQ(ask(first, 1), 1);
+    work();
+    ASSERT_EQ(error(first), 0);
+    ASSERT_EQ(publish(first, hashes_from(100, 4)), 0);
+    broker().set_plenty(true);
+    EXPECT_EQ(value("sharing"), 0U);
+    EXPECT_EQ(ask(second, 2), -EAGAIN) << "a quota (EDQUOT) would silence the client";
+    EXPECT_EQ(publish(second, hashes_from(200, 4)), -EDQUOT);
+    ASSERT_EQ(lookup(second, hashes_from(100, 5), true), 0);
+    EXPECT_EQ(count(second, store::kRefused), 1U);
+    EXPECT_EQ(count(second, store::kReserved), 0U);
+    EXPECT_EQ(value("put_off_total"), 3U);
+    EXPECT_EQ(value("refused_total"), 0U) << "an alert is on it";
+    broker().set_plenty(false);
+    EXPECT_EQ(value("sharing"), 1U);
+    EXPECT_EQ(ask(second, 2), 1);
+    work();
+    EXPECT_EQ(error(second), 0);
+}
+
+TEST_F(UpmdMaking, PlentyIsNoLimitOfSeeds) {
+    upmd::Limits limits = roomy();
+    limits.seed_pages = limits.all_seed_pages = 1'000;
+    begin_with(limits);
+    broker().set_plenty(true);
+    const Id id = join(1000);
+    store::SeedRequest request{};
+    request.act = static_cast<std::uint32_t>(store::SeedAct::kBegin);
+    ASSERT_EQ(say(id, store::Op::kSeed, request), 0);
+    EXPECT_EQ(ask(id, 1), 1);
+    work();
+    EXPECT_EQ(error(id), 0);
+}
+
 TEST_F(UpmdMaking, RequestsThatAreNone) {
     EXPECT_EQ(ask(join(1000), 1, 0), -1);
     EXPECT_EQ(ask(join(1000), 1, store::kMaxPages + 1), -1);
