@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Keys of domains, as UPM_DOMAIN takes them, and where the hook lies in containers.
+// Keys of domains, as UPM_DOMAIN takes them, and where the hook and its launcher lie in
+// containers.
 #ifndef UPM_TOOLS_COMMON_KEY_HPP
 #define UPM_TOOLS_COMMON_KEY_HPP
 
@@ -11,6 +12,7 @@ namespace upm::tool {
 
 // Inside a container.
 inline constexpr const char *kHookInside = "/opt/upm/libupm-preload.so";
+inline constexpr const char *kLauncherInside = "/opt/upm/upm-layout"; // for upm-runc
 
 // 32 hex digits that nobody can guess. Throws SystemError.
 std::string fresh_key();

@@ -3,9 +3,9 @@
 
 #include "libupm/base/env.hpp"
 #include "tools/common/errors.hpp"
+#include "tools/common/key.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm-runc/seccomp.hpp"
-#include "tools/upm/model/cdi.hpp"
 
 #include <algorithm>
 #include <array>
@@ -61,7 +61,7 @@ bool check_domain(const Json &process) {
 void check_mount(const Json &mount) {
     for (const Json &option : mount.value("options", Json::array()))
         if (option == "noexec")
-            throw Failure(std::string(cli::kLauncherInside) + " is mounted noexec");
+            throw Failure(std::string(kLauncherInside) + " is mounted noexec");
     const std::string source = mount.at("source").get<std::string>();
     struct stat status {};
     struct statvfs system {};
@@ -76,12 +76,12 @@ void check_mount(const Json &mount) {
 void check_mounts(const Json &spec) {
     bool found = false;
     for (const Json &mount : spec.value("mounts", Json::array()))
-        if (mount.value("destination", "") == cli::kLauncherInside) {
+        if (mount.value("destination", "") == kLauncherInside) {
             check_mount(mount);
             found = true;
         }
     if (!found)
-        throw Failure(std::string("nothing is mounted at ") + cli::kLauncherInside +
+        throw Failure(std::string("nothing is mounted at ") + kLauncherInside +
                       ": make the device again (upm cdi generate)");
 }
 
@@ -130,9 +130,8 @@ void put_launcher(Json &process) {
         if (!word.is_string())
             throw Failure("an argument of its program is no text");
     const std::size_t place = place_of_program(arguments);
-    if (arguments.at(place) != cli::kLauncherInside)
-        arguments.insert(arguments.begin() + static_cast<std::ptrdiff_t>(place),
-                         cli::kLauncherInside);
+    if (arguments.at(place) != kLauncherInside)
+        arguments.insert(arguments.begin() + static_cast<std::ptrdiff_t>(place), kLauncherInside);
 }
 
 } // namespace

@@ -4,7 +4,7 @@
 #include "tools/upm-runc/spec.hpp"
 
 #include "tools/common/errors.hpp"
-#include "tools/upm/model/cdi.hpp"
+#include "tools/common/key.hpp"
 
 #include <cstdio>
 #include <functional>
@@ -37,7 +37,7 @@ class Spec : public testing::Test {
               {"apparmorProfile", "docker-default"}}},
             {"mounts",
              Json::array({{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}},
-                          {{"destination", cli::kLauncherInside},
+                          {{"destination", tool::kLauncherInside},
                            {"type", "bind"},
                            {"source", launcher_},
                            {"options", {"bind", "ro", "nosuid", "nodev"}}}})},
@@ -82,7 +82,7 @@ class Spec : public testing::Test {
 };
 
 TEST_F(Spec, TheLauncherComesBeforeTheProgram) {
-    EXPECT_EQ(arguments(), Json({cli::kLauncherInside, "python3", "app.py"}));
+    EXPECT_EQ(arguments(), Json({tool::kLauncherInside, "python3", "app.py"}));
 }
 
 TEST_F(Spec, ItComesOnce) {
@@ -98,15 +98,15 @@ TEST_F(Spec, ItComesBehindAnInit) {
         EXPECT_EQ(arguments([&](Json &spec) {
                       spec["process"]["args"] = {init, "--", "python3", "app.py"};
                   }),
-                  Json({init, "--", cli::kLauncherInside, "python3", "app.py"}));
+                  Json({init, "--", tool::kLauncherInside, "python3", "app.py"}));
     EXPECT_EQ(arguments([](Json &spec) {
                   spec["process"]["args"] = {"tini", "-g", "--", "x"};
               }),
-              Json({cli::kLauncherInside, "tini", "-g", "--", "x"}));
+              Json({tool::kLauncherInside, "tini", "-g", "--", "x"}));
     EXPECT_EQ(arguments([](Json &spec) {
                   spec["process"]["args"] = {"tini", "--"};
               }),
-              Json({cli::kLauncherInside, "tini", "--"}));
+              Json({tool::kLauncherInside, "tini", "--"}));
 }
 
 TEST_F(Spec, OthersAreNoMembers) {

@@ -16,9 +16,6 @@
 
 namespace upm::tool::cli {
 
-// Inside of the container, as kHookInside.
-inline constexpr const char *kLauncherInside = "/opt/upm/upm-layout";
-
 struct CdiDevice {
     std::string name;         // of the device and of the domain that its containers share
     std::string key;          // 32 hex digits: who knows it is a member
