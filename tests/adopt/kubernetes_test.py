@@ -10,6 +10,7 @@ their parts fit each other, and that the programs know the options that they are
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "priorityClassName": "",
         "imagePullSecrets": [{"name": "pull"}],
     },
+    "layout": {"layout": {"enabled": True, "runtimeClass": "keyed"}},
+    "threshold": {"plugin": {"labels": True}, "broker": {"startBelowFree": 20}},
     "another kubelet": {"kubeletFolder": "/data/kubelet"},
 }
 
@@ -90,10 +93,10 @@ class Manifests(unittest.TestCase):
         for name, values in VARIANTS.items():
             with self.subTest(name):
                 manifests = chart(values)
-                self.assertEqual(
-                    sorted(m["kind"] for m in manifests),
-                    ["ConfigMap", "DaemonSet", "ServiceAccount"],
-                )
+                kinds = ["ConfigMap", "DaemonSet", "ServiceAccount"]
+                if "layout" in values:
+                    kinds.insert(2, "RuntimeClass")
+                self.assertEqual(sorted(m["kind"] for m in manifests), kinds)
                 for manifest in manifests:
                     self.validate(manifest)
 
@@ -125,6 +128,8 @@ class Manifests(unittest.TestCase):
             {"namespaces": ["Team"]},
             {"namespaces": "team-a"},
             {"broker": {"max": "much"}},
+            {"broker": {"startBelowFree": 0}},
+            {"layout": {"enabled": True, "runtimeClass": "Keyed"}},
             {"broker": {"metricsFolder": "relative"}},
             {"nodeSelector": {"upm.dev/enabled": True}},
             {"replicas": 3},
@@ -171,11 +176,13 @@ class Parts(unittest.TestCase):
                 if paths.get(m["name"]) == m["mountPath"]
             }
             options = dict(option.split("=", 1) for option in plugin["args"] if "=" in option)
-            for name in ("--hook", "--broker", "--state"):
-                self.assertIn(str(Path(options[name]).parent), same, name)
-            for name in ("--namespaces", "--pod-resources"):
+            for name in ("--hook", "--broker", "--state", "--layout"):
+                if name != "--layout" or "layout" in values:
+                    self.assertIn(str(Path(options[name]).parent), same, name)
+            for name in ("--namespaces", "--pod-resources", "--labels"):
                 mounted = {m["mountPath"] for m in plugin["volumeMounts"]}
-                self.assertIn(str(Path(options[name]).parent), mounted, name)
+                if name != "--labels" or values.get("plugin", {}).get("labels"):
+                    self.assertIn(str(Path(options[name]).parent), mounted, name)
             self.assertEqual(options.get("--cdi", "/var/run/cdi"), "/var/run/cdi")
 
     def test_every_mount_has_its_volume(self) -> None:
@@ -200,6 +207,32 @@ class Parts(unittest.TestCase):
                 known = set(re.findall(r"--[a-z-]+", done.stdout))
                 given = {argument.split("=")[0] for argument in part["args"]}
                 self.assertLessEqual(given, known)
+
+    def test_broker_and_plugin_have_one_threshold(self) -> None:
+        spec = daemon_set(chart(VARIANTS["threshold"]))
+        for name in ("broker", "plugin"):
+            self.assertIn("--start-below-free=20", container(spec, name)["args"])
+
+    def test_pods_of_the_runtime_class_find_what_their_runtime_needs(self) -> None:
+        """The files that the hook's container copies are those that the others name."""
+        manifests = chart(VARIANTS["layout"])
+        (found,) = [m for m in manifests if m["kind"] == "RuntimeClass"]
+        self.assertEqual((found["metadata"]["name"], found["handler"]), ("keyed", "keyed"))
+        spec = daemon_set(manifests)
+        self.assertEqual(found["scheduling"]["nodeSelector"], spec["nodeSelector"])
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            script = container(spec, "hook")["args"][0]
+            for name in re.findall(r"/usr/\S+", script.replace(";", "")):
+                (root / name[1:]).parent.mkdir(parents=True, exist_ok=True)
+                (root / name[1:]).write_text(name)
+            (root / "var/lib/upm").mkdir(parents=True)
+            script = script.replace("/usr/", f"{root}/usr/").replace("/var/", f"{root}/var/")
+            subprocess.run(["/bin/sh", "-euc", script], check=True)
+            modes = {p.name: p.stat().st_mode & 0o777 for p in (root / "var/lib/upm").iterdir()}
+        wanted = {"libupm-preload.so": 0o644, "upm-layout": 0o755, "upm-runc": 0o755}
+        self.assertEqual(modes, wanted)
+        self.assertIn("--layout=/var/lib/upm/upm-layout", container(spec, "plugin")["args"])
 
     def test_namespaces_become_lines(self) -> None:
         for names in ([], ["*"], ["team-a", "team-b"]):

@@ -49,10 +49,14 @@ class Case(podman_test.Case):
         """The engine, with this runtime in place of runc."""
         return [self.runtime if word == "runc" else word for word in super().podman()]
 
-    def once(self, *command: str, options: tuple[str, ...] = (), device: str = "test") -> Done:
-        """One container, to its end."""
+    def once(
+        self, *command: str, options: tuple[str, ...] = (), device: str | None = "test"
+    ) -> Done:
+        """One container, to its end; without the device where that is None."""
         root, usual = self.this_system()
-        asked = ("--device", f"upm.dev/share={device}", "--user", "1000:1000", *usual, *options)
+        asked = ("--user", "1000:1000", *usual, *options)
+        if device is not None:
+            asked = ("--device", f"upm.dev/share={device}", *asked)
         container = Container(self, root, *command, options=asked)
         out, errors = container.process.communicate(timeout=SECONDS)
         return subprocess.CompletedProcess(command, container.process.returncode, out, errors)
@@ -67,7 +71,7 @@ class Case(podman_test.Case):
         self.assertEqual(said[0], said[1])
         return results[1]
 
-    def answer(self, *options: str, device: str = "test") -> dict[str, Any]:
+    def answer(self, *options: str, device: str | None = "test") -> dict[str, Any]:
         """What the program says."""
         done = self.once("python3", "/data/program.py", options=options, device=device)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
@@ -107,6 +111,28 @@ class Layout(Case):
             if not name.startswith(("[v", "[stack]")) and "python3." not in Path(name).name:
                 self.assertNotEqual(place, other["maps"].get(name), name)
         self.assertNotEqual(first["hash"], other["hash"])
+
+    def test_what_the_device_plugin_gives(self) -> None:
+        """With --layout (tools/device-plugin/devices.cpp), by hand."""
+        build = RUNC.parent
+        mounts = [
+            f"{build.parent}/lib/libupm-preload.so:/opt/upm/libupm-preload.so:ro",
+            f"{build}/upm-layout:/opt/upm/upm-layout:ro",
+            "/run/upm:/run/upm:ro",
+        ]
+        maps = []
+        for name in ("one", "one", "other"):
+            key = self.path / name
+            if not key.exists():
+                key.write_text(os.urandom(16).hex() + "\n")
+                key.chmod(0o444)
+            options = ["--env", "LD_PRELOAD=/opt/upm/libupm-preload.so"]
+            options += ["--env", "UPM_DOMAIN=/opt/upm/domain"]
+            for mount in (*mounts, f"{key}:/opt/upm/domain:ro"):
+                options += ["--volume", mount]
+            maps.append(self.answer(*options, device=None)["maps"])
+        self.assertEqual(maps[0], maps[1])
+        self.assertNotEqual(maps[0]["[heap]"], maps[2]["[heap]"])
 
     def test_with_other_options(self) -> None:
         for options in (

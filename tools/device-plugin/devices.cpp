@@ -71,6 +71,8 @@ v1beta1::ContainerAllocateResponse edits_for(const Options &options, const Keys 
     add_mount(edits, options.hook, tool::kHookInside);
     add_mount(edits, folder_of(options.broker), kSocketFolderInside);
     add_mount(edits, keys.file(device), kKeyInside);
+    if (!options.layout.empty())
+        add_mount(edits, options.layout, tool::kLauncherInside);
     if (options.module) {
         v1beta1::DeviceSpec &node = *edits.add_devices();
         node.set_host_path(kDevice);
@@ -91,9 +93,11 @@ void write_cdi(const Options &options, const Keys &keys) {
         const Json key = Json::array({bind_mount(keys.file(name), kKeyInside)});
         devices.push_back({{"name", name}, {"containerEdits", {{"mounts", key}}}});
     }
-    Json common = {
-        {"mounts", Json::array({bind_mount(options.hook, tool::kHookInside),
-                                bind_mount(folder_of(options.broker), kSocketFolderInside)})}};
+    Json mounts = Json::array({bind_mount(options.hook, tool::kHookInside),
+                               bind_mount(folder_of(options.broker), kSocketFolderInside)});
+    if (!options.layout.empty())
+        mounts.push_back(bind_mount(options.layout, tool::kLauncherInside));
+    Json common = {{"mounts", mounts}};
     if (options.module)
         common["deviceNodes"] = Json::array({{{"path", kDevice}, {"permissions", "rw"}}});
     const Json whole = {{"cdiVersion", "0.5.0"},

@@ -4,8 +4,10 @@
 #include "libupm/base/packet.hpp"
 #include "tools/common/descriptor.hpp"
 #include "tools/common/errors.hpp"
+#include "tools/common/memory.hpp"
 
 #include <cerrno>
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -30,9 +32,9 @@ int ask_broker(const std::string &path) {
 }
 
 // 0 or an errno.
-int look_at_hook(const std::string &path) {
+int look_at_file(const std::string &path, int mode) {
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0 || ::access(path.c_str(), R_OK) != 0)
+    if (::stat(path.c_str(), &status) != 0 || ::access(path.c_str(), mode) != 0)
         return errno;
     return S_ISREG(status.st_mode) && status.st_size != 0 ? 0 : EINVAL;
 }
@@ -40,8 +42,11 @@ int look_at_hook(const std::string &path) {
 } // namespace
 
 std::string what_ails(const Options &options, const Keys &keys) {
-    if (const int error = look_at_hook(options.hook); error != 0)
+    if (const int error = look_at_file(options.hook, R_OK); error != 0)
         return tool::Failure("the hook " + options.hook, error).what();
+    const bool layout = !options.layout.empty();
+    if (const int error = layout ? look_at_file(options.layout, R_OK | X_OK) : 0; error != 0)
+        return tool::Failure("the launcher " + options.layout, error).what();
     if (const int error = ask_broker(options.broker); error != 0)
         return tool::Failure("the broker at " + options.broker, error).what();
     if (!keys.usable())
@@ -49,6 +54,15 @@ std::string what_ails(const Options &options, const Keys &keys) {
     if (options.module && ::access("/dev/upm", F_OK) != 0)
         return tool::Failure("/dev/upm", errno).what();
     return {};
+}
+
+std::string labels_of(const Options &options, bool healthy) {
+    constexpr unsigned kAlways = 100;
+    const bool waits = options.start_below_free != kAlways;
+    const bool shares = healthy && (!waits || tool::is_short(tool::read_memory(tool::Root()),
+                                                             options.start_below_free));
+    return fmt::format("upm.dev/sharing={}\nupm.dev/managed={}\nupm.dev/start-below-free={}\n",
+                       shares, shares && waits, options.start_below_free);
 }
 
 } // namespace upm::plugin

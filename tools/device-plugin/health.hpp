@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Whether a container that is started now could share.
+// Says if a container that is started now could share, and would.
 #ifndef UPM_TOOLS_DEVICE_PLUGIN_HEALTH_HPP
 #define UPM_TOOLS_DEVICE_PLUGIN_HEALTH_HPP
 
@@ -13,6 +13,9 @@ namespace upm::plugin {
 
 // Empty if all is well, else what is not.
 std::string what_ails(const Options &options, const Keys &keys);
+
+// Labels of the node, one a line. Throws SystemError if nobody can say what memory is free.
+std::string labels_of(const Options &options, bool healthy);
 
 } // namespace upm::plugin
 

@@ -18,6 +18,7 @@ using tool::UsageError;
 
 // The kubelet takes lists of 4 MiB; this one has half of that.
 constexpr std::uint32_t kMostDevices = 65'536;
+constexpr unsigned kWhole = 100; // percent
 
 cxxopts::Options description() {
     cxxopts::Options options("upm-device-plugin",
@@ -27,18 +28,26 @@ cxxopts::Options description() {
     const auto text = [](const char *fallback) {
         return cxxopts::value<std::string>()->default_value(fallback);
     };
-    options.add_options()                                                                      //
-        ("devices", "containers on the node that can have the resource at one time",           //
-         cxxopts::value<std::uint32_t>()->default_value("1024"), "N")                          //
-        ("namespaces", "namespaces whose pods share, one a line; * is all; read anew",         //
-         text("/etc/upm/namespaces"), "FILE")                                                  //
-        ("hook", "the hook, on the node and here", text(UPM_HOOK), "FILE")                     //
-        ("broker", "socket of upmd, on the node and here", text(kSystemSocket), "SOCKET")      //
+    options.add_options()                                                                 //
+        ("devices", "containers on the node that can have the resource at one time",      //
+         cxxopts::value<std::uint32_t>()->default_value("1024"), "N")                     //
+        ("namespaces", "namespaces whose pods share, one a line; * is all; read anew",    //
+         text("/etc/upm/namespaces"), "FILE")                                             //
+        ("hook", "the hook, on the node and here", text(UPM_HOOK), "FILE")                //
+        ("broker", "socket of upmd, on the node and here", text(kSystemSocket), "SOCKET") //
+        ("layout",
+         "upm-layout, on the node and here: containers that upm-runc starts get a "            //
+         "keyed layout",                                                                       //
+         text(""), "FILE")                                                                     //
         ("module", "pass /dev/upm in as well")                                                 //
         ("cdi", "write a specification of CDI there, and name its devices to the kubelet",     //
          text(""), "DIR")                                                                      //
         ("state", "folder for keys, on the node and here", text("/run/upm-device-plugin"),     //
          "DIR")                                                                                //
+        ("labels", "write labels of the node there, for node-feature-discovery", text(""),     //
+         "FILE")                                                                               //
+        ("start-below-free", "what upmd was told, for the labels",                             //
+         cxxopts::value<unsigned>()->default_value("100"), "PERCENT")                          //
         ("resource", "what pods ask for", text("upm.dev/share"), "NAME")                       //
         ("kubelet", "folder of the kubelet's socket", text("/var/lib/kubelet/device-plugins"), //
          "DIR")                                                                                //
@@ -85,8 +94,12 @@ void check(const Options &options) {
                                        {"state", &options.state},
                                        {"namespaces", &options.namespaces}})
         check_path(option, *path);
-    if (!options.cdi.empty())
-        check_path("cdi", options.cdi);
+    for (const auto &[option, path] :
+         {std::pair{"cdi", &options.cdi}, {"layout", &options.layout}, {"labels", &options.labels}})
+        if (!path->empty())
+            check_path(option, *path);
+    if (options.start_below_free == 0 || options.start_below_free > kWhole)
+        throw UsageError("--start-below-free takes 1 to 100 percent");
     check_socket("kubelet", options.kubelet + "/" + options.endpoint());
     check_socket("pod-resources", options.pod_resources);
     check_socket("broker", options.broker);
@@ -103,6 +116,9 @@ Options taken(const cxxopts::ParseResult &given) {
                     .state = text("state"),
                     .namespaces = text("namespaces"),
                     .cdi = text("cdi"),
+                    .layout = text("layout"),
+                    .labels = text("labels"),
+                    .start_below_free = given["start-below-free"].as<unsigned>(),
                     .module = given.count("module") != 0};
     check(options);
     return options;

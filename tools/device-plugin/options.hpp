@@ -15,11 +15,14 @@ struct Options {
     std::string pod_resources; // the kubelet's socket that tells which pod has which device
     std::string resource;      // upm.dev/share
     std::uint32_t devices = 0;
-    std::string hook;       // on the node, and by the same path here
-    std::string broker;     // socket of upmd, likewise
-    std::string state;      // folder for keys, likewise
-    std::string namespaces; // file with the namespaces whose pods share
-    std::string cdi;        // folder for a specification; empty: none
+    std::string hook;                // on the node, and by the same path here
+    std::string broker;              // socket of upmd, likewise
+    std::string state;               // folder for keys, likewise
+    std::string namespaces;          // file with the namespaces whose pods share
+    std::string cdi;                 // folder for a specification; empty: none
+    std::string layout;              // upm-layout, on the node and here; empty: containers get none
+    std::string labels;              // file for labels of the node; empty: none
+    unsigned start_below_free = 100; // percent, as upmd has it; 100: no condition
     bool module = false;
 
     // Of the plugin's socket, in the folder of the kubelet's.

@@ -2,6 +2,7 @@
 #include "tools/device-plugin/plugin.hpp"
 
 #include "tools/common/errors.hpp"
+#include "tools/common/files.hpp"
 #include "tools/device-plugin/devices.hpp"
 #include "tools/device-plugin/health.hpp"
 #include "tools/device-plugin/log.hpp"
@@ -36,6 +37,8 @@ Plugin::Plugin(Options options)
 
 Plugin::~Plugin() {
     stop_server();
+    if (!options_.labels.empty())
+        (void)::unlink(options_.labels.c_str());
 }
 
 bool Plugin::prepare_cdi() {
@@ -59,6 +62,8 @@ void Plugin::say_once(std::string &last, const std::string &text) {
 
 void Plugin::step() {
     look_at_health();
+    if (!options_.labels.empty())
+        tell_labels();
     serve();
     if (server_ == nullptr)
         return;
@@ -74,6 +79,24 @@ void Plugin::look_at_health() {
     health_ = ails;
     log(ails.empty() ? "the devices are healthy" : "the devices are unhealthy: " + ails);
     service_.set_healthy(ails.empty());
+}
+
+// As virt-handler of KubeVirt marks nodes for KSM: if memory is shared now, and if that is so
+// because free memory became short. node-feature-discovery makes labels of the lines of such files,
+// so that nothing here needs a right in the cluster.
+void Plugin::tell_labels() {
+    try {
+        const std::string text = labels_of(options_, health_.empty());
+        if (text == labels_ && ::access(options_.labels.c_str(), F_OK) == 0)
+            return;
+        tool::write_atomically(options_.labels, text);
+        if (::chmod(options_.labels.c_str(), S_IRUSR | S_IWUSR | S_IRGRP | S_IROTH) != 0)
+            throw tool::SystemError("make readable", options_.labels, errno);
+        labels_ = text;
+        labelling_.clear();
+    } catch (const tool::Failure &failure) {
+        say_once(labelling_, std::string("no labels: ") + failure.what());
+    }
 }
 
 // A kubelet that starts removes all sockets in its folder.

@@ -46,6 +46,7 @@ class Plugin {
 
     bool prepare_cdi();
     void look_at_health();
+    void tell_labels();
     void serve();
     void start_server(const std::string &socket);
     void stop_server();
@@ -67,6 +68,8 @@ class Plugin {
     Clock::time_point next_sweep_{};               // of namespaces
     std::chrono::seconds pause_{1};                // after a try that failed
     std::string health_ = "nothing was looked at"; // what_ails(), the last time
+    std::string labels_;                           // what their file holds
+    std::string labelling_;                        // what was said last of that
     std::string serving_;                          // what was said last of the socket
     std::string registering_;                      // and of the kubelet
 };

@@ -194,6 +194,71 @@ TEST_F(DevicePlugin, OnlyMountsWhereNoSpecificationCanBeWritten) {
     EXPECT_EQ(edits.mounts_size(), 3);
 }
 
+// With the runtime upm-runc, containers get a layout by it.
+TEST_F(DevicePlugin, PassesTheLauncherInIfTheOperatorWantsLayouts) {
+    dir_.mkdir("cdi");
+    const std::string launcher = dir_.path() + "/upm-layout";
+    dir_.write("upm-layout", "a launcher");
+    ASSERT_EQ(::chmod(launcher.c_str(), 0755), 0);
+    kubelet_.start();
+    start_plugin({"--layout", launcher, "--cdi", dir_.path() + "/cdi"});
+    (void)kubelet_.next_registration();
+    (void)kubelet_.wait_for("Healthy");
+    v1beta1::ContainerAllocateResponse edits;
+    ASSERT_TRUE(kubelet_.allocate({"share-3"}, edits).ok());
+    ASSERT_EQ(edits.mounts_size(), 4);
+    EXPECT_EQ(edits.mounts(3).host_path(), launcher);
+    EXPECT_EQ(edits.mounts(3).container_path(), "/opt/upm/upm-layout");
+    EXPECT_TRUE(edits.mounts(3).read_only());
+    const auto json = nlohmann::json::parse(read_file(dir_.path() + "/cdi/upm.dev-pod.json"));
+    const auto &mount = json["containerEdits"]["mounts"][2];
+    EXPECT_EQ(mount["hostPath"], launcher);
+    EXPECT_EQ(mount["containerPath"], "/opt/upm/upm-layout");
+    const std::vector<std::string> options = mount["options"];
+    EXPECT_THAT(options, testing::Not(testing::Contains("noexec"))) << "upm-runc would refuse it";
+    ASSERT_EQ(::chmod(launcher.c_str(), 0644), 0); // the runtime could not run it
+    (void)kubelet_.wait_for("Unhealthy");
+    EXPECT_THAT(log(), HasSubstr("unhealthy: the launcher " + launcher));
+}
+
+class Labels : public DevicePlugin {
+  protected:
+    [[nodiscard]] std::string file() const { return dir_.path() + "/labels"; }
+    void wait_for_labels(const std::string &text) {
+        wait_until(text.c_str(),
+                   [&] { return std::filesystem::exists(file()) && read_file(file()) == text; });
+    }
+};
+
+TEST_F(Labels, SayIfMemoryIsShared) {
+    kubelet_.start();
+    start_plugin({"--labels", file()});
+    const std::string rest = "upm.dev/managed=false\nupm.dev/start-below-free=100\n";
+    wait_for_labels("upm.dev/sharing=true\n" + rest);
+    std::filesystem::remove(file());
+    wait_for_labels("upm.dev/sharing=true\n" + rest);
+    (void)broker_.stop(SIGTERM);
+    wait_for_labels("upm.dev/sharing=false\n" + rest);
+    broker_.start();
+    wait_for_labels("upm.dev/sharing=true\n" + rest);
+    EXPECT_EQ(stop(SIGTERM), 0);
+    EXPECT_FALSE(std::filesystem::exists(file())) << "nobody shares any more";
+}
+
+// No machine that runs tests has less than a hundredth of its memory free.
+TEST_F(Labels, SayThatMemoryIsPlenty) {
+    start_plugin({"--labels", file(), "--start-below-free", "1"});
+    wait_for_labels("upm.dev/sharing=false\nupm.dev/managed=false\nupm.dev/start-below-free=1\n");
+}
+
+TEST_F(Labels, AFolderThatIsNotThereIsNoReasonToEnd) {
+    kubelet_.start();
+    start_plugin({"--labels", dir_.path() + "/nowhere/labels"});
+    (void)kubelet_.next_registration();
+    (void)kubelet_.wait_for("Healthy");
+    EXPECT_THAT(log(), HasSubstr("no labels: "));
+}
+
 TEST_F(DevicePlugin, PrefersWhatMustBeIncluded) {
     start();
     v1beta1::PreferredAllocationRequest request;
@@ -304,6 +369,8 @@ TEST_F(DevicePlugin, SaysWhatItDoesNotTake) {
     fails({"--kubelet", "/" + std::string(100, 'x')}, "is longer than 107 bytes");
     fails({"--hook", "hook.so"}, "--hook takes a full path, not 'hook.so'");
     fails({"--resource", "share"}, "--resource takes a name such as upm.dev/share");
+    fails({"--layout", "upm-layout"}, "--layout takes a full path, not 'upm-layout'");
+    fails({"--start-below-free", "0"}, "--start-below-free takes 1 to 100 percent");
     fails({"stray"}, "stray argument 'stray'");
 }
 
