@@ -133,9 +133,9 @@ class Counter {
         const auto what = [](const PageRecord &r) { return std::pair(r.process, r.content); };
         sorted_.assign(first, last);
         std::ranges::sort(sorted_, {}, what);
-        const auto twins = std::ranges::unique(sorted_, {}, what);
-        for (auto at = sorted_.begin(); at != twins.begin(); ++at)
-            ++pages(*at).contents;
+        for (std::size_t i = 0; i < sorted_.size(); ++i)
+            if (i == 0 || what(sorted_[i]) != what(sorted_[i - 1]))
+                ++pages(sorted_[i]).contents;
     }
 
     // The most contents that one process has of these.
