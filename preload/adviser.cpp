@@ -24,6 +24,7 @@
 #include <pthread.h>
 #include <string_view>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <upm/upm.hpp>
 
@@ -56,6 +57,19 @@ constinit std::atomic<bool> loads{false};
 // UPM_TRIGGER=manual: the thread has found out, which is all that it has to do.
 constinit std::atomic<bool> looked{false};
 
+// The program's first thread has ended, or is about to: the hook's must not be the last one.
+constinit std::atomic<bool> first_left{false};
+constinit sigset_t signals_before{}; // of who started the thread
+
+// How long the thread sleeps at a time. A filter of system calls may end a thread, and nobody
+// is told.
+std::uint64_t bounded(std::uint64_t ns) noexcept {
+    constexpr std::uint64_t kLeftNs = 10'000'000;
+    constexpr std::uint64_t kFilteredNs = 10'000'000'000;
+    const std::uint64_t most = first_left.load() ? kLeftNs : filtered() ? kFilteredNs : UINT64_MAX;
+    return std::min(ns, most);
+}
+
 // A thread that is awake sees the new value before it sleeps.
 void ring() noexcept {
     bell.fetch_add(1);
@@ -74,10 +88,12 @@ void sleep_ns(std::uint64_t ns) noexcept {
 struct Stat {
     char state = '?';
     unsigned long threads = 0; // of the process
+    int status = 0;            // of a thread that has ended, as waitpid(2) would say it
 };
 
 bool read_stat(int folder, const char *path, Stat &stat) noexcept {
-    constexpr int kThreads = 18; // the number of this field, from the state on
+    constexpr int kThreads = 18; // the numbers of these fields, from the state on
+    constexpr int kStatus = 50;
     char text[512];
     const int fd = ::openat(folder, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
@@ -90,10 +106,52 @@ bool read_stat(int folder, const char *path, Stat &stat) noexcept {
         return false;
     line.remove_prefix(end + 2);
     stat.state = line.front();
-    for (int field = 1; field < kThreads; ++field)
+    for (int field = 1; field < kStatus; ++field) {
+        if (field == kThreads)
+            (void)std::from_chars(line.data(), line.data() + line.size(), stat.threads);
         line.remove_prefix(std::min(line.size(), line.find(' ') + 1));
-    (void)std::from_chars(line.data(), line.data() + line.size(), stat.threads);
+    }
+    (void)std::from_chars(line.data(), line.data() + line.size(), stat.status);
     return true;
+}
+
+// A process ends with its last thread. The hook's is none of the program's, and takes no
+// signal that would end it: so it ends when no other is left, as the last of them did. That
+// was the first one, or one of which nothing is known.
+struct Alone {
+    bool now = false;
+    bool others_stayed = false;
+    int status = 0;
+};
+constinit Alone alone;
+
+void end_with_the_others() noexcept {
+    Stat stat;
+    if ((!first_left.load() && !filtered()) || !read_stat(AT_FDCWD, "/proc/self/stat", stat) ||
+        stat.state != 'Z')
+        return;
+    constexpr unsigned long kNoOthers = 2; // the first one, and this
+    alone.others_stayed = alone.others_stayed || stat.threads > kNoOthers;
+    if (stat.threads > kNoOthers)
+        return;
+    alone.now = true;
+    alone.status = alone.others_stayed ? 0 : stat.status;
+    end_all_pieces();
+}
+
+// The end of this thread, if it is that of the process. libc runs what exit(3) does if all
+// its threads ended by its own means.
+void end_process() noexcept {
+    constexpr int kSignals = 0x7f;
+    (void)::pthread_sigmask(SIG_SETMASK, &signals_before, nullptr);
+    if (const int number = alone.status & kSignals; number != 0) {
+        struct sigaction action {};
+        action.sa_handler = SIG_DFL;
+        (void)::sigaction(number, &action, nullptr);
+        (void)::syscall(SYS_tgkill, ::getpid(), ::gettid(), number);
+    }
+    if (alone.status != 0)
+        (void)::syscall(SYS_exit, alone.status >> 8);
 }
 
 bool works(const Stat &stat) noexcept {
@@ -150,7 +208,8 @@ void wait_until_idle() noexcept {
     while (quiet < kTicks && !all_pieces_ended()) {
         // While it is busy, looking once in a while is enough.
         const std::uint64_t pause = quiet == 0 ? std::max(tick, settings.idle_ns / 2) : tick;
-        sleep_ns(pause);
+        sleep_ns(bounded(pause));
+        end_with_the_others();
         report_unmapped();
         const std::uint64_t now = others_cpu_ns();
         // Added, not subtracted: two clocks make it up, and it may go back a little.
@@ -175,6 +234,7 @@ void wait_for_work(std::uint32_t seen) noexcept {
     for (std::uint32_t rung = bell.load(); news.load() == seen && !all_pieces_ended();
          rung = bell.load()) {
         report_unmapped();
+        end_with_the_others();
         const std::uint64_t due = idle ? next_pass_ns() : UINT64_MAX;
         const std::uint64_t now = now_ns();
         const bool changed = due != UINT64_MAX && worked_since_last_look();
@@ -188,7 +248,8 @@ void wait_for_work(std::uint32_t seen) noexcept {
                                  std::min(pause * 2 + kShortestPauseNs, kLongestPauseNs),
                                  kLongestPauseNs);
         local().asleep = true;
-        futex_wait(bell, rung, next == UINT64_MAX ? pause : std::min(pause, next - now));
+        const std::uint64_t most = next == UINT64_MAX ? pause : std::min(pause, next - now);
+        futex_wait(bell, rung, bounded(most));
         local().asleep = false;
     }
     show_state(false);
@@ -197,9 +258,10 @@ void wait_for_work(std::uint32_t seen) noexcept {
 void sleep_until(std::uint64_t deadline) noexcept {
     for (std::uint64_t now = now_ns(); now < deadline; now = now_ns()) {
         const std::uint32_t rung = bell.load();
+        end_with_the_others();
         if (all_pieces_ended())
             break;
-        futex_wait(bell, rung, deadline - now);
+        futex_wait(bell, rung, bounded(deadline - now));
     }
 }
 
@@ -230,6 +292,7 @@ void look_for_loads() noexcept {
 
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
+    note_thread(::gettid());
     if (!system_calls_allowed()) {
         no_backend = true;
         return nullptr;
@@ -260,8 +323,8 @@ void *run(void * /*unused*/) noexcept {
         if (error != EINTR && error != EOPNOTSUPP)
             wait_for_work(seen);
     }
-    if (sandboxed())
-        park();
+    if (alone.now)
+        end_process();
     return nullptr;
 }
 
@@ -278,11 +341,15 @@ void start_thread() noexcept {
     (void)::sigfillset(&everything);
     (void)::pthread_sigmask(SIG_SETMASK, &everything, &before);
     pthread_t thread{};
-    if (::pthread_create(&thread, &attributes, run, nullptr) == EINVAL) {
+    signals_before = before;
+    int error = ::pthread_create(&thread, &attributes, run, nullptr);
+    if (error == EINVAL) {
         // glibc puts thread-local variables on the stack, and some have many
         (void)::pthread_attr_setstacksize(&attributes, 8UL << 20);
-        (void)::pthread_create(&thread, &attributes, run, nullptr);
+        error = ::pthread_create(&thread, &attributes, run, nullptr);
     }
+    if (error != 0)
+        note_thread(kNoThread);
     (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     (void)::pthread_attr_destroy(&attributes);
 }
@@ -312,6 +379,7 @@ void after_fork_child() noexcept {
     pass_after_fork_child();
     blocks_after_fork_child();
     loads_after_fork_child();
+    first_left = false;
     home = ::getpid();
 }
 
@@ -362,6 +430,13 @@ void notice_late() noexcept {
     if (settings.trigger != Trigger::kIdle)
         return;
     news.fetch_add(1);
+    ring();
+}
+
+void notice_exit() noexcept {
+    if (sandboxed() || ::gettid() != ::getpid())
+        return;
+    first_left = true;
     ring();
 }
 

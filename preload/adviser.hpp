@@ -36,6 +36,9 @@ void notice_unmapped() noexcept;
 // There is a part that came too late to share on load (late.hpp).
 void notice_late() noexcept;
 
+// The calling thread is about to end, and may be the program's first one.
+void notice_exit() noexcept;
+
 // It looks what there is to do.
 void wake_adviser() noexcept;
 

@@ -27,6 +27,8 @@
     X(std::size_t, malloc_usable_size, (void *pointer))                                            \
     X(int, malloc_trim, (std::size_t pad))                                                         \
     X(char *, getenv, (const char *name))                                                          \
+    X(void, pthread_exit, (void *result))                                                          \
+    X(void, thrd_exit, (int result))                                                               \
     X(void *, mmap, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))      \
     X(void *, mmap64, (void *addr, std::size_t len, int prot, int flags, int fd, off_t offset))    \
     X(int, munmap, (void *addr, std::size_t len))                                                  \

@@ -16,7 +16,6 @@
 #include <cstdio>
 #include <ctime>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <string_view>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -29,7 +28,8 @@ namespace upm::hook {
 namespace {
 
 constinit std::atomic<bool> begun{false};
-constinit std::atomic<std::uint32_t> parked{0};
+constinit std::atomic<pid_t> adviser{0}; // its thread; 0: not known yet
+constinit std::atomic<bool> has_filter{false};
 
 // Reads a small file of /proc. 0 bytes if that fails.
 std::string_view read_file(const char *path, char *buffer, std::size_t size) noexcept {
@@ -40,7 +40,7 @@ std::string_view read_file(const char *path, char *buffer, std::size_t size) noe
     return {buffer, got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
-bool filtered() noexcept {
+bool find_filter() noexcept {
     constexpr std::string_view kField = "\nSeccomp:\t";
     char buffer[4096];
     const std::string_view text = read_file("/proc/self/status", buffer, sizeof(buffer));
@@ -87,21 +87,14 @@ bool filtered() noexcept {
     ::_exit(0);
 }
 
-// Until the adviser's thread sleeps for ever, which takes as long as a wait for the broker
-// that it breaks off. A second is more than any of them.
-void wait_until_parked() noexcept {
+// Until the adviser's thread has ended, which takes as long as a wait for the broker that it
+// breaks off. A second is more than any of them.
+void wait_until_ended() noexcept {
     constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 1'000'000};
     for (int i = 0; i < 1000; ++i) {
-        const std::uint32_t thread = parked.load();
-        char path[64];
-        char buffer[256];
-        (void)std::snprintf(path, sizeof(path), "/proc/self/task/%u/stat", thread);
-        if (thread != 0) {
-            const std::string_view text = read_file(path, buffer, sizeof(buffer));
-            const std::size_t end = text.rfind(')');
-            if (end == std::string_view::npos || text.substr(end, 3) == ") S")
-                return;
-        }
+        const pid_t thread = adviser.load();
+        if (thread != 0 && ::syscall(SYS_tgkill, ::getpid(), thread, 0) != 0)
+            return;
         (void)::nanosleep(&kPause, nullptr);
     }
 }
@@ -116,7 +109,7 @@ void begin() noexcept {
         end_waits();
         wake_adviser();
         if (local().thread_runs.load())
-            wait_until_parked();
+            wait_until_ended();
     }
     errno = error;
 }
@@ -124,6 +117,7 @@ void begin() noexcept {
 } // namespace
 
 bool system_calls_allowed() noexcept {
+    has_filter = find_filter();
     if (!filtered())
         return true;
     // By the bare call: no fork handlers, and no SIGCHLD, so that the program's wait(2)
@@ -141,26 +135,29 @@ bool system_calls_allowed() noexcept {
     return status == 0;
 }
 
+bool filtered() noexcept {
+    return has_filter.load(std::memory_order_relaxed);
+}
+
 bool sandboxed() noexcept {
     return begun.load(std::memory_order_relaxed);
 }
 
-void park() noexcept {
-    static constinit std::atomic<std::uint32_t> never{0};
-    parked = static_cast<std::uint32_t>(::gettid());
-    for (;;)
-        futex_wait(never, 0, UINT64_MAX);
+void note_thread(pid_t thread) noexcept {
+    adviser = thread;
 }
 
 } // namespace upm::hook
 
-// Called by syscall(): the only ways into a sandbox.
+// Called by syscall(): the only ways into a sandbox, and the end of a thread.
 extern "C" __attribute__((visibility("hidden"))) void upm_hook_before_syscall(long number,
                                                                               long first) {
     constexpr long kGetAction = 2; // SECCOMP_GET_ACTION_AVAIL; the first two set a filter
     if ((number == SYS_seccomp && first < kGetAction) ||
         (number == SYS_prctl && first == PR_SET_SECCOMP))
         upm::hook::begin();
+    else if (number == SYS_exit)
+        upm::hook::notice_exit();
 }
 
 extern "C" __attribute__((visibility("default"))) int prctl(int option, ...) {

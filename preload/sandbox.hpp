@@ -7,6 +7,9 @@
 #ifndef UPM_PRELOAD_SANDBOX_HPP
 #define UPM_PRELOAD_SANDBOX_HPP
 
+#include <climits>
+#include <sys/types.h>
+
 namespace upm::hook {
 
 // Returns true if the hook may make the system calls that it needs. Makes them in a
@@ -18,8 +21,13 @@ bool system_calls_allowed() noexcept;
 // makes no system call but those that the program asks for.
 bool sandboxed() noexcept;
 
-// The end of the adviser's thread in a sandbox: sleeps for ever.
-[[noreturn]] void park() noexcept;
+// Returns true if some filter was in force when the adviser's thread began.
+bool filtered() noexcept;
+
+// Who the adviser's thread is: it has ended before the program is locked in.
+void note_thread(pid_t thread) noexcept;
+// It could not be started.
+inline constexpr pid_t kNoThread = INT_MAX;
 
 } // namespace upm::hook
 

@@ -19,6 +19,8 @@
 #include "preload/streams.hpp"
 
 #include <cstdio>
+#include <cstdlib>
+#include <pthread.h>
 #include <string_view>
 #include <sys/auxv.h>
 #include <unistd.h>
@@ -129,6 +131,24 @@ void print_summary() noexcept {
 } // namespace
 
 } // namespace upm::hook
+
+// The end of a thread unwinds its stack, this frame among it.
+UPM_HOOK_API [[noreturn]] void pthread_exit(void *result) {
+    if (upm::hook::ready() && upm::hook::real().pthread_exit != nullptr) {
+        upm::hook::notice_exit();
+        upm::hook::real().pthread_exit(result);
+    }
+    ::_exit(EXIT_FAILURE);
+}
+
+// Of C11; glibc has it from 2.28 on.
+UPM_HOOK_API [[noreturn]] void thrd_exit(int result) {
+    if (upm::hook::ready() && upm::hook::real().thrd_exit != nullptr) {
+        upm::hook::notice_exit();
+        upm::hook::real().thrd_exit(result);
+    }
+    ::_exit(EXIT_FAILURE);
+}
 
 // gcc's AddressSanitizer ends a program in which another library comes before it.
 // NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)

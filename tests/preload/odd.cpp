@@ -418,6 +418,20 @@ int read_long() {
     return 0;
 }
 
+// The first thread ends before others do, which go on for a while; or alone.
+int leave(const char *how) {
+    if (std::strchr(how, 'k') == nullptr && std::getenv("UPM_TEST_PLAIN") == nullptr)
+        std::free(load());
+    (void)allocate(kBlock); // and the hook's thread lives on
+    if (std::strchr(how, 'w') != nullptr)
+        std::thread([] { sleep_ms(500); }).detach();
+    if (std::strchr(how, 'x') != nullptr)
+        (void)::syscall(SYS_exit, 3);
+    if (std::strchr(how, 'k') != nullptr)
+        (void)::syscall(SYS_acct, 0); // forbidden
+    ::pthread_exit(nullptr);
+}
+
 // --- programs that lock themselves in ---
 
 template <std::size_t kCount>
@@ -471,6 +485,14 @@ int locked_in(char **command) {
     return 2;
 }
 
+// The same where only the thread is ended, for a call that the hook does not make.
+int thread_locked_in(char **command) {
+    constexpr sock_filter kEnd = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD);
+    lock_in<4>({kLoadNumber, on_call(SYS_acct, 0, 1), kEnd, kAllow}, 0);
+    (void)::execv(command[0], command);
+    return 2;
+}
+
 // --- waiting for nobody ---
 
 struct Longest {
@@ -517,8 +539,12 @@ int main(int argc, char **argv) {
     const int number = argc > 3 ? std::atoi(argv[3]) : 0;
     if (what == "user")
         return user(static_cast<uid_t>(number));
+    if (what == "leave")
+        return leave(argc > 3 ? argv[3] : "");
     if (what == "rounds")
         return rounds(number);
+    if (what == "thread-locked-in")
+        return thread_locked_in(argv + 3);
     if (what == "locked-in")
         return locked_in(argv + 3);
     struct {

@@ -30,7 +30,7 @@ USER = 61234
 LONGEST = 1.0
 """Seconds that a call may take with a broker that says nothing; with a fault it is 5 and more.
 The target is 0.05, which a machine that is busy with other things does not keep."""
-SECONDS = 120
+SECONDS = 60
 
 
 class Case(BrokerCase):
@@ -99,6 +99,10 @@ class Calls(Case):
         self.broker.stop()
         self.done(self.odd("lock-all-in"))
 
+    def test_locks_itself_in_strictly(self) -> None:
+        """Without the hook, it frees small blocks by no system call."""
+        self.done(self.odd("lock-strictly"))
+
     def test_no_core_of_the_trial(self) -> None:
         """A program that starts locked in leaves no core file of a process that it knows not."""
         if Path("/proc/sys/kernel/core_pattern").read_text().startswith("|"):
@@ -129,6 +133,25 @@ class Ends(Case):
             self.broker.go_on()
         program.process.returncode = os.waitstatus_to_exitcode(status)
         return program.process.returncode, usage.ru_utime + usage.ru_stime
+
+    def status_of(self, command: list[str | Path], variables: dict[str, str]) -> int:
+        program = self.start(command, variables)
+        try:
+            return program.process.wait(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            self.fail("it does not end")
+
+    def test_first_thread_ends(self) -> None:
+        """The process ends with the last of its own threads; the hook's is none of them."""
+        for how in ("p", "pw", "x", "xw", "k"):
+            with self.subTest(how=how):
+                command: list[str | Path] = [ODD, "leave", self.file, f"-{how}"]
+                if how == "k":  # ended by a filter that it inherits
+                    command = [ODD, "thread-locked-in", self.file, *command]
+                plain = {"UPM_TEST_PLAIN": "1"}
+                self.assertEqual(
+                    self.status_of(command, self.hook), self.status_of(command, plain)
+                )
 
     def test_ended_while_it_reads(self) -> None:
         """As by the kernel, which ends a read for a signal that ends the process."""
