@@ -9,7 +9,7 @@
 ##   kmod-7.2    the module for the kernel of Debian sid, in a folder of sid (as root)
 ##   test-vm     only the suite in a VM (KERNEL=6.1, 6.12, 7.2 or debug; else 6.1 and 6.12)
 ##   test-long   the tests that take long (tests/preload/soak.py, tests/vm/suite.long), and
-##               containers of containerd (as root; 400 MB in ~/.cache/upm, once)
+##               containers of containerd and Docker (as root; 700 MB in ~/.cache/upm, once)
 ##   test-programs  large programs under the hook, and with --layout keyed, do what they do
 ##               without (an hour; installs compilers of Go, Java and Rust: 1 GB)
 ##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13
@@ -182,8 +182,8 @@ test: tests kmod $(call deps,vm faas) $(FOR_KERNEL)
 test-vm: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
-test-long: tests kmod $(call deps,vm containerd) $(FOR_KERNEL)
-	@tests/run-steps containerd soak $(TEST_KERNELS:%=long:%)
+test-long: tests kmod $(call deps,vm engines) $(FOR_KERNEL)
+	@tests/run-steps engines soak $(TEST_KERNELS:%=long:%)
 
 test-programs: tests $(call deps,programs)
 	@tests/preload/layout_test.py Maps

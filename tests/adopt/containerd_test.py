@@ -2,161 +2,66 @@
 # SPDX-License-Identifier: MIT
 """Containers of containerd that are members of one domain share memory.
 
-As podman_test.py, with the engine of Debian 13 in a folder of its own: an ordinary user, and
-the default seccomp profile. `ctr` is containerd's own command; pods are made by the calls of a
-kubelet (cri.py). Needs root and debootstrap; the folder (tests/adopt/debian-folder containerd,
-400 MB) is made once.
+As podman_test.py, with the engine of Debian 13 in a folder of its own (engines.py): an ordinary
+user, and the default seccomp profile. `ctr` is containerd's own command; pods are made by the
+calls of a kubelet (cri.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import subprocess
 import sys
-import unittest
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import cri
+import engines
 import hooked
 import podman_test
-from folder import CACHE, ENVIRONMENT, ROOT, Entered, mount_overlay
+from engines import IMAGE, LAYOUT, RUNC
 from podman_test import SECONDS, Container
 
-FOLDER = CACHE / "debian-containerd"
-IMAGE = Path("/srv/image")
 SOCKET = "run/containerd/containerd.sock"
 POD_IMAGE = "example.com/upm-test:1"
-RUNC = ROOT / "build/bin/upm-runc"
-LAYOUT = ROOT / "build/bin/upm-layout"
 PYTHON = "/usr/bin/python3"  # ctr gives a root without an image no PATH
 # Says where the weights are, and holds them.
 HOLDER = podman_test.LOADER.partition("sys.stdin")[0] + "import time\ntime.sleep(100000)\n"
-# Says where a library and the heap are.
-PLACES = """
-import json
-lines = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
-found = {line[5].strip(): line[0] for line in reversed(lines) if len(line) > 5}
-print(json.dumps({name: found[name] for name in found if "/libc.so" in name or name == "[heap]"}))
-"""
 
 
-def settings() -> str:
-    """The blocks of docs/containers.md for containerd's settings, with this test's image.
+class Case(engines.Case):
+    """A containerd."""
 
-    Containers and test machines may lack the right to a negative oom_score_adj.
-    """
-    cdi = podman_test.documented("containerd for Kubernetes")
-    runtime = podman_test.documented("Equal addresses", 2)
-    assert "enable_cdi = true\n" in cdi and '"/usr/bin/upm-runc"' in runtime
-    image = f'enable_cdi = true\n  sandbox_image = "{POD_IMAGE}"\n  restrict_oom_score_adj = true\n'
-    cdi = cdi.replace("enable_cdi = true\n", image)
-    return "\n".join(["version = 2", cdi, runtime.replace("/usr/bin/upm-runc", str(RUNC))])
+    engine_command = "ctr"
+    state = "/var/lib/containerd"
+    settings_file = "/etc/containerd/config.toml"
 
+    def daemon(self) -> list[str]:
+        """Its groups are named when containers are made."""
+        return ["containerd"]
 
-def unmount(place: Path) -> None:
-    """What mount_overlay() has mounted."""
-    subprocess.run(["umount", place], check=True)
+    def settings(self) -> str:
+        """The blocks of docs/containers.md, with this test's image.
 
+        Containers and test machines may lack the right to a negative oom_score_adj.
+        """
+        cdi = podman_test.documented("containerd for Kubernetes")
+        runtime = podman_test.documented("Equal addresses", 2)
+        enable, binary = "enable_cdi = true\n", '"/usr/bin/upm-runc"'
+        self.assertIn(enable, cdi)
+        self.assertIn(binary, runtime)
+        own = f'sandbox_image = "{POD_IMAGE}"\nrestrict_oom_score_adj = true\n'
+        blocks = cdi.replace(enable, enable + own), runtime.replace(binary, f'"{RUNC}"')
+        return "\n".join(["version = 2", *blocks])
 
-def remove_groups(name: str) -> None:
-    """The control groups of that name, which are empty, by whatever version there is."""
-    top = Path("/sys/fs/cgroup")
-    for group in [*top.glob(name), *top.glob(f"*/{name}")]:
-        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-            folder.rmdir()
-        group.rmdir()
-
-
-def libraries_of(program: Path) -> list[Path]:
-    """That the dynamic linker finds for it."""
-    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
-    found = [word for word in done.stdout.split() if word.startswith("/")]
-    return [Path("/usr") / word.removeprefix("/usr").lstrip("/") for word in found]
-
-
-class Case(podman_test.Case):
-    """A containerd in its Debian, with this build's hook and a broker beside it."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        (self.data / "places.py").write_text(PLACES)
-        (self.data / "holder.py").write_text(HOLDER)
-        layers = self.path / "image"
-        layers.mkdir()
-        image = mount_overlay(FOLDER, layers)
-        self.addCleanup(unmount, image)
-        where = self.path / "engine"
-        (where / "state").mkdir(parents=True)
-        binds = {
-            str(self.path): self.path,
-            str(ROOT): ROOT,
-            "/run/upm": Path("/run/upm"),
-            "/etc/cdi": Path("/etc/cdi"),
-            str(image): IMAGE,
-            str(where / "state"): Path("/var/lib/containerd"),
-        }
-        mounts = [f"mkdir -p .{to}; mount --bind '{here}' .{to}" for here, to in binds.items()]
-        # This release's libraries, for upm-runc.
-        for library in libraries_of(RUNC):
-            if not (FOLDER / library.relative_to("/")).exists():
-                mounts.append(f"cp {library} .{library}")
-        self.folder = Entered(FOLDER, where, mounts)
-        self.addCleanup(self.folder.close)
-        self.inside = Path(f"/proc/{self.folder.pid}/root")
-        configuration = self.inside / "etc/containerd/config.toml"
-        configuration.parent.mkdir(exist_ok=True)
-        configuration.write_text(settings())
-        self.group = f"upm-containerd-test-{os.getpid()}"
-        self.addCleanup(remove_groups, self.group)
-        self.engine_log = (self.path / "containerd.log").open("wb")
-        self.addCleanup(self.engine_log.close)
-        self.engine = subprocess.Popen(
-            self.folder.inside("containerd"),
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=self.engine_log,
-            stderr=self.engine_log,
-        )
-        self.addCleanup(self.stop_engine)
-        hooked.wait_until(self.answers, "containerd answers")
-
-    def answers(self) -> bool:
-        """The engine takes calls."""
-        if self.engine.poll() is not None:
-            self.fail(f"containerd: {(self.path / 'containerd.log').read_text()}")
-        return self.ctr("version").returncode == 0
-
-    def ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """One command, to its end."""
-        return subprocess.run(
-            self.folder.inside("ctr", *words),
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-
-    def stop_engine(self) -> None:
-        """With what a failed test left."""
-        for name in self.ctr("tasks", "list", "--quiet").stdout.split():
-            self.ctr("tasks", "delete", "--force", name)
-        self.engine.terminate()
-        self.engine.wait()
-
-    def stop(self) -> None:
-        """Ends the input of every container that runs."""
-        for container in self.containers:
-            if container.process.poll() is None:
-                container.process.communicate(timeout=SECONDS)
+    def remove_containers(self) -> None:
+        """Of tasks and of pods."""
+        for space in ("default", "k8s.io"):
+            tasks = self.ask("--namespace", space, "tasks", "list", "--quiet").stdout.split()
+            for name in tasks:
+                self.ask("--namespace", space, "tasks", "delete", "--force", name)
 
     def command(self, pid_file: Path, options: tuple[str, ...]) -> list[str]:
         """The words that start a container with the data, up to its image."""
@@ -288,6 +193,7 @@ class Pods(Case):
         if why := cri.missing():
             self.skipTest(why)
         super().setUp()
+        (self.data / "holder.py").write_text(HOLDER)
         self.pods: list[Pod] = []
         self.started = 0
         scratch = self.path / "scratch"
@@ -296,7 +202,7 @@ class Pods(Case):
         self.addCleanup(self.client.close)
         self.addCleanup(self.remove_pods)
         cri.make_image(self.path / "image.tar", POD_IMAGE, scratch)
-        done = self.ctr("--namespace", "k8s.io", "images", "import", str(self.path / "image.tar"))
+        done = self.ask("--namespace", "k8s.io", "images", "import", str(self.path / "image.tar"))
         self.assertEqual(done.returncode, 0, done.stderr)
         hooked.wait_until(lambda: self.client.has_image(POD_IMAGE), "the runtime has the image")
 
@@ -336,23 +242,5 @@ class Pods(Case):
         self.assertNotEqual(found[0], found[2])
 
 
-def main() -> None:
-    """Runs the tests in a mount namespace, or says why not."""
-    why = ""
-    if os.geteuid() != 0:
-        why = "needs root"
-    elif not FOLDER.exists():
-        if not shutil.which("debootstrap"):
-            why = "no debootstrap: tools/dev/deps packages"
-        else:
-            subprocess.run([Path(__file__).parent / "debian-folder", "containerd"], check=True)
-    if why:
-        print(f"skipped: {why}")
-        sys.exit(hooked.EXIT_SKIPPED)
-    if podman_test.INSIDE not in os.environ:
-        sys.exit(podman_test.in_own_namespace())
-    unittest.main()
-
-
 if __name__ == "__main__":
-    main()
+    engines.main()

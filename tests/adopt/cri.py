@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A client of the kubelet's interface for container runtimes (CRI), as far as tests need it.
 
-Needs python3-grpcio, python3-protobuf and protoc (tools/dev/deps containerd).
+Needs python3-grpcio, python3-protobuf and protoc (tools/dev/deps engines).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def missing() -> str:
         importlib.import_module("google.protobuf")
         subprocess.run(["protoc", "--version"], check=True, stdout=subprocess.DEVNULL)
     except (ImportError, OSError) as error:
-        return f"{error}: tools/dev/deps containerd"
+        return f"{error}: tools/dev/deps engines"
     return ""
 
 

@@ -154,8 +154,9 @@ class Packages(unittest.TestCase):
         complete = '. "$0"; COMP_WORDS=(upm do); COMP_CWORD=1; _upm; echo "$COMPREPLY"'
         file = "/usr/share/bash-completion/completions/upm"
         self.assertEqual(self.folder.run("bash", "-c", complete, file), "doctor\n")
-        for page in ("man1/upm.1.gz", "man8/upmd.8.gz", "man3/upm_load.3.gz"):
-            self.assertTrue((self.folder.root / "usr/share/man" / page).exists(), page)
+        pages = ("man1/upm.1.gz", "man8/upmd.8.gz", "man3/upm_load.3.gz")
+        for file in (*(f"man/{page}" for page in pages), "upm/upm.rules.yml", "upm/upm.json"):
+            self.assertTrue((self.folder.root / "usr/share" / file).exists(), file)
 
     def check_units(self) -> None:
         """The system's socket is on after the next start, that of users is theirs to choose."""
