@@ -265,6 +265,17 @@ TEST(HookOutsiders, DirectInputAndOutputIsNot) {
     EXPECT_FALSE(hook::outsiders_may_write());
 }
 
+// The network card writes to memory of the process.
+TEST(HookOutsiders, NorIsASocketOfTheCards) {
+    const int fd = ::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        GTEST_SKIP() << "no AF_XDP, or not for this user";
+    EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_TRUE(hook::outsiders_may_write());
+    ::close(fd);
+    EXPECT_FALSE(hook::outsiders_may_write());
+}
+
 TEST(HookOutsiders, NorIsAsynchronousInputAndOutput) {
     aio_context_t context = 0;
     if (::syscall(SYS_io_setup, 8, &context) != 0)

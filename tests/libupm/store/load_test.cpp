@@ -32,6 +32,7 @@ namespace upm::test {
 namespace {
 
 constexpr std::size_t kPagesOfFile = 5000; // more than a window
+constexpr unsigned kPatience = 100;        // seconds that a child has, on a busy machine
 
 class StoreLoad : public StoreTest {
   protected:
@@ -123,7 +124,7 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
             const KillingProxy proxy(
                 victim, packet, restart ? KillingProxy::Then::kRestart : KillingProxy::Then::kKill);
             use(proxy.socket());
-            const int status = in_child([&] {
+            const auto body = [&] {
                 StoreBackend fresh;
                 Reason reason;
                 if (fresh.open(reason) != 0)
@@ -138,8 +139,8 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
                                sums);
                 return got == static_cast<std::int64_t>(into.size()) && has_pattern(into, 7) ? 0
                                                                                              : 1;
-            });
-            ASSERT_EQ(status, 0) << "packet " << packet;
+            };
+            ASSERT_EQ(in_child(body, kPatience), 0) << "packet " << packet;
             if (!proxy.has_killed())
                 break;
         }
@@ -147,21 +148,23 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
 }
 
 // It says nothing more from some packet on, and holds the connections open. A request waits
-// for five seconds; each of the loads would wait for its own if they did not give up.
+// for five seconds; each of the loads would wait for its own if they did not give up. That one
+// took less tells it, however busy the machine is.
 TEST_F(StoreLoad, BrokerFreezesAtEachPacket) {
     constexpr int kOfOpen = 2; // packets of a greeting, which open() waits for
-    constexpr int kLoads = 3;
+    constexpr int kLoads = 4;
     for (int packet = kOfOpen + 1;; ++packet) {
         BrokerProcess victim;
         const KillingProxy proxy(victim, packet, KillingProxy::Then::kFreeze);
         use(proxy.socket());
-        const int status = in_child([&] {
+        const auto body = [&] {
             StoreBackend fresh;
             Reason reason;
             if (fresh.open(reason) != 0)
                 return 1;
-            const std::uint64_t start = now_ms();
+            std::uint64_t shortest = ~std::uint64_t{0};
             for (int i = 0; i < kLoads; ++i) {
+                const std::uint64_t start = now_ms();
                 const Pages into(kPagesOfFile);
                 upm_load_counts sums{};
                 if (fresh.load({.fd = file(),
@@ -171,10 +174,11 @@ TEST_F(StoreLoad, BrokerFreezesAtEachPacket) {
                                sums) != static_cast<std::int64_t>(into.size()) ||
                     !has_pattern(into, 7))
                     return 2;
+                shortest = std::min(shortest, now_ms() - start);
             }
-            return now_ms() - start < kLoads * 5'000U ? 0 : 3;
-        });
-        ASSERT_EQ(status, 0) << "packet " << packet;
+            return shortest < 5'000U ? 0 : 3;
+        };
+        ASSERT_EQ(in_child(body, kPatience), 0) << "packet " << packet;
         if (!proxy.has_killed())
             break;
     }
@@ -343,12 +347,14 @@ TEST_F(StoreLoad, PagesThatSomebodyWatches) {
 TEST_F(StoreLoad, StoppedBrokerIsLeftAlone) {
     ASSERT_EQ(open(), 0) << text;
     ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
-    const std::uint64_t start = now_ms();
-    for (int i = 0; i < 20; ++i) {
+    std::uint64_t shortest = ~std::uint64_t{0};
+    for (int i = 0; i < 5; ++i) {
+        const std::uint64_t start = now_ms();
         expect_whole_file();
         EXPECT_EQ(loaded.shared + loaded.made, 0U);
+        shortest = std::min(shortest, now_ms() - start);
     }
-    EXPECT_LT(now_ms() - start, 20U * 1000) << "a request waits for five seconds, a load must not";
+    EXPECT_LT(shortest, 5'000U) << "a request waits for five seconds, a load must not";
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
 }
 
