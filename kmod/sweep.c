@@ -85,9 +85,8 @@ static bool sweep_domain(struct upm_domain *dom, enum turn turn)
 	if (turn == TURN_ALWAYS || is_due(dom)) {
 		/* Before the look: what comes later counts for the next one. */
 		WRITE_ONCE(dom->kicked, false);
-		if (READ_ONCE(dom->stirred))
+		if (xchg(&dom->stirred, false))
 			wake(dom);
-		WRITE_ONCE(dom->stirred, false);
 		upm_index_sweep(dom, &swept);
 		set_rest(dom, turn, &swept);
 	}

@@ -143,21 +143,26 @@ class Rests : public KmodTest {
 
     // Waits until so many periodic sweeps began since the mark.
     void wait_for(const std::string &mark, unsigned periods) const {
-        ASSERT_TRUE(eventually([&] { return trace_.periods(mark) >= periods; })) << mark;
+        ASSERT_TRUE(eventually([&] { return trace_.read().periods(mark) >= periods; })) << mark;
     }
     // Waits until the domain has long been quiet.
     void wait_until_at_rest(const std::string &mark, std::uint64_t domain) const {
         ASSERT_TRUE(eventually([&] {
-            const std::vector<unsigned> gaps = gaps_of(trace_.periodic_looks(mark, domain));
+            const std::vector<unsigned> gaps = gaps_of(trace_.read().periodic_looks(mark, domain));
             return !gaps.empty() && gaps.back() > kRestMax / 2;
         })) << mark;
     }
     // Did the first sweep look that began after a call, or one that ran while the call did?
-    [[nodiscard]] bool next_looks(const std::string &before, const std::string &after,
-                                  std::uint64_t domain) const {
-        const std::vector<Look> looks = trace_.periodic_looks(after, domain);
-        return trace_.looks(before, domain).size() > trace_.looks(after, domain).size() ||
-               (!looks.empty() && looks.front().period <= 1);
+    [[nodiscard]] testing::AssertionResult
+    next_looks(const std::string &before, const std::string &after, std::uint64_t domain) const {
+        const SweepLog log = trace_.read();
+        const std::vector<Look> looks = log.periodic_looks(after, domain);
+        if (log.looks(before, domain).size() > log.looks(after, domain).size() ||
+            (!looks.empty() && looks.front().period <= 1))
+            return testing::AssertionSuccess();
+        return testing::AssertionFailure()
+               << "between " << before << " and " << after << " of " << domain << ":\n"
+               << log.text();
     }
     // Periods from each look to the next.
     static std::vector<unsigned> gaps_of(const std::vector<Look> &looks) {
@@ -190,7 +195,7 @@ TEST_F(Rests, AQuietDomainSitsOutSweeps) {
     EXPECT_EQ(a.advise().counts.inserted, kPages);
     trace_.mark("quiet");
     wait_for("quiet", 4 * (kRestMax + 1));
-    const std::vector<Look> looks = trace_.periodic_looks("quiet", only_domain());
+    const std::vector<Look> looks = trace_.read().periodic_looks("quiet", only_domain());
     const std::vector<unsigned> gaps = gaps_of(looks);
     ASSERT_FALSE(gaps.empty());
     EXPECT_EQ(*std::ranges::max_element(gaps), kRestMax + 1);
@@ -241,11 +246,12 @@ TEST_F(Rests, WhatIsUnmappedIsFoundByTheNextLook) {
         memory);
     trace_.mark("unmapped");
     ASSERT_TRUE(eventually([&] { return statistic("pages_freed") == freed + kPages / 2; }));
-    wait_for("unmapped", trace_.periods("unmapped") + 4);
-    const std::vector<Look> looks = trace_.periodic_looks("advised", domain);
+    wait_for("unmapped", trace_.read().periods("unmapped") + 4);
+    const SweepLog log = trace_.read();
+    const std::vector<Look> looks = log.periodic_looks("advised", domain);
     const auto found = std::ranges::find_if(looks, [](const Look &look) { return look.freed > 0; });
     ASSERT_NE(found, looks.end());
-    EXPECT_LE(trace_.periodic_looks("unmapped", domain).front().period, kRestMax + 1);
+    EXPECT_LE(log.periodic_looks("unmapped", domain).front().period, kRestMax + 1);
     ASSERT_NE(found + 1, looks.end());
     EXPECT_EQ((found + 1)->period, found->period + 1);
 }
@@ -261,10 +267,11 @@ TEST_F(Rests, NobodySendsADomainToRest) {
     trace_.mark("advised");
     const std::uint64_t domain = only_domain();
     wait_for("advised", 2 * kRestMax);
-    const std::vector<Look> all = trace_.looks("begun", domain);
+    const SweepLog log = trace_.read();
+    const std::vector<Look> all = log.looks("begun", domain);
     EXPECT_TRUE(std::ranges::any_of(all, [](const Look &look) { return !look.periodic; }));
     EXPECT_TRUE(next_looks("begun", "advised", domain));
-    const std::vector<unsigned> gaps = gaps_of(trace_.periodic_looks("begun", domain));
+    const std::vector<unsigned> gaps = gaps_of(log.periodic_looks("begun", domain));
     ASSERT_GE(gaps.size(), 3U);
     for (unsigned i = 0; i < 3; i++)
         EXPECT_LE(gaps[i], 2U << i) << "after look " << i + 1;

@@ -20,7 +20,7 @@ namespace {
 
 constexpr const char *kTracing = "/sys/kernel/tracing/";
 
-// A line of a trace: `   kworker/1:2-34    [001] .....    56.789: event: its text`.
+// A line of a trace: `   kworker/1:2-34    [001] .....    56: event: its text`.
 struct Event {
     std::string_view pid;
     std::string_view name;
@@ -42,9 +42,9 @@ bool parse(std::string_view line, Event &event) {
 }
 
 // Calls `visit` with each event, and whether it came after the mark.
-void visit_events(const std::string &path, const std::string &mark,
+void visit_events(const std::string &text, const std::string &mark,
                   const std::function<void(const Event &, bool since)> &visit) {
-    std::istringstream lines(read_file(path + "trace"));
+    std::istringstream lines(text);
     std::string line;
     bool since = false;
     while (std::getline(lines, line)) {
@@ -72,7 +72,8 @@ SweepTrace::SweepTrace() {
     if (::mkdir(path.c_str(), 0700) != 0)
         return;
     path_ = path;
-    EXPECT_EQ(write_file(path + "trace_clock", "global"), 0); // one order for all processors
+    // One order for all processors, whose clocks are apart on an emulated machine that waits.
+    EXPECT_EQ(write_file(path + "trace_clock", "counter"), 0);
     EXPECT_EQ(write_file(path + "events/workqueue/workqueue_execute_start/enable", "1"), 0);
     EXPECT_EQ(write_file(path + "events/upm/upm_sweep/enable", "1"), 0);
 }
@@ -87,20 +88,24 @@ void SweepTrace::mark(const std::string &name) const {
     EXPECT_EQ(write_file(path_ + "trace_marker", name), 0);
 }
 
-unsigned SweepTrace::periods(const std::string &mark) const {
+SweepLog SweepTrace::read() const {
+    return SweepLog(read_file(path_ + "trace"));
+}
+
+unsigned SweepLog::periods(const std::string &mark) const {
     unsigned begun = 0;
-    visit_events(path_, mark, [&](const Event &event, bool since) {
+    visit_events(text_, mark, [&](const Event &event, bool since) {
         begun += since && begins(event, "sweep") ? 1 : 0;
     });
     return begun;
 }
 
-std::vector<Look> SweepTrace::looks(const std::string &mark, std::uint64_t domain) const {
+std::vector<Look> SweepLog::looks(const std::string &mark, std::uint64_t domain) const {
     const std::string prefix = "domain=" + std::to_string(domain) + " ";
     std::vector<Look> found;
     std::set<std::string, std::less<>> periodic; // workers that are, or were last, at one
     unsigned begun = 0;
-    visit_events(path_, mark, [&](const Event &event, bool since) {
+    visit_events(text_, mark, [&](const Event &event, bool since) {
         if (begins(event, "sweep")) {
             periodic.emplace(event.pid);
             begun += since ? 1 : 0;
@@ -116,7 +121,7 @@ std::vector<Look> SweepTrace::looks(const std::string &mark, std::uint64_t domai
     return found;
 }
 
-std::vector<Look> SweepTrace::periodic_looks(const std::string &mark, std::uint64_t domain) const {
+std::vector<Look> SweepLog::periodic_looks(const std::string &mark, std::uint64_t domain) const {
     std::vector<Look> found = looks(mark, domain);
     std::erase_if(found, [](const Look &look) { return !look.periodic; });
     return found;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace upm::test {
@@ -16,6 +17,24 @@ struct Look {
     bool periodic = false; // else by a kick, or by hand
     unsigned period = 0;   // periodic sweeps that had begun since the mark
     std::uint64_t freed = 0;
+};
+
+// What a trace held when it was read.
+class SweepLog {
+  public:
+    explicit SweepLog(std::string text) : text_(std::move(text)) {}
+
+    [[nodiscard]] const std::string &text() const { return text_; }
+    // How many periodic sweeps began since that mark.
+    [[nodiscard]] unsigned periods(const std::string &mark) const;
+    // Looks at the domain of this id since that mark.
+    [[nodiscard]] std::vector<Look> looks(const std::string &mark, std::uint64_t domain) const;
+    // The periodic ones among them.
+    [[nodiscard]] std::vector<Look> periodic_looks(const std::string &mark,
+                                                   std::uint64_t domain) const;
+
+  private:
+    std::string text_;
 };
 
 // An instance of tracefs of its own, as long as the object lives.
@@ -30,13 +49,7 @@ class SweepTrace {
     [[nodiscard]] explicit operator bool() const { return !path_.empty(); }
 
     void mark(const std::string &name) const;
-    // How many periodic sweeps began since that mark.
-    [[nodiscard]] unsigned periods(const std::string &mark) const;
-    // Looks at the domain of this id since that mark.
-    [[nodiscard]] std::vector<Look> looks(const std::string &mark, std::uint64_t domain) const;
-    // The periodic ones among them.
-    [[nodiscard]] std::vector<Look> periodic_looks(const std::string &mark,
-                                                   std::uint64_t domain) const;
+    [[nodiscard]] SweepLog read() const;
 
   private:
     std::string path_; // ends with a slash
