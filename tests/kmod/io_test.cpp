@@ -172,12 +172,15 @@ TEST_P(IoOps, ProcessVmReadv) {
     check_both();
 }
 
-// /proc/PID/mem writes even where the mapping is read-only, as debuggers need it.
+// /proc/PID/mem writes even where the mapping is read-only, for debuggers at least.
 TEST_P(IoOps, ProcMemWrite) {
     const std::string path = "/proc/" + std::to_string(a().pid()) + "/mem";
     const Fd memory(must(::open(path.c_str(), O_RDWR | O_CLOEXEC), path.c_str()));
     const auto offset = reinterpret_cast<std::intptr_t>(a().base() + kOffset);
-    ASSERT_EQ(::pwrite(memory.get(), kWords.data(), sizeof(kWords), offset), 80);
+    ASSERT_EQ(::ptrace(PTRACE_ATTACH, a().pid(), nullptr, nullptr), 0);
+    ASSERT_EQ(::waitpid(a().pid(), nullptr, __WALL), a().pid());
+    EXPECT_EQ(::pwrite(memory.get(), kWords.data(), sizeof(kWords), offset), 80);
+    ASSERT_EQ(::ptrace(PTRACE_DETACH, a().pid(), nullptr, nullptr), 0);
     note_words();
     check_both();
 }
