@@ -191,13 +191,16 @@ class Drop {
         if (over())
             return;
         const auto len = static_cast<std::size_t>(last - first);
+        const int error = errno;
         const bool done = real().mmap(first, len, protection,
                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
         replaced_ = replaced_ || done;
-        if (!done && (protection & PROT_WRITE) != 0)
+        if (!done && (protection & PROT_WRITE) != 0) {
             std::memset(first, 0, len); // there may be no more mappings (vm.max_map_count)
-        else
+            errno = error;
+        } else {
             note(done);
+        }
         next_ = last;
     }
 
