@@ -67,7 +67,8 @@ Asker read_asker(const Root &root) {
     asker.sudo = has_program(root, "sudo");
     const std::string self = read_link("/proc/self/exe");
     asker.folder = self.substr(0, self.rfind('/'));
-    asker.packaged = asker.folder == "/usr/bin" && root.exists("/var/lib/dpkg/info/upm.list");
+    // A file that each Debian package has, in images without documentation, too.
+    asker.packaged = asker.folder == "/usr/bin" && root.exists("/usr/share/doc/upm/copyright");
     constexpr std::string_view kBuilt = "/build/bin";
     if (asker.folder.ends_with(kBuilt)) {
         const std::string tree = asker.folder.substr(0, asker.folder.size() - kBuilt.size());
