@@ -185,12 +185,13 @@ TEST_F(Fuzz, Calls) {
     const std::uint64_t seed = fresh_seed();
     const double all = test_seconds(4);
     std::uint64_t made = 0;
-    unsigned parts = 0;
+    std::uint64_t parts = 0;
     do {
         Process child;
-        made += child.call(&make_calls, seed + 2 * parts, std::min(kPart, all - parts * kPart));
+        made += child.call(&make_calls, seed + 2 * parts,
+                           std::min(kPart, all - kPart * static_cast<double>(parts)));
         parts++;
-    } while (parts * kPart < all);
+    } while (kPart * static_cast<double>(parts) < all);
     std::cout << made << " calls in " << parts << " parts\n";
 }
 

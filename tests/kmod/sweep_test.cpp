@@ -228,13 +228,13 @@ TEST_F(Rests, ACallWakesADomain) {
 // look, and then the domain is looked at as before.
 TEST_F(Rests, WhatIsUnmappedIsFoundByTheNextLook) {
     Process program;
-    Mapping *memory = program.call(
+    std::byte *memory = program.call(
         +[](std::uint64_t seed) {
-            static const Device device; // stays open
-            auto *made = new Mapping(kPages * kPage);
-            made->fill({Content::kDistinct, seed});
-            EXPECT_EQ(device.advise(made->base(), made->len()).counts.inserted, kPages);
-            return made;
+            static const Device device; // both stay
+            static const Mapping mapping(kPages * kPage);
+            mapping.fill({Content::kDistinct, seed});
+            EXPECT_EQ(device.advise(mapping.base(), mapping.len()).counts.inserted, kPages);
+            return mapping.base();
         },
         fresh_seed());
     trace_.mark("advised");
@@ -242,8 +242,8 @@ TEST_F(Rests, WhatIsUnmappedIsFoundByTheNextLook) {
     wait_until_at_rest("advised", domain);
     const std::uint64_t freed = statistic("pages_freed");
     program.call(
-        +[](Mapping *m) { must(::munmap(m->page(kPages / 2), kPages / 2 * kPage), "munmap"); },
-        memory);
+        +[](std::byte *half) { must(::munmap(half, kPages / 2 * kPage), "munmap"); },
+        memory + kPages / 2 * kPage);
     trace_.mark("unmapped");
     ASSERT_TRUE(eventually([&] { return statistic("pages_freed") == freed + kPages / 2; }));
     wait_for("unmapped", trace_.read().periods("unmapped") + 4);

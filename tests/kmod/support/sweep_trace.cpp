@@ -29,9 +29,10 @@ struct Event {
 
 bool parse(std::string_view line, Event &event) {
     const auto processor = line.find(" [");
-    const auto time = line.find(": ", processor == line.npos ? line.size() : processor);
-    const auto name = line.find(": ", time == line.npos ? line.size() : time + 2);
-    if (name == line.npos || line.starts_with('#'))
+    const auto time =
+        line.find(": ", processor == std::string_view::npos ? line.size() : processor);
+    const auto name = line.find(": ", time == std::string_view::npos ? line.size() : time + 2);
+    if (name == std::string_view::npos || line.starts_with('#'))
         return false;
     std::string_view who = line.substr(0, processor);
     who = who.substr(0, who.find_last_not_of(' ') + 1);
