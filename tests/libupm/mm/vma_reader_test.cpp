@@ -124,6 +124,13 @@ TEST(Smaps, MissingFileIsAnError) {
     EXPECT_EQ(error, -ENOENT);
 }
 
+// Else a half-read list of mappings would be taken for all of them.
+TEST(Smaps, FailedReadIsAnError) {
+    int error = 0;
+    EXPECT_TRUE(read_all("/proc/self", &error).empty());
+    EXPECT_EQ(error, -EISDIR);
+}
+
 // Against the other source of the same truth.
 TEST(Smaps, AgreesWithMaps) {
     const Pages pages(3);

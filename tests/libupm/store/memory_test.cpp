@@ -49,6 +49,22 @@ TEST_F(StoreMemory, DifferencesInTheMiddle) {
     EXPECT_EQ(std::memcmp(before.data(), pages.data(), pages.size()), 0);
 }
 
+// One bit of every fourth page, at another place of each.
+TEST_F(StoreMemory, WhereverAPageDiffers) {
+    constexpr std::size_t kPages = 1024;
+    insert_elsewhere(kPages, 1);
+    const Pages pages(kPages);
+    fill_pattern(pages, 1);
+    for (std::size_t i = 3; i < kPages; i += 4)
+        pages.page(i)[i * page_size() / kPages + page_size() / kPages - 1] ^= 1;
+    const std::string before(pages.data(), pages.size());
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.merged, kPages / 4 * 3);
+    EXPECT_EQ(counts.inserted, kPages / 4);
+    EXPECT_EQ(std::memcmp(before.data(), pages.data(), pages.size()), 0);
+}
+
 // Threads count up, and one lets the kernel write by read(2), while the memory is
 // merged again and again: every write must be there at the end.
 TEST_F(StoreMemory, NoWriteIsLost) {
