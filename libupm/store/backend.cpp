@@ -229,13 +229,9 @@ std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) n
     budget_.recount();
     LoadCall mine = call;
     mine.patient = call.patient || pool_.of_seed(); // what a seed is to keep may take its time
-    store::Load load({.path = path_,
-                      .pool = pool_,
-                      .budget = budget_,
-                      .patience = patience_,
-                      .making = making_,
-                      .luck = luck_},
-                     domain, mine, counts);
+    store::Load load(
+        {.path = path_, .pool = pool_, .patience = patience_, .making = making_, .luck = luck_},
+        budget_, domain, mine, counts);
     return load.run();
 }
 

@@ -235,45 +235,58 @@ int Connection::exchange(std::span<std::byte> request, Op op, std::span<std::byt
     return outside.back() ? ret : -ECANCELED;
 }
 
-int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
-                       std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept {
-    const auto flags =
-        static_cast<std::uint16_t>((reserve ? kReserve : 0) | (attached != nullptr ? kAttach : 0));
-    return look_up(flags, hashes, places, buffer, attached, patience_ms);
-}
-
-int Connection::lookup_all(std::span<const std::uint64_t> hashes, std::span<Place> places,
-                           std::span<std::byte> buffer, Attached &attached,
-                           int patience_ms) noexcept {
-    const auto flags = static_cast<std::uint16_t>(kAttach | (version_ > 2 ? kCandidates : 0));
-    return look_up(flags, hashes, places, buffer, &attached, patience_ms);
-}
-
-int Connection::look_up(std::uint16_t flags, std::span<const std::uint64_t> hashes,
-                        std::span<Place> places, std::span<std::byte> buffer, Attached *attached,
-                        int patience_ms) noexcept {
-    const bool reserve = (flags & kReserve) != 0;
-    LookupRequest request{};
-    request.flags = flags;
-    if (reserve && version_ > 2)
-        request.patience_ms = kPatienceMs;
+std::span<std::byte> Connection::lookup_packet(LookupRequest request,
+                                               std::span<const std::uint64_t> hashes,
+                                               std::span<std::byte> buffer) noexcept {
     request.count = static_cast<std::uint32_t>(hashes.size());
     const std::span<std::byte> packet = buffer.first(sizeof(request) + hashes.size_bytes());
     std::memcpy(packet.data(), &request, sizeof(request));
     std::memcpy(packet.data() + sizeof(request), hashes.data(), hashes.size_bytes());
-    Answer answer;
+    return packet;
+}
+
+// Without a descriptor, if there was no room for one: get() will say so.
+int Connection::take_lookup(Answer &answer, std::span<Place> places,
+                            Attached *attached) const noexcept {
     std::uint32_t pages = 0;
-    int ret = exchange(packet, Op::kLookup, buffer.first(kMaxPacket), answer, -1,
-                       reserve ? patience_ms + kPatienceMs : patience_ms);
-    if (ret == 0)
-        ret = read_lookup(answer.packet, number_, places, pages);
-    // Without one, if there was no room for a descriptor: get() will say so.
+    const int ret = read_lookup(answer.packet, number_, places, pages);
     if (ret != 0 || attached == nullptr || pages == 0 || answer.fd() < 0)
         return ret;
     if (check_segment(answer.fd(), pages) != 0)
         return -EPROTO;
     *attached = {.fd = answer.release(), .pages = pages};
     return 0;
+}
+
+int Connection::lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
+                       std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept {
+    LookupRequest request{};
+    request.flags =
+        static_cast<std::uint16_t>((reserve ? kReserve : 0) | (attached != nullptr ? kAttach : 0));
+    if (reserve && version_ > 2)
+        request.patience_ms = kPatienceMs;
+    Answer answer;
+    const int ret =
+        exchange(lookup_packet(request, hashes, buffer), Op::kLookup, buffer.first(kMaxPacket),
+                 answer, -1, reserve ? patience_ms + kPatienceMs : patience_ms);
+    return ret != 0 ? ret : take_lookup(answer, places, attached);
+}
+
+int Connection::begin_lookup(std::span<const std::uint64_t> hashes, bool remember,
+                             std::span<std::byte> buffer) noexcept {
+    if (!alive())
+        return -ECONNRESET;
+    LookupRequest request{};
+    request.flags = static_cast<std::uint16_t>(kAttach | (version_ > 2 ? kCandidates : 0) |
+                                               (remember && remembers() ? kRemember : 0));
+    return send(lookup_packet(request, hashes, buffer), Op::kLookup, -1, 0);
+}
+
+int Connection::end_lookup(std::span<Place> places, std::span<std::byte> buffer, Attached &attached,
+                           int patience_ms) noexcept {
+    Answer answer;
+    const int ret = alive() ? receive(buffer.first(kMaxPacket), patience_ms, answer) : -ECONNRESET;
+    return ret != 0 ? ret : take_lookup(answer, places, &attached);
 }
 
 int Connection::begin_make(MakeRequest request, int file) noexcept {

@@ -80,11 +80,17 @@ class Connection {
     int lookup(std::span<const std::uint64_t> hashes, bool reserve, std::span<Place> places,
                std::span<std::byte> buffer, Attached *attached = nullptr,
                int patience_ms = kReplyMs) noexcept;
-    // The same for hashes of which each comes several times in a row, for several places.
-    int lookup_all(std::span<const std::uint64_t> hashes, std::span<Place> places,
-                   std::span<std::byte> buffer, Attached &attached, int patience_ms) noexcept;
-    // Asks for a segment of a part of a file, and waits for it. Between the two nothing
-    // else may be asked here; after ETIMEDOUT the connection is of no use any more.
+    // The same for hashes of which each comes several times in a row, for several places;
+    // first the question, which waits for nothing, then the answer, of as many places. With
+    // `remember`, what others asked for in vain as well comes as kWanted. Between the two
+    // nothing else may be asked here but report(). ETIMEDOUT: it has not come yet.
+    int begin_lookup(std::span<const std::uint64_t> hashes, bool remember,
+                     std::span<std::byte> buffer) noexcept;
+    int end_lookup(std::span<Place> places, std::span<std::byte> buffer, Attached &attached,
+                   int patience_ms) noexcept;
+    // Returns true if the broker remembers what was asked for in vain.
+    [[nodiscard]] bool remembers() const noexcept { return version_ > 4; }
+    // Asks for a segment of a part of a file, and waits for it, in the same way.
     // EDQUOT, EAGAIN: no room for more; EINVAL: of no such file; ENODATA: it is shorter.
     int begin_make(MakeRequest request, int file) noexcept;
     int end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept;
@@ -121,8 +127,10 @@ class Connection {
   private:
     class Answer;
 
-    int look_up(std::uint16_t flags, std::span<const std::uint64_t> hashes, std::span<Place> places,
-                std::span<std::byte> buffer, Attached *attached, int patience_ms) noexcept;
+    static std::span<std::byte> lookup_packet(LookupRequest request,
+                                              std::span<const std::uint64_t> hashes,
+                                              std::span<std::byte> buffer) noexcept;
+    int take_lookup(Answer &answer, std::span<Place> places, Attached *attached) const noexcept;
 
     int connect(const SocketPath &path, int patience_ms) noexcept;
     int greet(std::uint16_t version, int patience_ms) noexcept;
@@ -155,7 +163,7 @@ class Connection {
 // keeps the parent's open, because it maps the same segments.
 class ConnectionPool {
   public:
-    static constexpr std::size_t kSlots = 32;
+    static constexpr std::size_t kSlots = 64;
 
     constexpr ConnectionPool() noexcept = default;
 

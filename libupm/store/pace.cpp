@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <string_view>
 #include <unistd.h>
+#include <utility>
 
 namespace upm::store {
 
@@ -26,19 +27,24 @@ std::string_view read_text(const char *path, char (&room)[128]) noexcept {
     return {room, got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
-// How many threads there are for each processor just now, 1 at least: so many times as
-// long it takes until the broker gets one, and a plain read as well.
-std::int64_t crowding() noexcept {
-    constexpr std::int64_t kMost = 16;
+// How many threads run or want to, on all processors. 0: not known.
+std::int64_t running_threads() noexcept {
     char room[128];
     // "0.20 0.18 0.12 3/80 11206": three threads run or want to.
     std::string_view line = read_text("/proc/loadavg", room);
     for (int field = 0; field < 3; ++field)
         line.remove_prefix(std::min(line.size(), line.find(' ') + 1));
-    std::int64_t running = 1;
+    std::int64_t running = 0;
     (void)std::from_chars(line.data(), line.data() + line.size(), running);
-    const long processors = std::max(::sysconf(_SC_NPROCESSORS_ONLN), 1L);
-    return std::clamp<std::int64_t>(running / processors, 1, kMost);
+    return running;
+}
+
+// Read once: libc reads a file for it.
+std::int64_t online_processors() noexcept {
+    static constinit std::atomic<long> known{0};
+    if (known.load(std::memory_order_relaxed) == 0)
+        known.store(std::max(::sysconf(_SC_NPROCESSORS_ONLN), 1L), std::memory_order_relaxed);
+    return known.load(std::memory_order_relaxed);
 }
 
 void keep_least(std::uint64_t &least, std::uint64_t ns) noexcept {
@@ -79,36 +85,98 @@ void Luck::alone() noexcept {
 }
 
 void Pace::begin(bool patient) noexcept {
-    char room[128];
-    crowding_ = patient ? kPatient : crowding();
-    huge_pages_ =
-        read_text("/sys/kernel/mm/transparent_hugepage/enabled", room).starts_with("[always]");
+    looked_ = patient;
+    threads_ = patient ? kPatient : 1;
+}
+
+// So many times as long as on an idle machine it takes until the broker gets a processor,
+// and a plain read as well. Small loads that wait for nothing do without a look.
+void Pace::look() noexcept {
+    constexpr std::int64_t kMost = 16; // times
+    if (std::exchange(looked_, true))
+        return;
+    processors_ = online_processors();
+    threads_ = std::clamp(running_threads(), processors_, processors_ * kMost);
+}
+
+bool Pace::may_ask() noexcept {
+    if (late_ns_ < kAskMs * static_cast<std::int64_t>(kNsPerMs))
+        return true;
+    look();
+    return late_ns_ < scaled(kAskMs);
+}
+
+void Pace::spent(std::uint64_t ns) noexcept {
+    spent_ns_ += static_cast<std::int64_t>(ns);
+    late_ns_ += static_cast<std::int64_t>(ns);
 }
 
 void Pace::read(std::uint64_t ns, bool fresh) noexcept {
     keep_least(fresh ? fresh_ns_ : piece_ns_, ns);
 }
 
-// Less than a plain read takes rather than more. Where each page is a fault, memory that
-// did not exist takes some eight times as long as memory that is in the cache; where the
+void Pace::worked(std::uint64_t ns, std::uint64_t cpu_ns) noexcept {
+    spent(ns);
+    work_ns_ += ns;
+    work_cpu_ns_ += cpu_ns;
+}
+
+// What a plain read of a piece takes: less rather than more. Where each page is a fault, memory
+// that did not exist takes some eight times as long as memory that is in the cache; where the
 // system gives huge pages, some three times.
-void Pace::won(std::size_t bytes) noexcept {
+std::uint64_t Pace::reckoned_ns() const noexcept {
     constexpr std::uint64_t kHugeFactor = 2;
     const std::uint64_t known = piece_ns_ != 0 ? piece_ns_ : fresh_ns_ / 8;
-    const std::uint64_t ns =
+    const std::uint64_t alone =
         huge_pages_ || fresh_ns_ == 0 ? known * kHugeFactor : fresh_ns_ * 3 / 4;
-    late_ns_ -= static_cast<std::int64_t>(ns * (bytes / kPiece)) * crowding_;
+    if (work_cpu_ns_ == 0)
+        return alone;
+    // Others that run take their part of a plain read's time, too.
+    return alone * std::clamp(work_ns_, work_cpu_ns_, work_cpu_ns_ * kMostStretch) / work_cpu_ns_;
 }
 
-int Pace::answer_ms() const noexcept {
-    return static_cast<int>(kAnswerMs * crowding_);
+std::uint64_t Pace::plain_piece_ns() const noexcept {
+    constexpr std::uint64_t kMostSlower = 4; // than it is reckoned to be
+    const std::uint64_t reckoned = reckoned_ns();
+    return plain_ < kEnough ? reckoned
+                            : std::min(plain_ns_ * kPiece / plain_, reckoned * kMostSlower);
 }
 
-int Pace::making_ms() const noexcept {
-    // What was won can be spent, but not without end: a broker may be stopped.
-    constexpr std::int64_t kMost = 10'000'000'000;
-    const std::int64_t left = std::min(scaled(kMakingMs) - late_ns_, kMost);
+void Pace::won(std::size_t bytes) noexcept {
+    look();
+    if (won_ == 0) {
+        char room[128];
+        huge_pages_ =
+            read_text("/sys/kernel/mm/transparent_hugepage/enabled", room).starts_with("[always]");
+    }
+    won_ += bytes;
+    const std::uint64_t ns = plain_piece_ns() * bytes / kPiece;
+    late_ns_ = std::max(late_ns_ - static_cast<std::int64_t>(ns), -scaled(kMostCreditMs));
+}
+
+// What was won till now was worth so much, not what it was reckoned to be.
+void Pace::plain(std::size_t bytes, std::uint64_t ns) noexcept {
+    plain_ += bytes;
+    plain_ns_ += ns;
+    if (plain_ < kEnough)
+        return;
+    const auto worth = static_cast<std::int64_t>(plain_piece_ns() * (won_ / kPiece));
+    late_ns_ = std::min(late_ns_, std::max<std::int64_t>(spent_ns_ - worth, 0));
+}
+
+int Pace::left_ms(std::int64_t bound) noexcept {
+    look();
+    const std::int64_t left = scaled(bound) - late_ns_;
     return left > 0 ? static_cast<int>(left / 1'000'000) : 0;
+}
+
+int Pace::answer_ms() noexcept {
+    const int left = left_ms(kAnswersMs);
+    return std::min(static_cast<int>(scaled(kAnswerMs) / 1'000'000), left);
+}
+
+int Pace::making_ms() noexcept {
+    return left_ms(kMakingMs);
 }
 
 } // namespace upm::store

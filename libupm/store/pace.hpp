@@ -48,44 +48,73 @@ class Luck {
     std::atomic<std::int64_t> ahead_{0}; // bytes until the next one
 };
 
-// Of one load: by how much it is later than a plain read would be.
+// Of one load: by how much it is later than a plain read would be. What a plain read would
+// have taken is reckoned from the shortest read of a piece, times what others that run on the
+// same processors make of the load's own work; and from what was read plainly while nobody
+// worked for this load.
 class Pace {
   public:
     static constexpr std::size_t kPiece = 256UL << 10U; // bytes; what times are known of
 
     // Patient: nobody waits for the load, which may come a second late.
     void begin(bool patient) noexcept;
-    // Time went by that a plain read would not have taken.
-    void spent(std::uint64_t ns) noexcept { late_ns_ += static_cast<std::int64_t>(ns); }
+    // Time went by that a plain read would not have taken: in waiting and talk, or in work, of
+    // which so much on a processor.
+    void spent(std::uint64_t ns) noexcept;
+    void worked(std::uint64_t ns, std::uint64_t cpu_ns) noexcept;
     // So many bytes came without a plain read.
     void won(std::size_t bytes) noexcept;
     // Reading a piece into memory that existed, or did not, took so long.
     void read(std::uint64_t ns, bool fresh) noexcept;
+    // So many bytes were read plainly into memory that did not exist, while the broker did
+    // nothing for this load.
+    void plain(std::size_t bytes, std::uint64_t ns) noexcept;
 
-    // Returns true if the broker may still be asked.
-    [[nodiscard]] bool may_ask() const noexcept { return late_ns_ < scaled(kAskMs); }
-    // How long an answer may take, in ms.
-    [[nodiscard]] int answer_ms() const noexcept;
-    // The same for a segment; 0: it is there, or it is late.
-    [[nodiscard]] int making_ms() const noexcept;
+    // Returns true if the broker may still be asked, without waiting for it.
+    [[nodiscard]] bool may_ask() noexcept;
+    // How long to wait for an answer, in ms; 0: it is there, or it is late.
+    [[nodiscard]] int answer_ms() noexcept;
+    // The same for a segment.
+    [[nodiscard]] int making_ms() noexcept;
 
   private:
-    // They bound how much later than a plain read a load comes: kAskMs + kAnswerMs, by the
-    // clock of a machine that is not crowded.
+    // They bound how much later than a plain read a load comes, by the clock of a machine that
+    // is not crowded: it waits for segments until it is so late, for answers until it is a bit
+    // later, and asks nothing any more from kAskMs on, which leaves it 2 ms for asking.
     static constexpr std::int64_t kMakingMs = 10;
-    static constexpr std::int64_t kAskMs = 12;
-    static constexpr std::int64_t kAnswerMs = 8;
+    static constexpr std::int64_t kAnswersMs = 16;
+    static constexpr std::int64_t kAnswerMs = 8; // for one of them
+    static constexpr std::int64_t kAskMs = 18;
+    // No more than so much of what was won is kept for later: who reckons for long goes wrong
+    // by much.
+    static constexpr std::int64_t kMostCreditMs = 40;
     static constexpr std::int64_t kPatient = 100;
+    // So many times as long others on its processors make a plain read, at most.
+    static constexpr std::uint64_t kMostStretch = 16;
+    // What a plain read was seen to take counts from so many bytes on.
+    static constexpr std::uint64_t kEnough = 1UL << 20U;
 
     [[nodiscard]] std::int64_t scaled(std::int64_t ms) const noexcept {
-        return ms * 1'000'000 * crowding_;
+        return ms * 1'000'000 * threads_ / processors_;
     }
+    void look() noexcept;
+    [[nodiscard]] int left_ms(std::int64_t bound) noexcept;
+    [[nodiscard]] std::uint64_t reckoned_ns() const noexcept;
+    [[nodiscard]] std::uint64_t plain_piece_ns() const noexcept;
 
     std::int64_t late_ns_ = 0;
+    std::int64_t spent_ns_ = 0;  // all of it
+    std::uint64_t won_ = 0;      // bytes, all of them
     std::uint64_t piece_ns_ = 0; // the shortest; 0: not known
-    std::uint64_t fresh_ns_ = 0;
-    std::int64_t crowding_ = 1; // threads for each processor, or kPatient
-    bool huge_pages_ = false;   // the system gives them unasked
+    std::uint64_t fresh_ns_ = 0; // the same into memory that did not exist
+    std::uint64_t work_ns_ = 0;  // of own work
+    std::uint64_t work_cpu_ns_ = 0;
+    std::uint64_t plain_ns_ = 0;  // of plain reads
+    std::uint64_t plain_ = 0;     // bytes
+    std::int64_t threads_ = 1;    // that run or want to, or kPatient
+    std::int64_t processors_ = 1; // no more than threads
+    bool looked_ = true;          // how many of both there are is known
+    bool huge_pages_ = false;     // the system gives them unasked
 };
 
 } // namespace upm::store

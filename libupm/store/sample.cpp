@@ -20,20 +20,21 @@ bool Sample::add(const std::byte *page, std::uint32_t number, std::uint64_t seed
 
 // The spread ones come first: they tell more, and the broker sends the segment of the
 // first hash that it knows along.
-bool Sample::take(int fd, std::uint64_t offset, std::size_t size, std::span<const std::byte> piece,
-                  std::byte *room, std::uint64_t seed) noexcept {
+bool Sample::take(int fd, std::uint64_t offset, std::size_t size, std::byte *room,
+                  std::uint64_t seed) noexcept {
     constexpr std::uint32_t kSpread = kMost / 2;
     count_ = 0;
     const auto pages = static_cast<std::uint32_t>(size / page_size());
-    const auto near = static_cast<std::uint32_t>(piece.size() / page_size());
-    for (std::uint32_t i = 0; i < kSpread && near < pages; ++i) {
-        const std::uint32_t page = near + (pages - near - 1) * (i + 1) / kSpread;
+    const auto near = static_cast<std::uint32_t>(std::min(size, kNear) / page_size());
+    const auto read_and_add = [&](std::uint32_t page) {
         if (plain_read(fd, offset + page * page_size(), room, page_size()) ==
             static_cast<std::int64_t>(page_size()))
             (void)add(room, page, seed);
-    }
+    };
+    for (std::uint32_t i = 0; i < kSpread && near < pages; ++i)
+        read_and_add(near + (pages - near - 1) * (i + 1) / kSpread);
     for (std::uint32_t page = 0; page < near && count_ < kMost; ++page)
-        (void)add(piece.data() + page * page_size(), page, seed);
+        read_and_add(page);
     likeness_ = hash_bytes(hashes_, hashes().size_bytes(), size) | 1U;
     return count_ != 0;
 }

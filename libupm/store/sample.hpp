@@ -20,10 +20,10 @@ class Sample {
     static constexpr std::uint32_t kCandidates = 4; // places of each
     static constexpr std::uint32_t kPlaces = kMost * kCandidates;
 
-    // Hashes pages of `size` bytes of a file from `offset` on, the first of which are in
-    // `piece`; zeros are left out. Reads into `room`, a page. Returns true if there are any.
-    bool take(int fd, std::uint64_t offset, std::size_t size, std::span<const std::byte> piece,
-              std::byte *room, std::uint64_t seed) noexcept;
+    // Hashes pages of `size` bytes of a file from `offset` on; zeros are left out. Reads into
+    // `room`, a page. Returns true if there are any.
+    bool take(int fd, std::uint64_t offset, std::size_t size, std::byte *room,
+              std::uint64_t seed) noexcept;
 
     // Each hash so many times as there can be candidates for it.
     [[nodiscard]] std::span<const std::uint64_t> hashes() const noexcept {
@@ -44,6 +44,8 @@ class Sample {
     [[nodiscard]] bool convinces(const Candidate &candidate, std::uint32_t pages) const noexcept;
 
   private:
+    static constexpr std::size_t kNear = 256UL << 10U; // bytes, what is near the beginning
+
     bool add(const std::byte *page, std::uint32_t number, std::uint64_t seed) noexcept;
 
     std::uint64_t hashes_[kPlaces] = {};

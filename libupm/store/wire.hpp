@@ -20,7 +20,7 @@ inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
 // A version may add requests, flags and fields that were reserved before, so that the
 // version before it stays a part of it. Version 2 could not negotiate: its broker hangs
 // up when it is greeted in another one.
-inline constexpr std::uint16_t kVersion = 4;
+inline constexpr std::uint16_t kVersion = 5;
 inline constexpr std::uint16_t kOldestVersion = 2;
 
 // Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
@@ -72,6 +72,8 @@ inline constexpr std::uint32_t kUnknown = 0;            // nobody has published 
 inline constexpr std::uint32_t kReserved = 0xffff'ffff; // unknown; yours to publish
 inline constexpr std::uint32_t kRefused = 0xffff'fffe;  // unknown; your quota is used up
 inline constexpr std::uint32_t kTrimmed = 0xffff'fffd;  // of kReport
+inline constexpr std::uint32_t kWanted = 0xffff'fffc;   // with kRemember: unknown, and another
+                                                        // process has asked for it, too
 inline constexpr std::uint32_t kLastSegment = 0xffff'ff00;
 
 constexpr bool is_segment(std::uint32_t segment) noexcept {
@@ -115,6 +117,9 @@ enum LookupFlag : std::uint16_t {
     // Of equal hashes in a row, each gets another place (since version 3); what there is no
     // further place for is unknown.
     kCandidates = 1U << 2,
+    // Remember that this process has asked for what is unknown, until the connection ends (since
+    // version 5). What there is no room to remember comes as kWanted.
+    kRemember = 1U << 3,
 };
 
 struct LookupRequest {

@@ -25,6 +25,17 @@ std::string key_label(const store::HelloRequest &request) {
     return fmt::format("key:{:08x}", siphash<2, 4>(hash_key(request.key), 0) >> 32U);
 }
 
+// Returns true if a look-up in that version of the protocol may have these flags.
+bool may_have(unsigned flags, std::uint16_t version) {
+    const bool loads = (flags & (store::kCandidates | store::kRemember)) != 0;
+    unsigned known = store::kReserve | store::kAttach;
+    if (version >= 3)
+        known |= store::kCandidates;
+    if (version >= 5)
+        known |= store::kRemember;
+    return (flags & ~known) == 0 && !(loads && (flags & store::kReserve) != 0);
+}
+
 } // namespace
 
 Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make)
@@ -71,6 +82,7 @@ void Broker::disconnect(ClientId id, std::uint64_t now) {
                       [&](const Job::Waiting &waiting) { return waiting.client == id; });
     }
     std::erase(domain->parked, id);
+    forget_wanted(*client, 0);
     totals_.reservations_lost += client->reserved.empty() ? 0 : 1;
     end_reservation(*client, now);
     usage_.leave(id, now);
@@ -207,9 +219,7 @@ void Broker::join(Client &client, const store::HelloRequest &request) {
 bool Broker::lookup(Client &client, std::span<const std::byte> packet, std::uint64_t now) {
     store::LookupRequest request{};
     if (!store::take(packet, request) || request.count == 0 || request.count > store::kMaxPages ||
-        (request.flags & ~(store::kReserve | store::kAttach | store::kCandidates)) != 0 ||
-        ((request.flags & store::kCandidates) != 0 &&
-         (client.version < 3 || (request.flags & store::kReserve) != 0)))
+        !may_have(request.flags, client.version))
         return false;
     Parked lookup{.header = request.header, .flags = request.flags, .hashes = {}};
     lookup.hashes.resize(request.count);
@@ -314,6 +324,8 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
                 }
             } else if (reserve && holder->second == client.id) {
                 place.segment = store::kReserved;
+            } else if ((request.flags & store::kRemember) != 0) {
+                place.segment = want(client, hash);
             }
         }
         std::memcpy(answer.data() + sizeof(head) + i * sizeof(place), &place, sizeof(place));
@@ -332,6 +344,30 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
     }
     std::memcpy(answer.data(), &head, sizeof(head));
     send_whole(client, request.header, head.reply, answer, fd);
+}
+
+// What an answer says of something that is unknown: remembers who was the first to ask.
+std::uint32_t Broker::want(Client &client, std::uint64_t hash) {
+    HashTable<ClientId> &wanted = client.domain->wanted;
+    if (const auto first = wanted.find(hash); first != wanted.end())
+        return clients_.at(first->second)->owner.process != client.owner.process ? store::kWanted
+                                                                                 : store::kUnknown;
+    forget_wanted(client, limits_.client_wanted - 1);
+    if (!ledger_.may_want(client.owner))
+        return store::kWanted;
+    ledger_.add(client.owner, &Account::wanted, 1);
+    wanted.emplace(hash, client.id);
+    client.wanted.push_back(hash);
+    return store::kUnknown;
+}
+
+// The oldest, until there are no more than `most`.
+void Broker::forget_wanted(Client &client, std::size_t most) {
+    while (client.wanted.size() > most) {
+        client.domain->wanted.erase(client.wanted.front());
+        client.wanted.pop_front();
+        ledger_.take(client.owner, &Account::wanted, 1);
+    }
 }
 
 // The client's number for a segment that holds a page which it has asked for; kUnknown

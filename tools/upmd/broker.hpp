@@ -133,6 +133,8 @@ class Broker {
     void describe(const Client &client, const store::Header &header) const;
 
     void answer_lookup(Client &client, const Parked &request, std::uint64_t now);
+    [[nodiscard]] std::uint32_t want(Client &client, std::uint64_t hash);
+    void forget_wanted(Client &client, std::size_t most);
     void park(Client &client, Parked request);
     void unpark(Client &client, std::uint64_t now);
     void wake_parked(Domain &domain, std::uint64_t now);

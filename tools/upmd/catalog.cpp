@@ -13,6 +13,7 @@ Domain &Catalog::domain(const std::string &name, bool &made) {
         domain->name = name;
         domain->index = HashTable<Ref>(0, KeyedHash{key_});
         domain->reserved = HashTable<ClientId>(0, KeyedHash{key_});
+        domain->wanted = HashTable<ClientId>(0, KeyedHash{key_});
     }
     return *domain;
 }

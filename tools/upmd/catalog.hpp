@@ -70,6 +70,7 @@ struct Domain {
     std::uint64_t seed = 0;
     HashTable<Ref> index;
     HashTable<ClientId> reserved;
+    HashTable<ClientId> wanted; // who was the first to ask in vain
     std::uint64_t segments = 0;
     std::uint64_t pages = 0;
     std::uint64_t jobs = 0; // that make segments

@@ -6,6 +6,7 @@
 
 #include "tools/upmd/broker.hpp"
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -81,6 +82,7 @@ struct Broker::Client {
     Domain *domain = nullptr; // after hello
     std::vector<std::uint64_t> reserved;
     std::uint64_t reserved_until = 0;
+    std::deque<std::uint64_t> wanted; // hashes that it was the first to ask for in vain
     Names names;
     std::unique_ptr<Parked> parked;
     std::uint64_t job = 0; // that it waits for

@@ -62,6 +62,10 @@ bool Ledger::may_name(const Owner &owner) const {
     return account_of(users_, owner.uid).names < limits_.user_names;
 }
 
+bool Ledger::may_want(const Owner &owner) const {
+    return account_of(users_, owner.uid).wanted < limits_.user_wanted;
+}
+
 std::uint64_t Ledger::seed_room(uid_t uid) const {
     return std::min(left(limits_.seed_pages, account_of(users_, uid).kept),
                     left(limits_.all_seed_pages, all_.kept));

@@ -18,7 +18,9 @@ struct Limits {
     std::uint64_t client_pages = 0;     // of one process
     std::uint32_t max_segments = 65536; // each holds one descriptor
     std::uint32_t user_segments = 65536;
-    std::uint32_t user_parked = 64;       // requests of one user that wait
+    std::uint32_t user_parked = 256;      // requests of one user that wait
+    std::uint32_t user_wanted = 65536;    // hashes that its clients asked for in vain
+    std::uint32_t client_wanted = 1024;   // the same of one connection
     std::uint32_t user_names = 262'144;   // segments that its clients have a number for
     std::uint64_t expire_ms = 0;          // after the last user of what several used
     std::uint64_t reservation_ms = 1'000; // until it is anybody's again
@@ -46,6 +48,7 @@ struct Account {
     std::uint64_t clients = 0;
     std::uint64_t parked = 0;
     std::uint64_t names = 0;
+    std::uint64_t wanted = 0;
     std::uint64_t seeds = 0;
     std::uint64_t kept = 0; // pages, for seeds; they are published as well
     friend bool operator==(const Account &, const Account &) = default;
@@ -63,6 +66,7 @@ class Ledger {
     [[nodiscard]] std::uint64_t room(const Owner &owner) const;
     [[nodiscard]] bool may_wait(const Owner &owner) const;
     [[nodiscard]] bool may_name(const Owner &owner) const;
+    [[nodiscard]] bool may_want(const Owner &owner) const;
     // Pages that seeds of the user may still have kept.
     [[nodiscard]] std::uint64_t seed_room(uid_t uid) const;
     [[nodiscard]] bool may_seed(uid_t uid) const;

@@ -186,6 +186,12 @@ bool Broker::consistent() const {
         sums.add(client->owner, &Account::pages, client->reserved.size());
         sums.add(client->owner, &Account::names, client->names.size());
         sums.add(client->owner, &Account::parked, client->parked != nullptr ? 1 : 0);
+        sums.add(client->owner, &Account::wanted, client->wanted.size());
+        for (const std::uint64_t hash : client->wanted) {
+            const auto first = client->domain->wanted.find(hash);
+            if (first == client->domain->wanted.end() || first->second != id)
+                return false;
+        }
         for (const std::uint64_t hash : client->reserved) {
             const auto holder = client->domain->reserved.find(hash);
             if (holder == client->domain->reserved.end() || holder->second != id)

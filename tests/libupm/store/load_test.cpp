@@ -7,7 +7,7 @@
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/store/hash.hpp"
 #include "libupm/store/load.hpp"
-#include "tests/libupm/store/fixture.hpp"
+#include "tests/libupm/store/load_fixture.hpp"
 #include "tests/libupm/store/proxy.hpp"
 
 #include <algorithm>
@@ -31,58 +31,7 @@ namespace upm::test {
 
 namespace {
 
-constexpr std::size_t kPagesOfFile = 5000; // more than a window
-constexpr unsigned kPatience = 100;        // seconds that a child has, on a busy machine
-
-class StoreLoad : public StoreTest {
-  protected:
-    StoreLoad() {
-        const Pages content(kPagesOfFile);
-        fill_pattern(content, 7);
-        dir_.write("file", {content.data(), content.size()});
-        fd_ = ::open((dir_.path() + "/file").c_str(), O_RDWR | O_CLOEXEC);
-    }
-    ~StoreLoad() override { ::close(fd_); }
-
-    // Loads the file, and expects its bytes.
-    std::int64_t load(const Pages &into) { return load_from(fd_, into); }
-    std::int64_t load_from(int fd, const Pages &into) {
-        loaded = {};
-        const std::int64_t got = backend.load({.fd = fd,
-                                               .offset = 0,
-                                               .into = reinterpret_cast<std::byte *>(into.data()),
-                                               .len = into.size(),
-                                               .ordinary = true},
-                                              loaded);
-        EXPECT_EQ(loaded.shared + loaded.made + loaded.copied,
-                  static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0)));
-        return got;
-    }
-    void expect_whole_file() {
-        const Pages into(kPagesOfFile);
-        EXPECT_EQ(load(into), static_cast<std::int64_t>(into.size()));
-        EXPECT_TRUE(has_pattern(into, 7));
-    }
-    // The same until nothing of it was copied: on a busy machine the broker may be late.
-    std::unique_ptr<Pages> load_without_copies() {
-        for (int i = 0; i < 100; ++i) {
-            auto into = std::make_unique<Pages>(kPagesOfFile);
-            EXPECT_EQ(load(*into), static_cast<std::int64_t>(into->size()));
-            EXPECT_TRUE(has_pattern(*into, 7));
-            if (loaded.copied == 0)
-                return into;
-            ::usleep(200'000);
-        }
-        return nullptr;
-    }
-    [[nodiscard]] int file() const { return fd_; }
-
-    upm_load_counts loaded{};
-
-  private:
-    TempDir dir_;
-    int fd_ = -1;
-};
+constexpr unsigned kPatience = 100; // seconds that a child has, on a busy machine
 
 // Of pages that were read, how many are the program's own.
 std::size_t private_pages(const Pages &pages) {
@@ -114,6 +63,53 @@ TEST_F(StoreLoad, TakesNoMemoryOfTheProgram) {
     second.page(4711)[5] = 'w';
     EXPECT_EQ(private_pages(second), 1U);
     EXPECT_TRUE(has_pattern(*first, 7));
+}
+
+// The first process only registers what is small; it is made for the second one.
+TEST_F(StoreLoad, WhatIsSmallIsSharedFromTheSecondProcessOn) {
+    constexpr std::size_t kSmall = 256; // pages
+    ASSERT_EQ(open(), 0) << text;
+    std::vector<std::unique_ptr<Pages>> stay;
+    const auto load_once = [&] {
+        const Pages &into = *stay.emplace_back(std::make_unique<Pages>(kSmall));
+        EXPECT_EQ(load(into), static_cast<std::int64_t>(into.size()));
+        EXPECT_TRUE(has_pattern(into, 7));
+    };
+    // On a busy machine the broker may be late.
+    const auto load_until_shared = [&] {
+        load_once();
+        for (int i = 0; i < 100 && loaded.copied != 0; ++i) {
+            ::usleep(200'000);
+            load_once();
+        }
+    };
+    insert_elsewhere([&] {
+        StoreBackend mine;
+        Reason reason;
+        if (mine.open(reason) != 0)
+            return 1;
+        for (int i = 0; i < 5; ++i) {
+            const Pages into(kSmall);
+            upm_load_counts sums{};
+            if (mine.load({.fd = file(),
+                           .into = reinterpret_cast<std::byte *>(into.data()),
+                           .len = into.size(),
+                           .ordinary = true},
+                          sums) != static_cast<std::int64_t>(into.size()) ||
+                sums.copied != into.size())
+                return 2; // it is the only one that asks
+        }
+        return 0;
+    });
+    load_until_shared();
+    EXPECT_EQ(loaded.copied, 0U);
+    EXPECT_NE(loaded.made, 0U) << "the second one has it made";
+    EXPECT_EQ(in_child([&] {
+                  load_until_shared();
+                  return loaded.shared == kSmall * page_size() ? 0 : 1;
+              }),
+              0)
+        << "the third one finds it";
 }
 
 // At each packet of the talk.

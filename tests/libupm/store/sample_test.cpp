@@ -31,10 +31,7 @@ class StoreSample : public testing::Test {
         ::close(fd_);
         fd_ = ::open((dir_.path() + "/file").c_str(), O_RDONLY | O_CLOEXEC);
         Sample sample;
-        any_ =
-            sample.take(fd_, 0, content_.size(),
-                        {reinterpret_cast<const std::byte *>(content_.data()), kNear * page_size()},
-                        reinterpret_cast<std::byte *>(room_.data()), 1);
+        any_ = sample.take(fd_, 0, content_.size(), reinterpret_cast<std::byte *>(room_.data()), 1);
         return sample;
     }
     // Places of all hashes, in a segment that begins `before` pages in front of the window.

@@ -74,7 +74,7 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
         std::memcpy(packet.data(), &hello, packet.size());
     } else if (header.op == 2 || header.op == 4) {
         const std::uint32_t count = input.byte() % 9;
-        const std::uint32_t flags = input.byte() % 3U + (input.byte() % 16U << 16U);
+        const std::uint32_t flags = input.byte() % 16U + (input.byte() % 16U << 16U);
         append(packet, header.op == 2 ? flags : count);
         append(packet, header.op == 2 ? count : 0U);
         for (std::uint32_t i = 0; i < count; ++i)

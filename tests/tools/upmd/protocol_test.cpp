@@ -85,6 +85,67 @@ TEST_F(UpmdProtocol, SeveralPlacesOfOneHash) {
     EXPECT_EQ(say(other, Op::kLookup, request, hashes), -1);
 }
 
+// What is small is made for the second process that asks for it: the first one is remembered.
+class UpmdWanted : public UpmdProtocol {
+  protected:
+    // Looks up, and is remembered. How many of the hashes others have asked for, or -1.
+    int ask(Id id, const Hashes &hashes, std::uint16_t more = 0) {
+        store::LookupRequest request{};
+        request.flags = static_cast<std::uint16_t>(store::kRemember | more);
+        request.count = static_cast<std::uint32_t>(hashes.size());
+        return say(id, Op::kLookup, request, hashes) == 0
+                   ? static_cast<int>(count(id, store::kWanted))
+                   : -1;
+    }
+};
+
+TEST_F(UpmdWanted, OnlyAnotherProcessIsTold) {
+    const Id first = join_as(0, 1);
+    EXPECT_EQ(ask(first, {1, 2}), 0);
+    EXPECT_EQ(ask(first, {1, 2}), 0);
+    EXPECT_EQ(ask(join_as(0, 1), {1, 2}), 0) << "another connection of it";
+    const Id second = join_as(0, 2);
+    EXPECT_EQ(ask(second, {1, 2, 3}), 2);
+    EXPECT_EQ(ask(join(0, "other"), {1, 2}), 0) << "another domain";
+    EXPECT_TRUE(broker().consistent());
+    leave(first);
+    EXPECT_EQ(ask(second, {1, 2}), 0) << "who wanted it is gone";
+}
+
+TEST_F(UpmdWanted, WhatIsKnownIsFound) {
+    const Id first = join(0);
+    EXPECT_EQ(ask(first, {1, 2}), 0);
+    ASSERT_EQ(publish(first, {1}), 0);
+    const Id second = join(0);
+    EXPECT_EQ(ask(second, {1, 2}), 1);
+    EXPECT_TRUE(store::is_segment(places(second)[0].segment));
+}
+
+// Where there is no room to remember it, it is made at once.
+TEST_F(UpmdWanted, RoomIsBounded) {
+    upmd::Limits limits = roomy();
+    limits.user_wanted = 3;
+    limits.client_wanted = 2;
+    begin(limits);
+    const Id first = join(0);
+    EXPECT_EQ(ask(first, {1, 2, 3}), 0);
+    EXPECT_EQ(ask(join(0), {1, 2, 3}), 2) << "the oldest one is forgotten, and here now";
+    EXPECT_EQ(ask(join(0), {4}), 1);
+    EXPECT_EQ(ask(join(1), {4}), 0) << "another user has its own room";
+    EXPECT_TRUE(broker().consistent());
+}
+
+TEST_F(UpmdWanted, OnlyWithWhatItGoesWith) {
+    const Id client = join(0);
+    EXPECT_EQ(ask(client, {1}, store::kReserve), -1);
+    const Id old = connect(0, 7);
+    ASSERT_EQ(greet(old, 2, 4), 0);
+    store::LookupRequest request{};
+    request.flags = store::kRemember;
+    request.count = 1;
+    EXPECT_EQ(say(old, Op::kLookup, request, {1}, {}, 4), -1) << "since version 5";
+}
+
 // With any other request one is a mistake, or an attempt to fill the broker's table.
 TEST_F(UpmdProtocol, DescriptorsComeWithSegmentsOnly) {
     const Id client = join(0);
