@@ -157,10 +157,11 @@ std::string Server::seeds_lost() const {
     for (const auto &[number, seed] : seeds)
         pages += seed.pages;
     constexpr std::uint64_t kMib = 1024UL * 1024;
-    return seeds.empty() ? ""
-                         : fmt::format("ends, and with it {} seeds that keep {} MiB: upm seed "
-                                       "makes them anew",
-                                       seeds.size(), pages * page_size() / kMib);
+    return seeds.empty()
+               ? ""
+               : fmt::format("ends, and with it {} {} {} MiB: upm seed makes {} anew", seeds.size(),
+                             seeds.size() == 1 ? "seed that keeps" : "seeds that keep",
+                             pages * page_size() / kMib, seeds.size() == 1 ? "it" : "them");
 }
 
 // Complete or not at all: a collector may read at any time.
