@@ -2,7 +2,8 @@
 //
 // upm-bench-load: what loading a file with the backend store costs next to pread(2) of
 // the same file into fresh memory, in turns in one run: the first load of a content, which
-// has it made; a later one; and many processes that load at the same moment. The file lies
+// has it made; a later one; many processes that load at the same moment; and a few that load
+// one after the other while other programs want the processors too. The file lies
 // in the page cache. Every process is a real one; the broker is one of its own.
 //
 //   build/bin/upm-bench-load --benchmark_out=FILE --benchmark_out_format=json
@@ -277,6 +278,34 @@ Loaders start(const File &file, std::size_t count, bool plain) {
     return loaders;
 }
 
+// Processes that want a processor all the time.
+class Hogs {
+  public:
+    explicit Hogs(std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) {
+            const pid_t pid = ::fork();
+            if (pid == 0) {
+                (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (volatile unsigned spin = 0;;)
+                    spin = spin + 1;
+            }
+            if (pid > 0)
+                pids_.push_back(pid);
+        }
+    }
+    ~Hogs() {
+        for (const pid_t pid : pids_) {
+            (void)::kill(pid, SIGKILL);
+            (void)::waitpid(pid, nullptr, 0);
+        }
+    }
+    Hogs(const Hogs &) = delete;
+    Hogs &operator=(const Hogs &) = delete;
+
+  private:
+    std::vector<pid_t> pids_;
+};
+
 // No less than the sum of their PSS: segments count, mapped or not.
 std::uint64_t sum_of(const Loaders &loaders) {
     std::uint64_t sum = shmem();
@@ -311,9 +340,11 @@ void BM_Load(benchmark::State &state, bool first) {
     const File file(size_of(state));
     Rounds rounds;
     wait_until_empty();
-    const Loader keeper(file, false, true);
-    if (!first)
-        (void)keeper.run();
+    // Of what is small, the first one keeps a copy of its own, and the second one's is shared.
+    const Loaders keepers = start(file, 2, false);
+    for (const auto &keeper : keepers)
+        if (!first)
+            (void)keeper->run();
     for (auto _ : state) {
         if (first)
             wait_until_empty();
@@ -369,6 +400,40 @@ void BM_LoadAtOnce(benchmark::State &state) {
     state.counters["peak"] = *std::max_element(peaks.begin(), peaks.end());
 }
 
+// Three processes load one after the other, and stay, while others want the processors. Counters
+// are of each of them: the part of the file that it shares, and its time as a share of a plain
+// read's just before.
+void BM_LoadBusy(benchmark::State &state) {
+    constexpr std::size_t kCount = 3;
+    const File file(size_of(state));
+    std::array<std::vector<double>, kCount> walls;
+    std::array<std::vector<double>, kCount> shares;
+    std::vector<double> plain;
+    for (auto _ : state) {
+        wait_until_empty();
+        warm((kCount + 1) * file.size());
+        const Hogs hogs(static_cast<std::size_t>(state.range(1)));
+        plain.push_back(ms(plain_outcome(file).timing.wall_ns));
+        const Loaders loaders = start(file, kCount, false);
+        double last = 0;
+        for (std::size_t i = 0; i < kCount; ++i) {
+            const Outcome outcome = loaders[i]->run();
+            last = ms(outcome.timing.wall_ns);
+            walls[i].push_back(last / plain.back());
+            shares[i].push_back(static_cast<double>(outcome.counts.shared + outcome.counts.made) /
+                                static_cast<double>(file.size()));
+        }
+        state.SetIterationTime(last / 1e3);
+    }
+    state.counters["plain_ms"] = median(plain);
+    for (std::size_t i = 0; i < kCount; ++i) {
+        state.counters["wall" + std::to_string(i + 1)] = median(walls[i]);
+        state.counters["worst" + std::to_string(i + 1)] =
+            *std::max_element(walls[i].begin(), walls[i].end());
+        state.counters["shared" + std::to_string(i + 1)] = median(shares[i]);
+    }
+}
+
 // NOLINTEND(readability-identifier-naming, clang-analyzer-deadcode.DeadStores)
 
 benchmark::internal::Benchmark *in_ms(benchmark::internal::Benchmark *each) {
@@ -376,7 +441,8 @@ benchmark::internal::Benchmark *in_ms(benchmark::internal::Benchmark *each) {
 }
 
 void add_all() {
-    constexpr std::int64_t kSizes[][2] = {{1, 41}, {16, 21}, {64, 11}, {233, 9}};
+    constexpr std::int64_t kSizes[][2] = {{1, 41},  {2, 41},  {4, 31}, {8, 31},
+                                          {16, 21}, {64, 11}, {233, 9}};
     for (const auto &[mib, rounds] : kSizes) {
         in_ms(benchmark::RegisterBenchmark("BM_LoadFirst", BM_Load, true))
             ->Arg(mib)
@@ -385,6 +451,11 @@ void add_all() {
             ->Arg(mib)
             ->Iterations(rounds);
     }
+    for (const std::int64_t mib : {256, 1024, 2048})
+        for (const std::int64_t hogs : {0, 2, 6})
+            in_ms(benchmark::RegisterBenchmark("BM_LoadBusy", BM_LoadBusy))
+                ->Args({mib, hogs})
+                ->Iterations(3);
     in_ms(benchmark::RegisterBenchmark("BM_LoadAtOnce", BM_LoadAtOnce))->Arg(233)->Iterations(9);
 }
 

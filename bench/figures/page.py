@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from figures import (
+    cold_start,
     density,
     drawing,
     fig5_pss,
@@ -23,6 +24,7 @@ from figures import (
     raw,
     separate_copies,
     sharing_study,
+    streams,
 )
 from figures.experiment import Data, Experiment, Part, Raws, Section
 
@@ -36,8 +38,10 @@ SECTIONS: tuple[Section, ...] = (
     separate_copies.SECTION,
     marginal_cost.SECTION,
     peak_at_start.SECTION,
+    cold_start.SECTION,
     neighbours_p99.SECTION,
     density.SECTION,
+    streams.SECTION,
     module.SECTION,
 )
 TITLE = "The paper's evaluation on this system"

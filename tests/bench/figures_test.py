@@ -217,6 +217,25 @@ class Samples:
             "merging_seconds": [self._number(0.1, 2) for _ in range(5)],
         }
 
+    def cold_start(self) -> dict[str, Any]:
+        """A few pairs."""
+        pairs = [{state: self._number(0.5, 3) for state in ("without", "with")} for _ in range(7)]
+        return {"pairs": pairs, "same_answers": True}
+
+    def stream(self) -> dict[str, Any]:
+        """Three pairs of each kind."""
+        rows = [
+            {
+                "kind": kind,
+                "hook": hook,
+                "ms": self._number(900, 9000),
+                "cpu_ms": self._number(900, 9000),
+            }
+            for kind in ("the same memory", "fresh memory")
+            for hook in (False, True) * 3
+        ]
+        return {"mib": self._chance.randrange(1000, 9000), "rows": rows}
+
     def density(self) -> dict[str, Any]:
         """To a limit that the last one is above."""
         return {
