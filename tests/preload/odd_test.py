@@ -109,7 +109,8 @@ class Calls(Case):
             self.skipTest("core files go to a program")
         folder = self.path / "cores"
         folder.mkdir()
-        command: list[str | Path] = ["env", "-C", folder, ODD, "locked-in", self.file, ODD, "rounds", self.file, "3"]
+        command: list[str | Path] = ["env", "-C", folder, ODD, "locked-in", self.file]
+        command += [ODD, "rounds", self.file, "3"]
         done = run(command, self.hook)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(folder), [])
@@ -149,9 +150,7 @@ class Ends(Case):
                 if how == "k":  # ended by a filter that it inherits
                     command = [ODD, "thread-locked-in", self.file, *command]
                 plain = {"UPM_TEST_PLAIN": "1"}
-                self.assertEqual(
-                    self.status_of(command, self.hook), self.status_of(command, plain)
-                )
+                self.assertEqual(self.status_of(command, self.hook), self.status_of(command, plain))
 
     def test_ended_while_it_reads(self) -> None:
         """As by the kernel, which ends a read for a signal that ends the process."""
