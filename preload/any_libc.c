@@ -56,10 +56,6 @@ HIDDEN int memfd_create(const char *name, unsigned flags) {
     return (int)syscall(SYS_memfd_create, name, flags);
 }
 
-HIDDEN int close_range(unsigned first, unsigned last, int flags) {
-    return (int)syscall(SYS_close_range, first, last, flags);
-}
-
 // glibc's own signals stay as they are: it waits for threads to handle them.
 int pthread_sigmask(int how, const uint64_t *set, uint64_t *before);
 HIDDEN int pthread_sigmask(int how, const uint64_t *set, uint64_t *before) {

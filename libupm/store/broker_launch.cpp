@@ -2,6 +2,7 @@
 //
 // How the broker is started from inside any program: without a child that the program's wait(2)
 // could find, without SIGCHLD, without its fork handlers, and without a copy of its page tables.
+#include "libupm/base/close_range.hpp"
 #include "libupm/base/gate.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/store/client.hpp"
@@ -61,7 +62,7 @@ int exec_broker(void *argument) {
         (void)::dup2(null, fd);
     (void)::dup2(ready, kReadyFd);
     // It must not keep a pipe open that belongs to the program, or its directory.
-    (void)::close_range(kReadyFd + 1, ~0U, 0);
+    (void)close_descriptors(kReadyFd + 1, ~0U, 0);
     if (null < 0 || ready < 0 || ::chdir("/") != 0)
         ::_exit(127);
     sigset_t none;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "tools/broker/receiver.hpp"
 
+#include "libupm/base/close_range.hpp"
 #include "libupm/base/packet.hpp"
 #include "libupm/base/system.hpp"
 
@@ -8,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <thread>
@@ -54,9 +56,9 @@ int receive_word(int channel, Word &word, std::span<int> fds, packet::Received &
 // Leaves the thread with one descriptor in a table of its own. False: it cannot be done.
 bool keep_only(int fd) noexcept {
     const auto number = static_cast<unsigned>(fd);
-    if (::close_range(number + 1, ~0U, CLOSE_RANGE_UNSHARE) != 0)
+    if (close_descriptors(number + 1, ~0U, CLOSE_RANGE_UNSHARE) != 0)
         return false;
-    return number == 0 || ::close_range(0, number - 1, 0) == 0;
+    return number == 0 || close_descriptors(0, number - 1, 0) == 0;
 }
 
 } // namespace

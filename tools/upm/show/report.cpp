@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 namespace upm::tool::cli {
@@ -156,12 +157,20 @@ Json left_out_json(const TargetResult &target) {
     return json;
 }
 
+// "EPERM"; empty where the C library has no names: glibc before 2.32.
+std::string error_name(int error) {
+    using Function = const char *(int);
+    static auto *const name =
+        reinterpret_cast<Function *>(::dlsym(RTLD_DEFAULT, "strerrorname_np"));
+    const char *const text = name != nullptr ? name(error) : nullptr;
+    return text != nullptr ? text : "";
+}
+
 Json failure_json(int pid, const TargetFailure &failure) {
     Json json = {{"pid", pid}, {"range", nullptr}};
     if (!failure.range.empty())
         json["range"] = failure.range;
-    const char *name = ::strerrorname_np(failure.error);
-    json["errno"] = name != nullptr ? name : "";
+    json["errno"] = error_name(failure.error);
     json["message"] = failure.what;
     return json;
 }
