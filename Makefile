@@ -30,7 +30,8 @@
 ##   uninstall   remove what install installed (DESTDIR)
 ##   gpu-bundle  build/gpu-bundle: a folder that measures sharing of GPU memory on a
 ##               machine with a GPU and nothing of ours (its run --help says how)
-##   wheel       the Python package as build/upm-<version>-<tags>.whl
+##   wheel       the Python package, with hook, broker and command, for any Linux with glibc
+##               2.28: build/upm-<version>-<tags>.whl for each CPython 3.11 to 3.13 here
 ##   deb         Debian packages for this release: build/deb/*.deb
 ##   dkms        the module's source as /usr/src/upm-<version>, and build it if dkms is here
 ##   dkms-remove the module that DKMS built, for all kernels, and its source
@@ -259,11 +260,10 @@ gpu-bundle: $(CMAKE_DIR)/.with-tests $(CMAKE_DIR)/build.ninja
 	$(build) --target upm_cuda_measure upm_cuda_fake upm_cuda_preload upm_cudad upm-cuda-tests
 	@cuda-cow/measure/bundle $(BUILD)/gpu-bundle
 
-# For the Python of UPM_PYTHON; the tools of the build are pip's to fetch, nothing else.
-wheel: $(call deps,user wheel)
-	@$(or $(UPM_PYTHON),/usr/bin/python3) -m pip wheel --quiet --disable-pip-version-check \
-		--no-deps --wheel-dir $(BUILD) .
-	@ls $(BUILD)/upm-*.whl
+# For each Python that is here; the tools of the build are pip's to fetch, nothing else.
+wheel: $(CMAKE_DIR)/build.ninja $(call deps,user wheel)
+	$(build) --target upm_preload
+	@tools/dev/wheel
 
 deb: $(call deps,user deb)
 	@tools/dev/deb --jobs $(JOBS)

@@ -23,6 +23,8 @@ import hooked
 ROOT = hooked.ROOT
 HOOK = hooked.HOOK
 SECONDS = hooked.SECONDS
+EXIT_SKIPPED = hooked.EXIT_SKIPPED
+wait_until = hooked.wait_until
 PACKAGE = ROOT / "build/python"
 PYTHON = sys.executable
 BACKEND = os.environ.get("UPM_TEST_BACKEND", "store")

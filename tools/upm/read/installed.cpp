@@ -13,14 +13,20 @@ namespace upm::tool::cli {
 
 namespace {
 
-// The folder above that of this very program.
-std::string own_prefix() {
+// The folder of this very program.
+std::string own_folder() {
     std::string self(4096, '\0');
     const ssize_t length = ::readlink("/proc/self/exe", self.data(), self.size());
     if (length <= 0)
         throw SystemError("read", "/proc/self/exe", errno);
     self.resize(static_cast<std::size_t>(length));
-    return self.substr(0, self.rfind('/', self.rfind('/') - 1));
+    return self.substr(0, self.rfind('/'));
+}
+
+// The folder above it.
+std::string own_prefix() {
+    const std::string folder = own_folder();
+    return folder.substr(0, folder.rfind('/'));
 }
 
 } // namespace
@@ -31,6 +37,8 @@ std::string find_hook(int mode) {
     for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
         if (std::string path = prefix + folder + kHook; ::access(path.c_str(), mode) == 0)
             return path;
+    if (std::string path = own_folder() + "/" + kHook; ::access(path.c_str(), mode) == 0)
+        return path; // in a wheel
     throw std::runtime_error(fmt::format("cannot find {} below {}/lib", kHook, printable(prefix)));
 }
 

@@ -9,8 +9,8 @@
 
 namespace upm::tool::cli {
 
-// The hook's path: beside the folder of this very program. `mode`, of access(2), is what this
-// user must be allowed to do with it. Throws std::runtime_error if it is not there.
+// The hook's path: beside the folder of this very program, or in that. `mode`, of access(2), is
+// what this user must be allowed to do with it. Throws std::runtime_error if it is not there.
 std::string find_hook(int mode = R_OK);
 
 // The path of upm-layout; empty: it is not there.
