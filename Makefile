@@ -183,8 +183,9 @@ test: tests kmod $(call deps,vm faas) $(FOR_KERNEL)
 test-vm: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
-test-long: tests kmod $(call deps,vm engines) $(FOR_KERNEL)
-	@tests/run-steps engines soak $(TEST_KERNELS:%=long:%)
+test-long: tests kmod deb $(call deps,vm engines packages images) $(FOR_KERNEL)
+	@[[ $$(id -u) -ne 0 ]] || tests/adopt/debian-folder base
+	@tests/run-steps engines images soak $(TEST_KERNELS:%=long:%)
 
 # Packages that Debian lacks: without them their tests are skipped, which exit status 4 says.
 EXTRA_PYTHON := $(BUILD)/extra-python
