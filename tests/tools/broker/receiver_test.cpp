@@ -88,7 +88,7 @@ class BrokerReceiver : public testing::Test {
     void begin(const Receiver::Settings &settings) {
         receiver_ = std::make_unique<Receiver>(
             settings, [this](int fd) { channels_.push_back(fd); },
-            [this](Receiver::Received received) { received_.push_back(received.client); });
+            [this](const Receiver::Received &received) { received_.push_back(received.client); });
     }
     [[nodiscard]] bool has(std::uint64_t client) const {
         return std::find(received_.begin(), received_.end(), client) != received_.end();
