@@ -271,7 +271,8 @@ int no_more_mappings() {
         page += 2;
     if (page >= kMost)
         return kNothingTried;
-    UPM_CHECK(::madvise(block + kMib, kMib, MADV_DONTNEED) == 0);
+    errno = 0;
+    UPM_CHECK(::madvise(block + kMib, kMib, MADV_DONTNEED) == 0 && errno == 0);
     UPM_CHECK(is_zero(block + kMib, kMib));
     UPM_CHECK(!is_zero(block, kMib));
     return 0;
