@@ -45,7 +45,7 @@ class Field {
         if (random_.below(6) == 0)
             change();
         std::array<std::uint64_t, 64> call{};
-        const unsigned number = static_cast<unsigned>(random_.below(kCalls + 1));
+        const auto number = static_cast<unsigned>(random_.below(kCalls + 1));
         std::size_t size = seed(number, call);
         const std::span<std::uint64_t> words(call.data(), size / sizeof(call[0]));
         for (std::uint64_t i = random_.below(4); i > 0; i--)
