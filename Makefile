@@ -183,7 +183,7 @@ test: tests kmod $(call deps,vm faas) $(FOR_KERNEL)
 test-vm: tests kmod $(call deps,vm) $(FOR_KERNEL)
 	@tests/run-steps $(TEST_KERNELS:%=vm:%)
 
-test-long: tests kmod deb $(call deps,vm engines packages images) $(FOR_KERNEL)
+test-long: tests kmod deb $(call deps,vm engines packages images advised) $(FOR_KERNEL)
 	@[[ $$(id -u) -ne 0 ]] || tests/adopt/debian-folder base
 	@tests/run-steps engines images soak $(TEST_KERNELS:%=long:%)
 

@@ -1,0 +1,234 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Large real programs while each private mapping of theirs is advised ten times a second.
+
+    tests/vm/run -- tests/kmod/advised_programs.py [CLASS...]
+                                              Compiler, Sqlite, Redis, Stress, CPython
+
+They know nothing of it. Each runs alone and then in a control group whose processes are
+advised by this one, over /dev/upm; the results are compared. UPM_TEST_SECONDS is how long
+stress-ng runs. For `make test-long`; what is missing is skipped, and all skipped is exit
+status 4.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import threading
+import time
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from hooked import EXIT_SKIPPED, environment, main
+from workloads import (
+    compiler_result,
+    missing,
+    python_outcomes,
+    redis_digests,
+    sqlite_result,
+    stress_result,
+)
+
+DEVICE = "/dev/upm"
+GROUPS = Path("/sys/fs/cgroup")
+PERIOD = 0.1  # seconds
+SECONDS = float(os.environ.get("UPM_TEST_SECONDS", "60"))  # of stress-ng
+SOURCES = 3  # that the compiler compiles
+
+# struct upm_ioc_advise of kmod/uapi/upm.h, whose counts begin after COUNTS numbers.
+ADVISE = struct.Struct("=IiiI4Q33Q")
+COUNTS = 8
+UPM_IOC_ADVISE = 3 << 30 | ADVISE.size << 16 | 0xF5 << 8 | 1
+
+# What an advise may say of a process that goes on meanwhile: it unmapped that, or ended.
+GONE = (errno.ENOMEM, errno.ESRCH)
+
+# Of what has to do with memory, processes, threads and files: a few minutes in a VM.
+PYTHON_TESTS = """
+    test_array test_buffer test_bytes test_collections test_copy test_deque test_dict test_fork1
+    test_gc test_gzip test_hashlib test_heapq test_itertools test_list test_marshal
+    test_memoryview test_mmap test_pickle test_re test_set test_struct test_thread
+    test_threadedtempfile test_tuple test_weakref test_zlib
+""".split()
+
+T = TypeVar("T")
+
+
+def private_mappings(pid: str) -> list[tuple[int, int]]:
+    """First address and length of each; none if the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        words = line.split(maxsplit=5)
+        if words[1][3] == "p" and words[-1] != "[vsyscall]":
+            first, end = (int(address, 16) for address in words[0].split("-"))
+            found.append((first, end - first))
+    return found
+
+
+class Adviser:
+    """A thread that advises the processes of a group, which are this one's children.
+
+    Inside `with`, what this process starts is in the group.
+    """
+
+    def __init__(self) -> None:
+        self.group = GROUPS / f"advised-{os.getpid()}"
+        self.rounds = self.calls = self.shared = 0
+        self.seconds = 0.0
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Adviser:
+        self.group.mkdir()
+        (self.group / "cgroup.procs").write_text(str(os.getpid()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        (GROUPS / "cgroup.procs").write_text(str(os.getpid()))
+        end = time.monotonic() + 60
+        while True:  # a process that just ended is still in it for a moment
+            try:
+                self.group.rmdir()
+                return
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
+
+    def _run(self) -> None:
+        began = due = time.monotonic()
+        with Path(DEVICE).open("rb", buffering=0) as device:
+            while not self._stop.wait(max(0.0, due - time.monotonic())):
+                due = max(due + PERIOD, time.monotonic())
+                self.rounds += self._round(device.fileno())
+        self.seconds = time.monotonic() - began
+
+    def _round(self, device: int) -> bool:
+        """Returns true if there was anything to advise."""
+        before = self.calls
+        for pid in (self.group / "cgroup.procs").read_text().split():
+            if int(pid) != os.getpid():
+                for first, length in private_mappings(pid):
+                    self._advise(device, int(pid), first, length)
+        return self.calls > before
+
+    def _advise(self, device: int, pid: int, first: int, length: int) -> None:
+        call = bytearray(ADVISE.pack(0, pid, -1, 0, first, length, 0, 0, *[0] * 33))
+        self.calls += 1
+        try:
+            fcntl.ioctl(device, UPM_IOC_ADVISE, call)
+        except OSError as error:
+            if error.errno not in GONE:
+                self.failures.append(f"{first:#x}+{length:#x} of {pid}: {error}")
+            return
+        _, merged, inserted = ADVISE.unpack(call)[COUNTS : COUNTS + 3]
+        self.shared += merged + inserted
+
+
+class Case(unittest.TestCase):
+    """A program that is advised."""
+
+    program: ClassVar[str]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        if lacking := missing(cls.program):
+            raise unittest.SkipTest(lacking)
+
+    def advised(self, result: Callable[[], T]) -> T:
+        """The result of a program under advise."""
+        with Adviser() as adviser:
+            found = result()
+        print(
+            f"{type(self).__name__}: {adviser.seconds:.0f} s, {adviser.rounds} rounds, "
+            f"{adviser.calls} calls, {adviser.shared} pages came to share",
+            flush=True,
+        )
+        self.assertEqual(adviser.failures, [])
+        self.assertGreater(adviser.shared, 100)
+        return found
+
+
+class CPython(Case):
+    """Each test has the same outcome; what differs gets a second try."""
+
+    program = "python"
+
+    def test_suite(self) -> None:
+        before = python_outcomes(PYTHON_TESTS, environment())
+        after = self.advised(lambda: python_outcomes(PYTHON_TESTS, environment()))
+        self.assertGreater(len(before), 2000)
+        differ = {name for name in before | after if before.get(name) != after.get(name)}
+        print(f"{len(before)} tests, {len(differ)} differ at first: {sorted(differ)}")
+        if differ:
+            modules = [m for m in PYTHON_TESTS if any(f"{m}." in name for name in differ)]
+            again = self.advised(lambda: python_outcomes(modules or PYTHON_TESTS, environment()))
+            differ = {name for name in differ if before.get(name) != again.get(name)}
+        self.assertEqual(differ, set(), "these differ twice")
+
+
+class Redis(Case):
+    """A server under load has the data that it has alone."""
+
+    program = "redis"
+    SIZE = (100, 40)  # values, requests of each kind
+
+    def test_data(self) -> None:
+        before = redis_digests(environment(), *self.SIZE)
+        after = self.advised(lambda: redis_digests(environment(), *self.SIZE))
+        self.assertEqual(before, after)
+        self.assertEqual(after[0], after[1])
+        self.assertEqual(after[-1], after[-2])
+
+
+class Sqlite(Case):
+    """A database is byte for byte the same."""
+
+    program = "sqlite"
+
+    def test_database(self) -> None:
+        before = sqlite_result(environment())
+        self.assertEqual(before, self.advised(lambda: sqlite_result(environment())))
+
+
+class Compiler(Case):
+    """So is what gcc, its assembler and the linker make."""
+
+    program = "compiler"
+
+    def test_build(self) -> None:
+        before = compiler_result(environment(), SOURCES)
+        self.assertEqual(before, self.advised(lambda: compiler_result(environment(), SOURCES)))
+
+
+class Stress(Case):
+    """stress-ng finds what it wrote, which it verifies itself."""
+
+    program = "stress"
+
+    def test_memory(self) -> None:
+        said = self.advised(lambda: stress_result(environment(), SECONDS))
+        self.assertIn("successful run completed", said)
+
+
+if __name__ == "__main__":
+    if not Path(DEVICE).exists():
+        print(f"skipped: no {DEVICE} (run it with tests/vm/run)")
+        sys.exit(EXIT_SKIPPED)
+    sys.exit(main("Compiler", "Sqlite", "Redis", "Stress", "CPython"))
