@@ -111,7 +111,8 @@ class Images(unittest.TestCase):
         """With the options of the manifests, where nothing of a node is there."""
         script = (
             "mkdir -p /run/upm-device-plugin; timeout --preserve-status 5"
-            " /usr/bin/upm-device-plugin --state=/run/upm-device-plugin/state --kubelet=/kubelet 2>&1"
+            " /usr/bin/upm-device-plugin --state=/run/upm-device-plugin/state"
+            " --kubelet=/kubelet 2>&1"
         )
         said = self.inside("upm-node", "/bin/sh", "-c", script)
         self.assertIn("waits for the kubelet: /kubelet: No such file", said)
