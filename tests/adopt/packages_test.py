@@ -138,7 +138,7 @@ class Packages(unittest.TestCase):
             text = self.folder.run("python3", "-c", "import upm; print(upm.__file__)")
             self.assertIn("/usr/lib/python3/dist-packages/upm", text)
         self.folder.run("upm", "cdi", "generate", "--domain", "left-behind")
-        self.folder.run("apt-get", "purge", "-y", *self.names())
+        self.folder.run("apt-get", "autoremove", "--purge", "-y", *self.names())
         after = self.folder.files()
         self.assertEqual((after - self.before, self.before - after), (set(), set()))
 
