@@ -213,7 +213,9 @@ void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
     window.late = hurry_;
     const bool first =
         small_ && !patient_ && connection(window.turn).remembers() && !wanted(places);
-    if (!make_ || first)
+    // The broker's threads would take the processors from a load that is late already.
+    window.late = window.late || pace_.making_ms() == 0;
+    if (!make_ || first || pace_.making_ms() == 0)
         return;
     const bool aligned = reinterpret_cast<std::uintptr_t>(window.at) % kHugePage == 0;
     const MakeRequest request{.header = {},

@@ -89,8 +89,9 @@ class Pace {
     // by much.
     static constexpr std::int64_t kMostCreditMs = 40;
     static constexpr std::int64_t kPatient = 100;
-    // So many times as long others on its processors make a plain read, at most.
-    static constexpr std::uint64_t kMostStretch = 16;
+    // So many times as long others on its processors make a plain read, at most: the load waits for
+    // some that run for it, too, and what is reckoned too high makes it late.
+    static constexpr std::uint64_t kMostStretch = 4;
     // What a plain read was seen to take counts from so many bytes on.
     static constexpr std::uint64_t kEnough = 1UL << 20U;
 

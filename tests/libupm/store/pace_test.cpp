@@ -89,10 +89,15 @@ TEST(Pace, OthersRunMeanwhile) {
     Pace crowded;
     crowded.read(kMs / 10, true);
     for (int window = 0; window < 128; ++window) {
-        crowded.worked(64 * kMs, 4 * kMs); // of 4.8 that a plain read would take
+        crowded.worked(16 * kMs, 4 * kMs); // of 4.8 that a plain read would take
         crowded.won(16 * kMib);
         EXPECT_TRUE(crowded.may_ask()) << window;
     }
+    for (int window = 0; window < 128; ++window) {
+        crowded.worked(640 * kMs, 4 * kMs); // no plain read is reckoned to take so long
+        crowded.won(16 * kMib);
+    }
+    EXPECT_FALSE(crowded.may_ask());
 }
 
 // Where memory is slow to come, it would be for a plain read as well; one that was seen says so.
