@@ -14,10 +14,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdarg>
 #include <cstdint>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <upm/upm.hpp>
@@ -260,6 +262,53 @@ bool make_private(void *addr, std::size_t len) noexcept {
     return advised;
 }
 
+// --- process_madvise ---
+
+ssize_t advise_process(int pid, const iovec *vector, std::size_t count, int advice,
+                       unsigned flags) noexcept {
+    constexpr long kNumber = 440; // of the system call; not in older headers
+    return real().process_madvise != nullptr
+               ? real().process_madvise(pid, vector, count, advice, flags)
+               : ::syscall(kNumber, pid, vector, count, advice, flags);
+}
+
+// The kernel reads the vector first, and then does not know the advice.
+bool can_be_read(int pid, const iovec *vector, std::size_t count) noexcept {
+    constexpr int kNoAdvice = -1;
+    const int error = errno;
+    const bool read = advise_process(pid, vector, count, kNoAdvice, 0) != 0 && errno == EINVAL;
+    errno = error;
+    return read && count <= IOV_MAX;
+}
+
+// To others such advice may not be given, not even about nothing.
+bool means_this_process(int pid) noexcept {
+    const int error = errno;
+    const iovec nothing{};
+    const bool own = advise_process(pid, &nothing, 1, MADV_NORMAL, 0) == 0;
+    errno = error;
+    return own;
+}
+
+// One after the other, as the kernel does, which returns how much it came to.
+ssize_t advise_each(const iovec *vector, std::size_t count, int advice) noexcept {
+    std::size_t left = INT_MAX & ~(kPageSize - 1);
+    for (std::size_t i = 0; i < count; ++i)
+        if (vector[i].iov_len > SSIZE_MAX) {
+            errno = EINVAL;
+            return -1;
+        }
+    ssize_t done = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t len = std::min(vector[i].iov_len, left);
+        if (len != 0 && ::madvise(vector[i].iov_base, len, advice) != 0)
+            return done != 0 ? done : -1;
+        left -= len;
+        done += static_cast<ssize_t>(len);
+    }
+    return done;
+}
+
 // --- mprotect ---
 
 template <class Action>
@@ -400,4 +449,33 @@ UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
             mark_reshaped(addr, len, about_huge_pages(advice));
     }
     return real().madvise(addr, len, advice);
+}
+
+// With glibc 2.36. Since Linux 6.13, a process may drop its own content by it.
+UPM_HOOK ssize_t process_madvise(int pid, const iovec *vector, std::size_t count, int advice,
+                                 unsigned flags) noexcept {
+    if (watched() && !changes_nothing(advice) && flags == 0 && can_be_read(pid, vector, count) &&
+        means_this_process(pid))
+        return advise_each(vector, count, advice);
+    return advise_process(pid, vector, count, advice, flags);
+}
+
+// A segment of System V may take the place of memory (SHM_REMAP).
+UPM_HOOK void *shmat(int id, const void *addr, int flags) noexcept {
+    (void)ready();
+    const auto attach = [&] { return real().shmat(id, addr, flags); };
+    if ((flags & SHM_REMAP) == 0 || addr == nullptr)
+        return attach();
+    const int error = errno;
+    shmid_ds about{};
+    const bool known = ::syscall(SYS_shmctl, id, IPC_STAT, &about) == 0;
+    errno = error;
+    if (!known) // nor can it be attached
+        return attach();
+    const auto offset = reinterpret_cast<std::uintptr_t>(addr) % kPageSize; // SHM_RND
+    void *const first = const_cast<char *>(static_cast<const char *>(addr) - offset);
+    if (watched())
+        return cut_out(first, about.shm_segsz, attach);
+    mark_reshaped(first, about.shm_segsz);
+    return attach();
 }

@@ -36,6 +36,9 @@
     X(int, mprotect, (void *addr, std::size_t len, int prot))                                      \
     X(int, pkey_mprotect, (void *addr, std::size_t len, int prot, int key))                        \
     X(int, madvise, (void *addr, std::size_t len, int advice))                                     \
+    X(ssize_t, process_madvise,                                                                    \
+      (int pid, const iovec *vector, std::size_t count, int advice, unsigned flags))               \
+    X(void *, shmat, (int id, const void *addr, int flags))                                        \
     X(ssize_t, read, (int fd, void *buffer, std::size_t len))                                      \
     X(ssize_t, pread, (int fd, void *buffer, std::size_t len, off_t offset))                       \
     X(ssize_t, pread64, (int fd, void *buffer, std::size_t len, off_t offset))                     \

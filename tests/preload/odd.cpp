@@ -28,6 +28,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -308,6 +310,43 @@ int guard() {
     return 0;
 }
 
+// By another name, madvise, which a process may use on itself since Linux 6.13.
+int process_advice() {
+    constexpr int kSelf = -10001;    // PIDFD_SELF_THREAD_GROUP, where the kernel knows it
+    constexpr long kPidfdOpen = 434; // not in older headers
+    const auto descriptor = static_cast<int>(::syscall(kPidfdOpen, ::getpid(), 0));
+    char *const block = load();
+    block[kMib] = 1; // this page is the program's own, where a segment is mapped
+    const std::array<iovec, 2> parts = {{{.iov_base = block + kMib, .iov_len = kMib},
+                                         {.iov_base = block + 3 * kMib, .iov_len = kMib}}};
+    for (const int self : {descriptor, kSelf}) {
+        using Advise = ssize_t (*)(int, const iovec *, std::size_t, int, unsigned);
+        const auto advise = reinterpret_cast<Advise>(::dlsym(RTLD_DEFAULT, "process_madvise"));
+        if (advise == nullptr || advise(self, parts.data(), parts.size(), MADV_DONTNEED, 0) == -1)
+            continue;
+        UPM_CHECK(is_zero(block + kMib, kMib) && is_zero(block + 3 * kMib, kMib));
+        UPM_CHECK(!is_zero(block, kMib) && !is_zero(block + 2 * kMib, kMib));
+        return 0;
+    }
+    return kNothingTried;
+}
+
+// What is read into a segment that took the place of a block is there for all who have it.
+int attach() {
+    constexpr std::size_t kSize = kBlock - kPage;
+    std::free(load());
+    char *const block = allocate(kBlock);
+    const int id = ::shmget(IPC_PRIVATE, kSize, IPC_CREAT | S_IRUSR | S_IWUSR);
+    char *const whole = block + kPage - reinterpret_cast<std::uintptr_t>(block) % kPage;
+    if (id < 0 || ::shmat(id, whole, SHM_REMAP) != whole)
+        return kNothingTried;
+    auto *const other = static_cast<char *>(::shmat(id, nullptr, 0));
+    UPM_CHECK(::shmctl(id, IPC_RMID, nullptr) == 0);
+    read_into(whole, kSize);
+    UPM_CHECK(!is_zero(other, kPage) && std::memcmp(whole, other, kSize) == 0);
+    return 0;
+}
+
 // --- limits ---
 
 std::size_t address_space() {
@@ -562,6 +601,8 @@ int main(int argc, char **argv) {
                             {"no-more-mappings", no_more_mappings},
                             {"key", key},
                             {"guard", guard},
+                            {"process-advice", process_advice},
+                            {"attach", attach},
                             {"limit", limit},
                             {"lease", lease},
                             {"read-long", read_long},

@@ -76,6 +76,12 @@ class Calls(Case):
     def test_guards(self) -> None:
         self.done(self.odd("guard"))
 
+    def test_advice_to_a_process(self) -> None:
+        self.done(self.odd("process-advice"))
+
+    def test_shared_memory_in_its_place(self) -> None:
+        self.done(self.odd("attach"))
+
     def test_limited_address_space(self) -> None:
         self.done(self.odd("limit"))
 
