@@ -176,10 +176,19 @@ class Broker(Case):
 
     def test_one_that_is_stopped(self) -> None:
         broker = self.start()
-        broker.send_signal(signal.SIGSTOP)
+        self.stop(broker)
         self.assertEqual(self.cure("broker", "is stopped"), f"kill -CONT {broker.pid}")
-        broker.send_signal(signal.SIGSTOP)
+        self.stop(broker)
         self.cure("broker", "is stopped", NOBODY)
+
+    @staticmethod
+    def stop(process: subprocess.Popen[bytes]) -> None:
+        """Until it is: it must have a processor for that."""
+        process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{process.pid}/stat")
+        hooked.wait_until(
+            lambda: stat.read_text().rpartition(") ")[2][0] == "T", "the broker is not stopped"
+        )
 
     def test_one_that_does_not_answer(self) -> None:
         """Something else listens there, as root."""
