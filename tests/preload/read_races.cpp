@@ -192,8 +192,9 @@ void one_descriptor() {
                     fail("read twice", first);
             }
         };
-        std::thread other(work, 400UL << 10);
-        work(1UL << 20);
+        // Above what one process alone only registers.
+        std::thread other(work, 1200UL << 10);
+        work(2UL << 20);
         other.join();
         std::uint64_t next = 1;
         for (const auto &[first, bytes] : parts) {
