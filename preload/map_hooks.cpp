@@ -148,10 +148,8 @@ class Drop {
         if (first >= last)
             return;
         pass_on(first);
-        if (block.reshaped)
+        if (block.reshaped || !replace(first, last, PROT_READ | PROT_WRITE))
             by_mapping(first, last);
-        else
-            replace(first, last, PROT_READ | PROT_WRITE);
         next_ = last;
     }
 
@@ -188,11 +186,23 @@ class Drop {
         next_ = std::max(next_, to);
     }
 
-    // Fresh memory, with no shared content below it.
-    void replace(char *first, char *last, int protection) noexcept {
+    // Returns true if the kernel drops all of that, which it has done then. What the program
+    // has locked it does not. To MADV_FREE it would object where there is shared content.
+    [[nodiscard]] bool may_be_dropped(char *first, std::size_t len) const noexcept {
+        const int error = errno;
+        const int advice = advice_ == MADV_FREE ? MADV_DONTNEED : advice_;
+        const bool refused = real().madvise(first, len, advice) != 0 && errno == EINVAL;
+        errno = error;
+        return !refused;
+    }
+
+    // Fresh memory, with no shared content below it. False: it is locked, or a part of it.
+    [[nodiscard]] bool replace(char *first, char *last, int protection) noexcept {
         if (over())
-            return;
+            return true;
         const auto len = static_cast<std::size_t>(last - first);
+        if (!may_be_dropped(first, len))
+            return false;
         const int error = errno;
         const bool done = real().mmap(first, len, protection,
                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
@@ -204,12 +214,19 @@ class Drop {
             note(done);
         }
         next_ = last;
+        return true;
+    }
+
+    // The same of one mapping, which is locked as a whole or not at all.
+    void replace_mapping(char *first, char *last, int protection) noexcept {
+        if (!replace(first, last, protection))
+            error_ = EINVAL;
     }
 
     // Where parts differ, the kernel says which of them show shared content.
     void by_mapping(char *first, char *last) noexcept {
         if (sandboxed()) // which may not let us ask
-            return replace(first, last, PROT_READ | PROT_WRITE);
+            return replace_mapping(first, last, PROT_READ | PROT_WRITE);
         SmapsReader maps("/proc/self/maps");
         next_ = first;
         const auto start = reinterpret_cast<std::uintptr_t>(first);
@@ -220,7 +237,7 @@ class Drop {
             char *const from = first + (std::max(vma.start, start) - start);
             char *const to = first + (std::min(vma.end, end) - start);
             leave_to_kernel(from);
-            replace(from, to, vma.protection);
+            replace_mapping(from, to, vma.protection);
         }
         leave_to_kernel(last);
     }

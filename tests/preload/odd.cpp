@@ -331,6 +331,21 @@ int process_advice() {
     return kNothingTried;
 }
 
+// What is locked is not dropped, what lies before it is.
+int locked() {
+    char *const block = load();
+    if (::mlock(block + kMib, kPage) != 0)
+        return kNothingTried;
+    for (const int advice : {MADV_DONTNEED, MADV_FREE}) {
+        UPM_CHECK(::madvise(block, 2 * kMib, advice) == -1 && errno == EINVAL);
+        UPM_CHECK(advice == MADV_FREE || is_zero(block, kMib));
+        UPM_CHECK(!is_zero(block + kMib, kPage) && !is_zero(block + kMib + kPage, kPage));
+    }
+    UPM_CHECK(::munlock(block + kMib, kPage) == 0);
+    UPM_CHECK(::madvise(block, 2 * kMib, MADV_DONTNEED) == 0 && is_zero(block, 2 * kMib));
+    return 0;
+}
+
 // What is read into a segment that took the place of a block is there for all who have it.
 int attach() {
     constexpr std::size_t kSize = kBlock - kPage;
@@ -603,6 +618,7 @@ int main(int argc, char **argv) {
                             {"guard", guard},
                             {"process-advice", process_advice},
                             {"attach", attach},
+                            {"locked", locked},
                             {"limit", limit},
                             {"lease", lease},
                             {"read-long", read_long},

@@ -82,6 +82,9 @@ class Calls(Case):
     def test_shared_memory_in_its_place(self) -> None:
         self.done(self.odd("attach"))
 
+    def test_locked_memory(self) -> None:
+        self.done(self.odd("locked"))
+
     def test_limited_address_space(self) -> None:
         self.done(self.odd("limit"))
 
