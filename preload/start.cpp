@@ -133,7 +133,7 @@ void print_summary() noexcept {
 } // namespace upm::hook
 
 // The end of a thread unwinds its stack, this frame among it.
-UPM_HOOK_API [[noreturn]] void pthread_exit(void *result) {
+UPM_HOOK_API __attribute__((noreturn)) void pthread_exit(void *result) {
     if (upm::hook::ready() && upm::hook::real().pthread_exit != nullptr) {
         upm::hook::notice_exit();
         upm::hook::real().pthread_exit(result);
@@ -142,7 +142,7 @@ UPM_HOOK_API [[noreturn]] void pthread_exit(void *result) {
 }
 
 // Of C11; glibc has it from 2.28 on.
-UPM_HOOK_API [[noreturn]] void thrd_exit(int result) {
+UPM_HOOK_API __attribute__((noreturn)) void thrd_exit(int result) {
     if (upm::hook::ready() && upm::hook::real().thrd_exit != nullptr) {
         upm::hook::notice_exit();
         upm::hook::real().thrd_exit(result);
