@@ -27,8 +27,9 @@ from typing import ClassVar, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hooked import EXIT_SKIPPED, environment, main
+from hooked import EXIT_SKIPPED, main
 from workloads import (
+    PLAIN,
     compiler_result,
     missing,
     python_outcomes,
@@ -171,14 +172,14 @@ class CPython(Case):
     program = "python"
 
     def test_suite(self) -> None:
-        before = python_outcomes(PYTHON_TESTS, environment())
-        after = self.advised(lambda: python_outcomes(PYTHON_TESTS, environment()))
+        before = python_outcomes(PYTHON_TESTS, PLAIN)
+        after = self.advised(lambda: python_outcomes(PYTHON_TESTS, PLAIN))
         self.assertGreater(len(before), 2000)
         differ = {name for name in before | after if before.get(name) != after.get(name)}
         print(f"{len(before)} tests, {len(differ)} differ at first: {sorted(differ)}")
         if differ:
             modules = [m for m in PYTHON_TESTS if any(f"{m}." in name for name in differ)]
-            again = self.advised(lambda: python_outcomes(modules or PYTHON_TESTS, environment()))
+            again = self.advised(lambda: python_outcomes(modules or PYTHON_TESTS, PLAIN))
             differ = {name for name in differ if before.get(name) != again.get(name)}
         self.assertEqual(differ, set(), "these differ twice")
 
@@ -190,8 +191,8 @@ class Redis(Case):
     SIZE = (100, 40)  # values, requests of each kind
 
     def test_data(self) -> None:
-        before = redis_digests(environment(), *self.SIZE)
-        after = self.advised(lambda: redis_digests(environment(), *self.SIZE))
+        before = redis_digests(PLAIN, *self.SIZE)
+        after = self.advised(lambda: redis_digests(PLAIN, *self.SIZE))
         self.assertEqual(before, after)
         self.assertEqual(after[0], after[1])
         self.assertEqual(after[-1], after[-2])
@@ -203,8 +204,8 @@ class Sqlite(Case):
     program = "sqlite"
 
     def test_database(self) -> None:
-        before = sqlite_result(environment())
-        self.assertEqual(before, self.advised(lambda: sqlite_result(environment())))
+        before = sqlite_result(PLAIN)
+        self.assertEqual(before, self.advised(lambda: sqlite_result(PLAIN)))
 
 
 class Compiler(Case):
@@ -213,8 +214,8 @@ class Compiler(Case):
     program = "compiler"
 
     def test_build(self) -> None:
-        before = compiler_result(environment(), SOURCES)
-        self.assertEqual(before, self.advised(lambda: compiler_result(environment(), SOURCES)))
+        before = compiler_result(PLAIN, SOURCES)
+        self.assertEqual(before, self.advised(lambda: compiler_result(PLAIN, SOURCES)))
 
 
 class Stress(Case):
@@ -223,7 +224,7 @@ class Stress(Case):
     program = "stress"
 
     def test_memory(self) -> None:
-        said = self.advised(lambda: stress_result(environment(), SECONDS))
+        said = self.advised(lambda: stress_result(PLAIN, SECONDS))
         self.assertIn("successful run completed", said)
 
 

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Large real programs, each with a result that is the same whatever merges their memory.
 
-Each function runs one in an environment and returns its result. missing() says what this
-system lacks for one.
+Each function runs one in some way and returns its result. missing() says what this system
+lacks for one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from hooked import PYTHON, ROOT, environment
-
-Variables = dict[str, str]
+from hooked import PYTHON, ROOT, Words, environment
 
 SECONDS = 3600  # for each program
 JOBS = os.environ.get("JOBS", "2")
@@ -54,6 +53,17 @@ NEEDS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+class Way(NamedTuple):
+    """How programs are run: behind these words, in this environment."""
+
+    name: str
+    prefix: Words
+    variables: dict[str, str]
+
+
+PLAIN = Way("plain", [], environment())
+
+
 def missing(program: str) -> str:
     """What of NEEDS is not there; empty if all is."""
     for command in NEEDS[program]:
@@ -66,7 +76,7 @@ def missing(program: str) -> str:
 
 
 def run(
-    command: Sequence[str | Path], variables: Variables, folder: str, text: str | None = None
+    command: Words, variables: dict[str, str], folder: str, text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program in a folder to its end, with this text as its input."""
     return subprocess.run(
@@ -84,12 +94,16 @@ def run(
 # ---- CPython --------------------------------------------------------------------------
 
 
-def python_outcomes(modules: list[str], variables: Variables) -> dict[str, str]:
-    """Outcome of each of CPython's own tests in these modules, by its name."""
+def python_outcomes(modules: list[str], way: Way) -> dict[str, str]:
+    """Outcome of each of CPython's own tests in these modules, by its name.
+
+    Each module has a process of its own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        options = ["-m", "test", "-j", JOBS, "--timeout", "600", "--junit-xml", str(report)]
-        done = run([PYTHON, *options, *modules], variables, folder)
+        python = shlex.join(str(word) for word in (*way.prefix, PYTHON))
+        options = ["-j", JOBS, "--timeout", "600", "--python", python, "--junit-xml", str(report)]
+        done = run([PYTHON, "-m", "test", *options, *modules], way.variables, folder)
         if not report.exists():
             raise AssertionError(f"no report; status {done.returncode}:\n{done.stdout}")
         tree = ET.parse(report)
@@ -119,12 +133,12 @@ def redis(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def redis_start(variables: Variables, folder: str) -> subprocess.Popen[bytes]:
+def redis_start(way: Way, folder: str) -> subprocess.Popen[bytes]:
     """A server that answers."""
     server = subprocess.Popen(
-        ["redis-server", "--port", REDIS_PORT, "--dir", folder, "--save", "",
+        [*way.prefix, "redis-server", "--port", REDIS_PORT, "--dir", folder, "--save", "",
          "--enable-debug-command", "yes", "--daemonize", "no"],
-        env=variables,
+        env=way.variables,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
     for _ in range(200):
@@ -150,13 +164,13 @@ def redis_load(requests: int) -> None:
     redis("del", "mylist", "myhash", *redis("keys", "key:0000*").splitlines())
 
 
-def redis_digests(variables: Variables, values: int = 1500, requests: int = 3000) -> list[str]:
+def redis_digests(way: Way, values: int = 1500, requests: int = 3000) -> list[str]:
     """A server with so many values under load: the digest of its data after each step.
 
     The first two must be equal, and the last two.
     """
     with tempfile.TemporaryDirectory() as folder:
-        server = redis_start(variables, folder)
+        server = redis_start(way, folder)
         try:
             redis("debug", "populate", str(values), "key", "70000")
             found = [redis("debug", "digest")]
@@ -193,11 +207,11 @@ SQL = """
 """
 
 
-def sqlite_result(variables: Variables) -> tuple[str, str, str]:
+def sqlite_result(way: Way) -> tuple[str, str, str]:
     """What sqlite3 says, its errors, and a digest of the database."""
     with tempfile.TemporaryDirectory() as folder:
         script = "\n".join(line.strip() for line in SQL.splitlines())
-        done = run(["sqlite3", "base.db"], variables, folder, script)
+        done = run([*way.prefix, "sqlite3", "base.db"], way.variables, folder, script)
         if done.returncode != 0:
             raise AssertionError(f"sqlite3: {done.stdout} {done.stderr}")
         digest = hashlib.sha256((Path(folder) / "base.db").read_bytes()).hexdigest()
@@ -207,22 +221,30 @@ def sqlite_result(variables: Variables) -> tuple[str, str, str]:
 # ---- a compiler -------------------------------------------------------------------------
 
 
-def compiler_makefile(sources: list[Path]) -> str:
+def compiler_command(way: Way, words: str) -> str:
+    """A command line; what the compiler starts is run in the same way."""
+    name, *options = words.split()
+    if way.prefix:
+        options += ["-wrapper", ",".join(str(word) for word in way.prefix)]
+    return shlex.join([*(str(word) for word in way.prefix), name, *options])
+
+
+def compiler_makefile(sources: list[Path], way: Way) -> str:
     """Makes out.so of the sources."""
     compilers = {".c": "gcc -w -fno-builtin", ".cpp": "g++ -std=c++20"}
     text = "all: out.so\nout.so: " + " ".join(f"{s.stem}.o" for s in sources)
-    text += "\n\tg++ -shared -Wl,-z,undefs -o $@ $^\n"
+    text += f"\n\t{compiler_command(way, 'g++ -shared -Wl,-z,undefs')} -o $@ $^\n"
     for source in sources:
         text += (
             f"{source.stem}.o: {source}\n\t"
-            f"{compilers[source.suffix]} -O2 -g -pipe -fPIC -c "
+            f"{compiler_command(way, compilers[source.suffix])} -O2 -g -pipe -fPIC -c "
             "-ffile-prefix-map=$(CURDIR)=. "
             f"-I{ROOT} -I{ROOT}/libupm/include -o $@ $<\n"
         )
     return text
 
 
-def compiler_result(variables: Variables, most: int | None = None) -> tuple[str, bytes]:
+def compiler_result(way: Way, most: int | None = None) -> tuple[str, bytes]:
     """gcc, its assembler and the linker: what they say of the hook's sources, and the bytes.
 
     Of so many sources at most.
@@ -230,8 +252,8 @@ def compiler_result(variables: Variables, most: int | None = None) -> tuple[str,
     sources = sorted((ROOT / "preload").glob("*.c*"))
     sources = [source for source in sources if source.suffix in (".c", ".cpp")][:most]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "Makefile").write_text(compiler_makefile(sources))
-        done = run(["make", "-j", JOBS], variables, folder)
+        (Path(folder) / "Makefile").write_text(compiler_makefile(sources, way))
+        done = run(["make", "-j", JOBS], way.variables, folder)
         if done.returncode != 0:
             raise AssertionError(f"make: {done.stderr}")
         return done.stderr, (Path(folder) / "out.so").read_bytes()
@@ -240,11 +262,11 @@ def compiler_result(variables: Variables, most: int | None = None) -> tuple[str,
 # ---- stress-ng ----------------------------------------------------------------------------
 
 
-def stress_result(variables: Variables, seconds: float) -> str:
+def stress_result(way: Way, seconds: float) -> str:
     """What stress-ng says of memory that it writes and verifies, by all of its methods."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["stress-ng", "--vm", "2", "--vm-bytes", "8M", "--vm-method", "all", "--verify"]
-        done = run([*command, "--timeout", f"{seconds:.0f}s"], variables, folder)
+        command = [*way.prefix, "stress-ng", "--vm", "2", "--vm-bytes", "8M", "--vm-method", "all"]
+        done = run([*command, "--verify", "--timeout", f"{seconds:.0f}s"], way.variables, folder)
         if done.returncode != 0:
             raise AssertionError(f"stress-ng: status {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout + done.stderr
