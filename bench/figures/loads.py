@@ -44,7 +44,8 @@ sys.stdin.read()
 """
 
 
-def _write(path: Path, size: int) -> None:
+def write(path: Path, size: int) -> None:
+    """A file of so many bytes, whole MiB, of which no two parts are alike."""
     with path.open("wb") as file:
         for _ in range(size // drawing.MIB):
             file.write(os.urandom(drawing.MIB))
@@ -78,7 +79,7 @@ def measure(settings: Settings) -> Found:
     rows = []
     with contextlib.ExitStack() as outer:
         outer.callback(path.unlink, missing_ok=True)
-        _write(path, max(sizes) * drawing.MIB)
+        write(path, max(sizes) * drawing.MIB)
         for mib in sizes:
             settings.say(f"loading {mib} MiB")
             for _ in range(rounds):

@@ -17,7 +17,7 @@ from pathlib import Path
 from faas import merging
 from faas.platforms import PYTHON
 
-from figures import drawing
+from figures import drawing, loads
 from figures.experiment import Data, Experiment, Found, Part, Raws, Section, Settings
 
 SIZE, QUICK = 8192, 64  # MiB
@@ -38,14 +38,6 @@ with open(path, "rb", buffering=0) as file:
         done += count
     print(time.perf_counter() - began, time.process_time() - worked, done)
 """
-
-
-def _write(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        for _ in range(size // drawing.MIB):
-            file.write(os.urandom(drawing.MIB))
-        file.flush()
-        os.fsync(file.fileno())  # else it is written while it is read
 
 
 def _read(path: Path, size: int, kind: str, more: dict[str, str]) -> Data:
@@ -69,7 +61,9 @@ def measure(settings: Settings) -> Found:
     rows = []
     with contextlib.ExitStack() as outer:
         outer.callback(path.unlink, missing_ok=True)
-        _write(path, mib * drawing.MIB)
+        loads.write(path, mib * drawing.MIB)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # else it is written while it is read
         for kind in KINDS:
             settings.say(f"reading {mib} MiB once into {kind}")
             _read(path, mib * drawing.MIB, kind, {})  # so that the file is in the page cache
