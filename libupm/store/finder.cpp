@@ -210,12 +210,12 @@ int Finder::choose(LoadWindow &window, std::span<const Place> places, Connection
 
 // Has the broker begin to make a segment, unless this process is the first to ask for little.
 void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
-    window.late = hurry_;
     const bool first =
         small_ && !patient_ && connection(window.turn).remembers() && !wanted(places);
     // The broker's threads would take the processors from a load that is late already.
-    window.late = window.late || pace_.making_ms() == 0;
-    if (!make_ || first || pace_.making_ms() == 0)
+    const bool too_late = pace_.making_ms() == 0;
+    window.late = hurry_ || too_late;
+    if (!make_ || first || too_late)
         return;
     const bool aligned = reinterpret_cast<std::uintptr_t>(window.at) % kHugePage == 0;
     const MakeRequest request{.header = {},
