@@ -37,4 +37,12 @@ std::uint64_t sharable_size(int fd) noexcept {
     return known ? static_cast<std::uint64_t>(status.st_size) : 0;
 }
 
+// Asked for in the name of the open file, the kernel names the process's own locks, too.
+bool may_be_opened_anew(int fd) noexcept {
+    struct flock lock {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
+}
+
 } // namespace upm

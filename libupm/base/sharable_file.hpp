@@ -13,6 +13,11 @@ namespace upm {
 // page cache and serves it without a program in between. 0 for all others.
 std::uint64_t sharable_size(int fd) noexcept;
 
+// Returns true if the file may be opened once more, and that descriptor closed, without a
+// difference to the process: to close any descriptor of a file gives up all locks that the
+// process has on it by fcntl(2) or lockf(3).
+bool may_be_opened_anew(int fd) noexcept;
+
 } // namespace upm
 
 #endif // UPM_BASE_SHARABLE_FILE_HPP

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/finder.hpp"
 
+#include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/mm/aligned_range.hpp"
 
@@ -225,10 +226,10 @@ void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
                               .flags = aligned ? kAligned : 0U};
     // Opened anew: with the program's own, its locks and its right to write would go along,
     // and stay with a broker that is stopped.
-    char path[32];
-    (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd_);
-    const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    const int ret = file >= 0 ? connection(window.turn).begin_make(request, file) : -errno;
+    char path[40];
+    (void)std::snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd_);
+    const int file = may_be_opened_anew(fd_) ? ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    const int ret = file >= 0 ? connection(window.turn).begin_make(request, file) : -EACCES;
     close_file(file);
     make_ = ret == 0;
     if (make_)

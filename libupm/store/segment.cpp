@@ -177,4 +177,12 @@ int check_segment(int fd, std::uint64_t pages) noexcept {
     return 0;
 }
 
+int check_published(int fd, std::uint64_t pages) noexcept {
+    const int ret = check_segment(fd, pages);
+    if (ret != 0)
+        return ret;
+    const auto size = static_cast<off_t>(pages * page_size());
+    return ::lseek(fd, 0, SEEK_HOLE) == size ? 0 : -EINVAL;
+}
+
 } // namespace upm::store

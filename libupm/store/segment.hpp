@@ -64,6 +64,11 @@ bool huge_segments() noexcept;
 // kind of file).
 int check_segment(int fd, std::uint64_t pages) noexcept;
 
+// The same for one that a stranger has made: that what is allocated does not lie behind its
+// end, and leaves a hole. The kernel looks at every page for that, which takes a twentieth of
+// the time that reading them takes; so the broker does it once, and clients rely on that.
+int check_published(int fd, std::uint64_t pages) noexcept;
+
 } // namespace upm::store
 
 #endif // UPM_STORE_SEGMENT_HPP

@@ -91,6 +91,9 @@ class Calls(Case):
     def test_lease(self) -> None:
         self.done(self.odd("lease"))
 
+    def test_locks(self) -> None:
+        self.done(self.odd("locks"))
+
     def test_another_user(self) -> None:
         if os.geteuid() != 0:
             self.skipTest("needs root, to become another user")

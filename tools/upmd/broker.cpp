@@ -413,7 +413,7 @@ int Broker::admit(const Client &client, const Brought &brought, std::uint32_t pa
                   std::uint64_t &inode) const {
     if (!brought.fd)
         return brought.error != 0 ? -brought.error : -EMFILE;
-    const int ret = store::check_segment(brought.fd.get(), pages);
+    const int ret = store::check_published(brought.fd.get(), pages);
     if (ret != 0)
         return ret;
     struct stat status {};

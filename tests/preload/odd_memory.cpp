@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT
+//
+// What few programs do to memory that was loaded while it was read.
+#include "tests/preload/odd.hpp"
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <thread>
+
+namespace odd {
+
+namespace {
+
+bool is_zero(const char *memory, std::size_t size) {
+    for (std::size_t i = 0; i < size; ++i)
+        if (memory[i] != 0)
+            return false;
+    return true;
+}
+
+} // namespace
+
+// Another thread makes it read-only while it is being read into, and so it stays.
+int protect_meanwhile() {
+    std::uint64_t loaded = 0;
+    for (int round = 0; round < 60; ++round) {
+        std::free(load());
+        char *const block = allocate(kBlock);
+        const std::uint64_t before = bytes_loaded();
+        std::thread other([&] {
+            std::this_thread::sleep_for(std::chrono::microseconds(50 * round));
+            UPM_CHECK(::mprotect(block, kBlock, PROT_READ) == 0);
+        });
+        const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+        (void)!::pread(fd, block, kBlock, 0); // all of it, or a part
+        (void)::close(fd);
+        other.join();
+        loaded += bytes_loaded() - before;
+        FILE *const maps = std::fopen("/proc/self/maps", "re");
+        UPM_CHECK(maps != nullptr);
+        char line[512];
+        while (std::fgets(line, sizeof(line), maps) != nullptr) {
+            unsigned long start = 0;
+            unsigned long end = 0;
+            char writable = '?';
+            UPM_CHECK(std::sscanf(line, "%lx-%lx %*c%c", &start, &end, &writable) == 3);
+            const auto at = reinterpret_cast<std::uintptr_t>(block);
+            UPM_CHECK(end <= at || start >= at + kBlock || writable == '-');
+        }
+        (void)std::fclose(maps);
+        UPM_CHECK(::mprotect(block, kBlock, PROT_READ | PROT_WRITE) == 0);
+        std::free(block);
+    }
+    return loaded != 0 ? 0 : kNothingTried;
+}
+
+// A program with as many mappings as it may have still gets zeros for what it drops.
+int no_more_mappings() {
+    char *const block = load();
+    constexpr std::size_t kMost = 200'000;
+    void *const room = ::mmap(nullptr, kMost * kPage, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    UPM_CHECK(room != MAP_FAILED);
+    std::size_t page = 1;
+    while (page < kMost &&
+           ::mprotect(static_cast<char *>(room) + page * kPage, kPage, PROT_READ) == 0)
+        page += 2;
+    if (page >= kMost)
+        return kNothingTried;
+    errno = 0;
+    UPM_CHECK(::madvise(block + kMib, kMib, MADV_DONTNEED) == 0 && errno == 0);
+    UPM_CHECK(is_zero(block + kMib, kMib));
+    UPM_CHECK(!is_zero(block, kMib));
+    return 0;
+}
+
+// By another name, mprotect.
+int key() {
+    std::free(load());
+    char *const block = allocate(kBlock);
+    if (::pkey_mprotect(block, kBlock, PROT_READ, -1) != 0)
+        return kNothingTried;
+    const int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+    UPM_CHECK(fd >= 0);
+    UPM_CHECK(::read(fd, block, kBlock) == -1 && errno == EFAULT);
+    UPM_CHECK(::lseek(fd, 0, SEEK_CUR) == 0);
+    UPM_CHECK(in_child([&] {
+                  *block = 1;
+                  return 0;
+              }) != 0);
+    return 0;
+}
+
+// What lies behind a guard is gone (Linux 6.13).
+int guard() {
+    constexpr int kInstall = 102;
+    constexpr int kRemove = 103;
+    char *const block = load();
+    if (::madvise(block + kMib, kMib, kInstall) != 0)
+        return kNothingTried;
+    UPM_CHECK(::madvise(block + kMib, kMib, kRemove) == 0);
+    UPM_CHECK(is_zero(block + kMib, kMib));
+    UPM_CHECK(!is_zero(block, kMib));
+    return 0;
+}
+
+// By another name, madvise, which a process may use on itself since Linux 6.13.
+int process_advice() {
+    constexpr int kSelf = -10001;    // PIDFD_SELF_THREAD_GROUP, where the kernel knows it
+    constexpr long kPidfdOpen = 434; // not in older headers
+    const auto descriptor = static_cast<int>(::syscall(kPidfdOpen, ::getpid(), 0));
+    char *const block = load();
+    block[kMib] = 1; // this page is the program's own, where a segment is mapped
+    const std::array<iovec, 2> parts = {{{.iov_base = block + kMib, .iov_len = kMib},
+                                         {.iov_base = block + 3 * kMib, .iov_len = kMib}}};
+    for (const int self : {descriptor, kSelf}) {
+        using Advise = ssize_t (*)(int, const iovec *, std::size_t, int, unsigned);
+        const auto advise = reinterpret_cast<Advise>(::dlsym(RTLD_DEFAULT, "process_madvise"));
+        if (advise == nullptr || advise(self, parts.data(), parts.size(), MADV_DONTNEED, 0) == -1)
+            continue;
+        UPM_CHECK(is_zero(block + kMib, kMib) && is_zero(block + 3 * kMib, kMib));
+        UPM_CHECK(!is_zero(block, kMib) && !is_zero(block + 2 * kMib, kMib));
+        return 0;
+    }
+    return kNothingTried;
+}
+
+// What is locked is not dropped, what lies before it is.
+int locked() {
+    char *const block = load();
+    if (::mlock(block + kMib, kPage) != 0)
+        return kNothingTried;
+    for (const int advice : {MADV_DONTNEED, MADV_FREE}) {
+        UPM_CHECK(::madvise(block, 2 * kMib, advice) == -1 && errno == EINVAL);
+        UPM_CHECK(advice == MADV_FREE || is_zero(block, kMib));
+        UPM_CHECK(!is_zero(block + kMib, kPage) && !is_zero(block + kMib + kPage, kPage));
+    }
+    UPM_CHECK(::munlock(block + kMib, kPage) == 0);
+    UPM_CHECK(::madvise(block, 2 * kMib, MADV_DONTNEED) == 0 && is_zero(block, 2 * kMib));
+    return 0;
+}
+
+// What is read into a segment that took the place of a block is there for all who have it.
+int attach() {
+    constexpr std::size_t kSize = kBlock - kPage;
+    std::free(load());
+    char *const block = allocate(kBlock);
+    const int id = ::shmget(IPC_PRIVATE, kSize, IPC_CREAT | S_IRUSR | S_IWUSR);
+    char *const whole = block + kPage - reinterpret_cast<std::uintptr_t>(block) % kPage;
+    if (id < 0 || ::shmat(id, whole, SHM_REMAP) != whole)
+        return kNothingTried;
+    auto *const other = static_cast<char *>(::shmat(id, nullptr, 0));
+    UPM_CHECK(::shmctl(id, IPC_RMID, nullptr) == 0);
+    read_into(whole, kSize);
+    UPM_CHECK(!is_zero(other, kPage) && std::memcmp(whole, other, kSize) == 0);
+    return 0;
+}
+
+namespace {
+
+std::size_t address_space() {
+    long pages = 0;
+    FILE *const file = std::fopen("/proc/self/statm", "re");
+    UPM_CHECK(file != nullptr && std::fscanf(file, "%ld", &pages) == 1);
+    (void)std::fclose(file);
+    return static_cast<std::size_t>(pages) * kPage;
+}
+
+} // namespace
+
+// What was freed is there for whatever the program wants next.
+int limit() {
+    constexpr std::size_t kRoom = 100 * kMib;
+    for (const bool late : {false, true}) {
+        const rlimit limit{.rlim_cur = address_space() + kRoom, .rlim_max = RLIM_INFINITY};
+        const rlimit none{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+        if (!late)
+            UPM_CHECK(::setrlimit(RLIMIT_AS, &limit) == 0);
+        for (int round = 0; round < 3; ++round) {
+            char *const one = allocate(30 * kMib);
+            char *const other = allocate(30 * kMib);
+            std::free(one);
+            std::free(other);
+            UPM_CHECK(::setrlimit(RLIMIT_AS, &limit) == 0);
+            void *const map = ::mmap(nullptr, 80 * kMib, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            UPM_CHECK(map != MAP_FAILED);
+            UPM_CHECK(::munmap(map, 80 * kMib) == 0);
+            std::free(allocate(80 * kMib));
+        }
+        UPM_CHECK(::setrlimit(RLIMIT_AS, &none) == 0);
+    }
+    return 0;
+}
+
+} // namespace odd

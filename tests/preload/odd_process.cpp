@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+//
+// Who a program is, how it ends, and whom it waits for.
+#include "tests/preload/odd.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <set>
+#include <string>
+#include <string_view>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <thread>
+
+namespace odd {
+
+namespace {
+
+std::set<std::string> sockets() {
+    std::set<std::string> found;
+    DIR *const folder = ::opendir("/proc/self/fd");
+    UPM_CHECK(folder != nullptr);
+    while (const dirent *entry = ::readdir(folder)) {
+        char link[64];
+        const ssize_t got = ::readlinkat(::dirfd(folder), entry->d_name, link, sizeof(link) - 1);
+        if (got > 0 && std::string_view(link, 7) == "socket:")
+            found.emplace(link, static_cast<std::size_t>(got));
+    }
+    (void)::closedir(folder);
+    return found;
+}
+
+} // namespace
+
+// To the broker, what comes by a connection is of the user who made it.
+int user(uid_t other) {
+    std::free(load());
+    const std::set<std::string> before = sockets();
+    UPM_CHECK(!before.empty());
+    UPM_CHECK(::seteuid(other) == 0);
+    UPM_CHECK(::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0); // /proc/self is its own again
+    std::free(load());
+    const std::set<std::string> after = sockets();
+    UPM_CHECK(!after.empty());
+    bool some = false; // the hook's thread closes what it has when it looks
+    for (const std::string &name : after)
+        some = some || !before.contains(name);
+    UPM_CHECK(some);
+    return 0;
+}
+
+// Reads for long, when it is told to: a hole, in one call.
+int read_long() {
+    constexpr std::size_t kSize = 1024 * kMib;
+    std::free(load());
+    const int large = ::memfd_create("large", MFD_CLOEXEC);
+    UPM_CHECK(large >= 0 && ::ftruncate(large, static_cast<off_t>(kSize)) == 0);
+    (void)std::puts("ready");
+    (void)std::fflush(stdout);
+    (void)std::getchar();
+    char *const block = allocate(kSize);
+    UPM_CHECK(::read(large, block, kSize) == static_cast<ssize_t>(kSize));
+    return 0;
+}
+
+// The first thread ends before others do, which go on for a while; or alone.
+int leave(const char *how) {
+    if (std::strchr(how, 'k') == nullptr && std::getenv("UPM_TEST_PLAIN") == nullptr)
+        std::free(load());
+    (void)allocate(kBlock); // and the hook's thread lives on
+    if (std::strchr(how, 'w') != nullptr)
+        std::thread([] { sleep_ms(500); }).detach();
+    if (std::strchr(how, 'x') != nullptr)
+        (void)::syscall(SYS_exit, 3);
+    if (std::strchr(how, 'k') != nullptr)
+        (void)::syscall(SYS_acct, 0); // forbidden
+    ::pthread_exit(nullptr);
+}
+
+namespace {
+
+struct Longest {
+    double seconds = 0;
+    const char *name = "nothing";
+};
+
+template <class Function>
+void timed(Longest &longest, const char *name, Function function) {
+    const double before = now();
+    function();
+    if (now() - before > longest.seconds)
+        longest = {.seconds = now() - before, .name = name};
+}
+
+} // namespace
+
+// Loads, forks and frees, for so many rounds, whatever comes to share.
+int rounds(int count) {
+    Longest longest;
+    for (int i = 0; i < count; ++i) {
+        char *const block = allocate(kBlock);
+        timed(longest, "read", [&] { read_into(block); });
+        timed(longest, "fork", [&] {
+            UPM_CHECK(in_child([&] {
+                          read_into(block);
+                          std::free(block);
+                          return 0;
+                      }) == 0);
+        });
+        timed(longest, "madvise", [&] { (void)::madvise(block, kMib, MADV_DONTNEED); });
+        timed(longest, "free", [&] { std::free(block); });
+    }
+    (void)std::printf("longest %.3f s in %s\n", longest.seconds, longest.name);
+    (void)std::fflush(stdout);
+    return 0;
+}
+
+} // namespace odd
