@@ -2,6 +2,8 @@
 #include "preload/adviser.hpp"
 
 #include "libupm/api/library.hpp"
+#include "libupm/base/descriptor_table.hpp"
+#include "libupm/base/env.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/late.hpp"
@@ -265,13 +267,23 @@ void sleep_until(std::uint64_t deadline) noexcept {
     }
 }
 
-// A broker or a module may come later. False: there will be no backend.
+bool module_is_there() noexcept {
+    return ::access("/dev/upm", F_OK) == 0;
+}
+
+// The module's descriptor is the process's: it cannot be opened by a thread that has its own.
+bool wants_another_thread() noexcept {
+    return descriptor_table() != 0 && module_is_there();
+}
+
+// A broker or a module may come later. False: there will be no backend, or not here.
 bool wait_for_backend() noexcept {
     show_state(true);
-    for (std::uint64_t pause = kFirstLookNs; is_last_resort() && !all_pieces_ended();
+    for (std::uint64_t pause = kFirstLookNs;
+         is_last_resort() && !all_pieces_ended() && !wants_another_thread();
          pause = std::min(2 * pause, kLongestPauseNs)) {
         sleep_until(now_ns() + pause);
-        if (!all_pieces_ended() && look_again())
+        if (!all_pieces_ended() && !wants_another_thread() && look_again())
             return true;
     }
     return false;
@@ -290,6 +302,22 @@ void look_for_loads() noexcept {
     set_loads(shares, settings.trigger == Trigger::kIdle && is_last_resort());
 }
 
+// From then on, nothing that this thread opens is seen by the program. So it comes before the
+// look for a backend, unless that may be the module, or is to be told on standard error.
+void take_own_descriptors_first() noexcept {
+    std::uint8_t key[16];
+    (void)env::get(env::backend); // reports what it does not understand
+    (void)env::get(env::domain, key);
+    if (!module_is_there() && !env::get(env::verbose))
+        (void)take_own_table();
+}
+
+// The same once there is a backend; not with the module.
+void take_own_descriptors() noexcept {
+    if (descriptor_table() == 0 && !is_last_resort())
+        (void)engine().move_to_own_table();
+}
+
 void *run(void * /*unused*/) noexcept {
     const Guard guard;
     note_thread(::gettid());
@@ -297,6 +325,8 @@ void *run(void * /*unused*/) noexcept {
         no_backend = true;
         return nullptr;
     }
+    if (settings.trigger != Trigger::kManual)
+        take_own_descriptors_first();
     look_for_loads();
     if (settings.trigger == Trigger::kManual) {
         looked = true;
@@ -304,6 +334,7 @@ void *run(void * /*unused*/) noexcept {
         return nullptr;
     }
     show_state(false);
+    take_own_descriptors();
     std::uint32_t seen = news.load();
     if (settings.trigger == Trigger::kSignal)
         wait_for_work(seen);
@@ -316,10 +347,14 @@ void *run(void * /*unused*/) noexcept {
         const Wanted wanted{.mark = 0, .forced = !idle, .interruptible = idle};
         const int error = run_pass(settings, wanted, counts);
         if (error == EOPNOTSUPP && !wait_for_backend()) {
-            no_backend = !all_pieces_ended();
+            if (wants_another_thread())
+                local().thread_runs = false; // the next block starts it
+            else
+                no_backend = !all_pieces_ended();
             break;
         }
         look_for_loads();
+        take_own_descriptors();
         if (error != EINTR && error != EOPNOTSUPP)
             wait_for_work(seen);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/late.hpp"
 
+#include "libupm/base/descriptor_table.hpp"
 #include "preload/adviser.hpp"
 #include "preload/local.hpp"
 #include "preload/page.hpp"
@@ -101,7 +102,7 @@ bool place_of(const File &file, std::uint32_t &place) noexcept {
 }
 
 bool identify(int fd, File &file) noexcept {
-    char link[32];
+    char link[40];
     struct stat status {};
     (void)std::snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
     const ssize_t got = ::readlink(link, file.path, sizeof(file.path));
@@ -173,6 +174,8 @@ void put_back_in_vain(LatePart part, std::uint64_t now_ns) noexcept {
 }
 
 int open_late(const LatePart &part) noexcept {
+    if (descriptor_table() == 0)
+        return -1; // to close it would give up the locks that the program has on the file
     File file;
     {
         const Locked exclusive(local().late);
@@ -185,7 +188,7 @@ int open_late(const LatePart &part) noexcept {
     if (name >= 0 && ::fstat(name, &status) == 0 && S_ISREG(status.st_mode) &&
         status.st_dev == file.device && status.st_ino == file.inode) {
         char link[32];
-        (void)std::snprintf(link, sizeof(link), "/proc/self/fd/%d", name);
+        (void)std::snprintf(link, sizeof(link), "/proc/thread-self/fd/%d", name);
         fd = ::open(link, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     }
     if (name >= 0)

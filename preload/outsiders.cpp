@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "preload/outsiders.hpp"
 
+#include "libupm/base/descriptor_table.hpp"
 #include "libupm/mm/vma_reader.hpp"
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -40,22 +40,43 @@ bool harmless_name(std::string_view link) noexcept {
     return link == "/dev/upm" || link == "/dev/userfaultfd";
 }
 
+// The program's descriptors are not those of the thread that looks at them (base/
+// descriptor_table.hpp): so all is found out by their names.
+struct Name {
+    explicit Name(int fd, const char *folder = "fd") noexcept {
+        (void)std::snprintf(text, sizeof(text), "/proc/self/%s/%d", folder, fd);
+    }
+    char text[32];
+};
+
+// "pos:\t0\nflags:\t0100000\n..."
 bool direct(int fd) noexcept {
-    const int flags = ::fcntl(fd, F_GETFL);
-    return flags < 0 || ((flags & O_DIRECT) != 0 && (flags & O_PATH) == 0);
+    constexpr std::string_view kField = "\nflags:\t";
+    char buffer[256];
+    const int info = ::open(Name(fd, "fdinfo").text, O_RDONLY | O_CLOEXEC);
+    const ssize_t got = info >= 0 ? ::read(info, buffer, sizeof(buffer)) : 0;
+    if (info >= 0)
+        ::close(info);
+    const std::string_view text(buffer, got > 0 ? static_cast<std::size_t>(got) : 0);
+    const std::size_t at = text.find(kField);
+    unsigned long flags = 0;
+    if (at == std::string_view::npos ||
+        std::from_chars(text.data() + at + kField.size(), text.data() + text.size(), flags, 8).ec !=
+            std::errc())
+        return true;
+    return (flags & O_DIRECT) != 0 && (flags & O_PATH) == 0;
 }
 
 // AF_XDP: the network card writes to memory of the process.
 bool harmless_socket(int fd) noexcept {
-    int domain = 0;
-    socklen_t size = sizeof(domain);
-    return ::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain != AF_XDP;
+    char protocol[32] = "";
+    const ssize_t got = ::syscall(SYS_getxattr, Name(fd).text, "system.sockprotoname", protocol,
+                                  sizeof(protocol) - 1);
+    return got > 0 && std::string_view(protocol) != "XDP";
 }
 
 std::string_view link_of(int fd, char (&text)[256]) noexcept {
-    char path[32];
-    (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    const ssize_t length = ::readlink(path, text, sizeof(text));
+    const ssize_t length = ::readlink(Name(fd).text, text, sizeof(text));
     return {text, length > 0 ? static_cast<std::size_t>(length) : 0};
 }
 
@@ -74,15 +95,17 @@ struct Entry {
 };
 constexpr std::size_t kNameAt = offsetof(Entry, name);
 
-// Calls visit(fd) for each descriptor until it returns false. false: it did, or it is
-// unknown which there are.
+// Calls visit(fd) for each descriptor of the program until it returns false. false: it did, or
+// it is unknown which there are: none are seen when the first thread has ended.
 template <class Visit>
 bool all_descriptors(Visit visit) noexcept {
     alignas(Entry) char buffer[4096];
     const int folder = ::open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0)
         return false;
+    const int own = descriptor_table() == 0 ? folder : -1;
     bool fine = true;
+    bool any = false;
     long got = 0;
     while (fine && (got = ::syscall(SYS_getdents64, folder, buffer, sizeof(buffer))) > 0) {
         for (long at = 0; at < got && fine;) {
@@ -91,13 +114,15 @@ bool all_descriptors(Visit visit) noexcept {
             const char *const name = buffer + at + kNameAt;
             int fd = -1;
             const auto [rest, error] = std::from_chars(name, name + std::strlen(name), fd);
-            if (error == std::errc() && *rest == '\0' && fd != folder)
-                fine = visit(fd);
+            if (error == std::errc() && *rest == '\0') {
+                any = true;
+                fine = fd == own || visit(fd);
+            }
             at += entry.size;
         }
     }
     ::close(folder);
-    return fine && got == 0;
+    return fine && any && got == 0;
 }
 
 } // namespace
@@ -128,8 +153,8 @@ bool harmless_anonymous(std::string_view link) noexcept {
 bool harmless_descriptor(int fd) noexcept {
     struct stat status {};
     char text[256];
-    if (::fstat(fd, &status) != 0)
-        return errno == EBADF; // closed meanwhile
+    if (::stat(Name(fd).text, &status) != 0)
+        return errno == ENOENT; // closed meanwhile
     switch (status.st_mode & S_IFMT) {
     case S_IFREG: // new kernels call some anonymous files so, too
         return !direct(fd) && harmless_file(link_of(fd, text));

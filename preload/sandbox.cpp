@@ -81,7 +81,11 @@ bool find_filter() noexcept {
                                   {SYS_rt_sigprocmask, kNone, 0, 0},
                                   {SYS_clock_gettime, kNone, 0, 0},
                                   {SYS_futex, 1, kNone, 0},
-                                  {SYS_prlimit64, kNone, kNone, 0}};
+                                  {SYS_prlimit64, kNone, kNone, 0},
+                                  {SYS_close_range, kNone, 0, 0},
+                                  {SYS_mq_getsetattr, kNone, 0, 0},
+                                  {SYS_eventfd2, 0, kNone, 0},
+                                  {SYS_getxattr, 0, 0, 0}};
     for (const auto &call : kCalls)
         (void)::syscall(call[0], call[1], call[2], call[3], 0L, 0L, 0L);
     ::_exit(0);

@@ -26,7 +26,8 @@ class KsmBackend final : public Backend {
                 .file_pages = false,
                 .unmerge = true,
                 .dry_run = true,
-                .domains = false};
+                .domains = false,
+                .any_table = true};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;

@@ -74,6 +74,8 @@ struct Capabilities {
     bool quiescent = false;  // takes only calls with Call::quiescent
     bool known_only = false; // takes calls with Call::known_only
     unsigned load = 0;       // as upm_info.load
+    // Needs no descriptor of another call's: threads with other tables of descriptors may call.
+    bool any_table = false;
 };
 
 // One validated piece of work.
@@ -186,6 +188,10 @@ class Backend {
     // for nobody. False: that could not be said now.
     virtual bool unmapped() noexcept { return true; }
 
+    // Makes the domain of this key the default one. 0: that needs no descriptor; or -errno.
+    // Before the first call, and again only with the same key.
+    virtual int use_key(const std::uint8_t (&/*key*/)[16]) noexcept { return -EOPNOTSUPP; }
+
     // Post: a descriptor with close-on-exec set, or -errno.
     virtual int open_domain(const std::uint8_t (&key)[16]) noexcept = 0;
 
@@ -203,6 +209,10 @@ class Backend {
                      std::span<SeedState> /*list*/) noexcept {
         return -EOPNOTSUPP;
     }
+
+    // What base/descriptor_table.hpp says; what is kept open for later calls comes along.
+    // Pre: capabilities().any_table.
+    virtual bool take_own_table() noexcept;
 
     // The process has given so many bytes back to the system by trimming: for statistics.
     virtual void trimmed(std::uint64_t /*bytes*/) noexcept {}

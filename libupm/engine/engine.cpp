@@ -178,6 +178,12 @@ void Engine::trimmed(std::uint64_t bytes) noexcept {
     choice_.loader->trimmed(bytes);
 }
 
+bool Engine::move_to_own_table() noexcept {
+    if (!choice_.backend->capabilities().any_table || !choice_.loader->capabilities().any_table)
+        return false;
+    return choice_.loader->take_own_table();
+}
+
 void Engine::info(struct upm_info &info) const noexcept {
     const Capabilities can = choice_.backend->capabilities();
     info = {};

@@ -72,6 +72,9 @@ class Engine {
     int seed(SeedCall call, SeedAnswer &answer, std::span<SeedState> list) noexcept;
     void trimmed(std::uint64_t bytes) noexcept;
     void info(struct upm_info &info) const noexcept;
+    // Gives the calling thread a table of descriptors of its own, as take_own_table() does, if
+    // the backend can work in it.
+    bool move_to_own_table() noexcept;
     [[nodiscard]] Backend &backend() const noexcept { return *choice_.backend; }
 
   private:

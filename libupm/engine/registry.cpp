@@ -24,6 +24,8 @@ int try_row(const CatalogRow &row, const Wish &wish, Choice &choice, Reason &rea
         reason.set("has no domains, and UPM_DOMAIN asks for one");
         return -EOPNOTSUPP;
     }
+    if (row.backend->use_key(choice.domain_key) == 0)
+        return 0;
     const int fd = row.backend->open_domain(choice.domain_key);
     if (fd < 0) {
         reason.set("cannot open the domain that UPM_DOMAIN names: %s", std::strerror(-fd));

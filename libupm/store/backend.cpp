@@ -192,7 +192,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     upm_counts done{};
     const std::uint64_t start = now_ns();
     DomainKey domain;
-    int ret = store::read_domain(call.domain_fd, domain);
+    int ret = find_domain(call.domain_fd, domain);
     if (ret != 0)
         return ret;
     // MS_ASYNC does nothing but to look for holes, far faster than /proc does.
@@ -224,7 +224,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
 std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
     DomainKey domain;
     // Without the domain that was asked for, nothing is shared.
-    if (call.len < store::Load::kLeast || store::read_domain(call.domain_fd, domain) != 0)
+    if (call.len < store::Load::kLeast || find_domain(call.domain_fd, domain) != 0)
         return Backend::load(call, counts);
     budget_.recount();
     LoadCall mine = call;
@@ -235,13 +235,38 @@ std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) n
     return load.run();
 }
 
+int StoreBackend::use_key(const std::uint8_t (&key)[16]) noexcept {
+    default_domain_.named = true;
+    std::memcpy(default_domain_.key, key, sizeof(key));
+    return 0;
+}
+
+// 0, or -EBADF: the descriptor is of something else.
+int StoreBackend::find_domain(int fd, DomainKey &domain) const noexcept {
+    if (fd >= 0)
+        return store::read_domain(fd, domain);
+    domain = default_domain_;
+    return 0;
+}
+
+// A broker that nobody is connected to would end after a while.
+bool StoreBackend::take_own_table() noexcept {
+    constexpr int kPatienceMs = 100;
+    pool_.close_idle();
+    const bool taken = Backend::take_own_table();
+    std::size_t slot = 0;
+    if (pool_.acquire_existing(path_, {}, kPatienceMs, slot) == 0)
+        pool_.put_back(slot);
+    return taken;
+}
+
 int StoreBackend::open_domain(const std::uint8_t (&key)[16]) noexcept {
     return store::make_domain(key);
 }
 
 int StoreBackend::stats(int domain_fd, struct upm_stats &stats) noexcept {
     DomainKey domain;
-    int ret = store::read_domain(domain_fd, domain);
+    int ret = find_domain(domain_fd, domain);
     if (ret != 0)
         return ret;
     std::size_t slot = 0;

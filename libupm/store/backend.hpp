@@ -35,24 +35,29 @@ class StoreBackend final : public Backend {
                 .restores = true,
                 .quiescent = mode_ != store::FreezeMode::kKernel,
                 .known_only = true,
-                .load = 2};
+                .load = 2,
+                .any_table = true};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
-    bool unmapped() noexcept override { return pool_.report_unmapped(); }
+    bool unmapped() noexcept override { return pool_.report_unmapped(path_); }
     std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept override;
+    int use_key(const std::uint8_t (&key)[16]) noexcept override;
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;
     int stats(int domain_fd, struct upm_stats &stats) noexcept override;
     int describe(std::span<char> text) noexcept override;
     int seed(const SeedCall &call, SeedAnswer &answer, std::span<SeedState> list) noexcept override;
+    bool take_own_table() noexcept override;
     void trimmed(std::uint64_t bytes) noexcept override;
 
   private:
+    int find_domain(int fd, store::DomainKey &domain) const noexcept;
     static int run_parts(const Call &call, const void *frame, store::Merge &merge,
                          upm_counts &counts) noexcept;
 
     store::FreezeMode mode_ = store::FreezeMode::kProtect;
     store::SocketPath path_;
     store::ConnectionPool pool_;
+    store::DomainKey default_domain_;
     store::RunBudget budget_;
     store::Patience patience_{1'000};
     store::Patience making_{100};

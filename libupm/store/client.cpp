@@ -424,8 +424,15 @@ int reopen_connection(Connection &connection, const SocketPath &path) noexcept {
     return outside.back() ? ret : -ECANCELED;
 }
 
-std::uint64_t ConnectionPool::word(State state) noexcept {
-    return static_cast<std::uint64_t>(::getpid()) << 8U | state;
+std::uint64_t ConnectionPool::word(State state, unsigned table) noexcept {
+    return static_cast<std::uint64_t>(::getpid()) << 8U | table << 4U | state;
+}
+
+// Returns true if a thread of this process has it whose descriptors are not the caller's.
+bool ConnectionPool::in_other_table(std::size_t slot) const noexcept {
+    const std::uint64_t seen = slots_[slot].word.load();
+    const unsigned other = 1 - descriptor_table();
+    return seen == word(kIdle, other) || seen == word(kBusy, other);
 }
 
 // Takes a slot that is idle, or one that is empty. What is in a slot of another
@@ -433,7 +440,7 @@ std::uint64_t ConnectionPool::word(State state) noexcept {
 // process stands in the word, since not every way to fork runs fork handlers.
 bool ConnectionPool::take(std::size_t slot, bool idle) noexcept {
     std::uint64_t seen = slots_[slot].word.load();
-    const bool own = seen == word(kIdle) || seen == word(kBusy);
+    const bool own = seen == word(kIdle) || seen == word(kBusy) || in_other_table(slot);
     if (idle ? seen != word(kIdle) : own)
         return false;
     if (!slots_[slot].word.compare_exchange_strong(seen, word(kBusy)))
@@ -503,8 +510,19 @@ void ConnectionPool::report_trimmed(std::int64_t pages) noexcept {
     }
 }
 
-bool ConnectionPool::report_unmapped() noexcept {
+void ConnectionPool::close_idle() noexcept {
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+        if (!take(slot, true))
+            continue;
+        at(slot).close();
+        put_back(slot);
+    }
+}
+
+bool ConnectionPool::report_unmapped(const SocketPath &path) noexcept {
+    constexpr int kSoonMs = 20;
     bool busy = false;
+    bool elsewhere = false;
     for (std::size_t slot = 0; slot < kSlots; ++slot) {
         if (take(slot, true)) {
             const int ret = at(slot).report(kUnknown, -1);
@@ -513,8 +531,15 @@ bool ConnectionPool::report_unmapped() noexcept {
                 return true;
         }
         busy = busy || slots_[slot].word.load() == word(kBusy);
+        elsewhere = elsewhere || in_other_table(slot);
     }
-    return !busy; // without a connection, there is nobody to tell
+    std::size_t slot = 0;
+    if (busy || !elsewhere || descriptor_table() == 0 ||
+        acquire_existing(path, {}, kSoonMs, slot) != 0)
+        return !busy; // without a connection, there is nobody to tell
+    (void)at(slot).report_unmapped();
+    put_back(slot);
+    return true;
 }
 
 } // namespace upm::store

@@ -6,6 +6,7 @@
 #define UPM_STORE_CLIENT_HPP
 
 #include "libupm/base/broker_socket.hpp"
+#include "libupm/base/descriptor_table.hpp"
 #include "libupm/base/gate.hpp"
 #include "libupm/store/wire.hpp"
 
@@ -157,7 +158,8 @@ class Connection {
     Gate *gate_ = nullptr;
 };
 
-// The connections of this process. They stay open between calls, since to the
+// The connections of this process. Each is of one table of descriptors (base/
+// descriptor_table.hpp), and of use to its threads only. They stay open between calls, since to the
 // broker an open one means that the segments it handed out there are in use. A
 // child of a fork must not talk on those of its parent: it makes its own, and
 // keeps the parent's open, because it maps the same segments.
@@ -177,10 +179,13 @@ class ConnectionPool {
     int reopen(const SocketPath &path, std::size_t slot) noexcept;
     void put_back(std::size_t slot) noexcept;
     // Tells the broker that this process has unmapped something, so that it looks at what
-    // is still mapped. Waits for nobody. False: all connections are in use.
-    bool report_unmapped() noexcept;
+    // is still mapped. Waits for nobody, but a thread with a table of descriptors of its own may
+    // connect for it. False: all connections are in use.
+    bool report_unmapped(const SocketPath &path) noexcept;
     // The same about what was trimmed. Lost if all connections are in use.
     void report_trimmed(std::int64_t pages) noexcept;
+    // Closes the connections of the calling thread's table of descriptors that nobody uses.
+    void close_idle() noexcept;
     // Connections that are made from now on are a seed's clients. Pre: nobody else uses the
     // pool.
     void use_seed(const SeedToken &token) noexcept { seed_ = token; }
@@ -190,10 +195,11 @@ class ConnectionPool {
   private:
     enum State : std::uint8_t { kEmpty, kIdle, kBusy };
     struct Slot {
-        std::atomic<std::uint64_t> word{0}; // process and state
+        std::atomic<std::uint64_t> word{0}; // process, table of descriptors, and state
         Connection connection;
     };
-    static std::uint64_t word(State state) noexcept;
+    static std::uint64_t word(State state, unsigned table = descriptor_table()) noexcept;
+    [[nodiscard]] bool in_other_table(std::size_t slot) const noexcept;
     bool take(std::size_t slot, bool idle) noexcept;
     template <class Open>
     int acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept;

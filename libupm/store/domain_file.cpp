@@ -24,8 +24,6 @@ constexpr int kDomainSeals = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL
 
 int read_domain(int fd, DomainKey &domain) noexcept {
     domain = {};
-    if (fd < 0)
-        return 0;
     DomainFile file{};
     const int seals = ::fcntl(fd, F_GET_SEALS);
     if (seals < 0 || (seals & kDomainSeals) != kDomainSeals ||

@@ -10,7 +10,7 @@
 
 namespace upm::store {
 
-// The domain of such a descriptor; -1: the default one. 0, or -EBADF for another file.
+// The domain of such a descriptor. 0, or -EBADF for another file.
 int read_domain(int fd, DomainKey &domain) noexcept;
 
 // A new descriptor of the domain of that key, or -errno.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/overlay.hpp"
 
+#include "libupm/base/descriptor_table.hpp"
+
 #include <cstdlib>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,7 +18,10 @@ constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP, since Linux 5.7; of files sin
 
 void fail_stop() noexcept {
     constexpr char kText[] = "upm: cannot map a merged page again: out of memory for mappings\n";
-    (void)!::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+    const int fd = descriptor_table() == 0
+                       ? STDERR_FILENO
+                       : ::open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NOCTTY | O_CLOEXEC);
+    (void)!::write(fd, kText, sizeof(kText) - 1);
     ::abort();
 }
 

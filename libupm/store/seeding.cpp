@@ -60,7 +60,7 @@ int StoreBackend::seed(const SeedCall &call, SeedAnswer &answer,
                        std::span<SeedState> list) noexcept {
     store::DomainKey domain;
     std::size_t slot = 0;
-    int ret = store::read_domain(call.domain_fd, domain);
+    int ret = find_domain(call.domain_fd, domain);
     if (ret == 0)
         ret = pool_.acquire(path_, domain, slot);
     if (ret != 0)

@@ -106,6 +106,7 @@ int main(int argc, char **argv) {
                             {"limit", limit},
                             {"lease", lease},
                             {"locks", locks},
+                            {"close-meanwhile", close_meanwhile},
                             {"read-long", read_long},
                             {"lock-all-in", lock_all_in},
                             {"lock-strictly", lock_strictly}};

@@ -62,6 +62,7 @@ int limit();
 // odd_files.cpp
 int lease();
 int locks();
+int close_meanwhile();
 
 // odd_process.cpp
 int user(uid_t other);

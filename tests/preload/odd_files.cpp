@@ -3,17 +3,59 @@
 // What few programs do to the file that is loaded.
 #include "tests/preload/odd.hpp"
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <string>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <upm/hook.h>
 
 namespace odd {
 
 namespace {
 
 std::atomic<int> told{0};
+
+upm_hook_stats report() {
+    using Report = int (*)(upm_hook_stats *);
+    const auto ask = reinterpret_cast<Report>(::dlsym(RTLD_DEFAULT, "upm_hook_report"));
+    upm_hook_stats stats{};
+    UPM_CHECK(ask != nullptr && ask(&stats) == 0);
+    return stats;
+}
+
+constexpr int kMost = 24; // the limit
+
+bool is_the_file(int fd) {
+    struct stat wanted {};
+    struct stat status {};
+    return ::stat(path, &wanted) == 0 && ::fstat(fd, &status) == 0 &&
+           status.st_dev == wanted.st_dev && status.st_ino == wanted.st_ino;
+}
+
+// Takes all numbers for its own, and so does it again and again.
+void close_all() {
+    constexpr int kFirst = 3;
+    UPM_CHECK(::syscall(SYS_close_range, kFirst, ~0U, 0) == 0);
+    for (int fd = kFirst; fd < kMost; ++fd) // nothing else takes one
+        UPM_CHECK(::open(path, O_RDONLY | O_CLOEXEC) == fd);
+    UPM_CHECK(::open(path, O_RDONLY | O_CLOEXEC) < 0 && errno == EMFILE);
+    for (int fd = kFirst; fd < kMost; ++fd)
+        UPM_CHECK(is_the_file(fd));
+    sleep_ms(1);
+    for (int fd = kFirst; fd < kMost; ++fd)
+        UPM_CHECK(::dup2(STDOUT_FILENO, fd) == fd && !is_the_file(fd));
+    for (int fd = kFirst; fd < kMost; ++fd)
+        UPM_CHECK(::close(fd) == 0);
+}
 
 } // namespace
 
@@ -59,6 +101,36 @@ int locks() {
     UPM_CHECK(::fcntl(fd, F_SETLK, &lock) == 0);
     lock.l_type = F_WRLCK;
     UPM_CHECK(!locked_out());
+    return 0;
+}
+
+// While the hook's thread merges, the program closes all descriptors that it does not know.
+int close_meanwhile() {
+    constexpr std::size_t kBlocks = 12;
+    constexpr int kRounds = 4000;
+    const rlimit few{.rlim_cur = kMost, .rlim_max = kMost};
+    const std::string bytes = [] {
+        std::string text(kBlock, 0);
+        for (std::size_t i = 0; i < kBlock; i += kPage)
+            std::memcpy(&text[i], &i, sizeof(i)); // no two pages are equal
+        return text;
+    }();
+    std::array<char *, kBlocks> blocks{};
+    for (char *&block : blocks) {
+        block = allocate(kBlock);
+        std::memcpy(block, bytes.data(), kBlock);
+    }
+    while (report().counts.pages == 0) // it has begun
+        sleep_ms(1);
+    UPM_CHECK(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+    for (int round = 0; round < kRounds && report().counts.pages < kBlocks * kBlock / kPage;
+         ++round) {
+        close_all();
+        sleep_ms(10); // or the hook would take it for busy
+    }
+    UPM_CHECK(report().counts.merged > kBlock / kPage); // it has gone on
+    for (const char *const block : blocks)
+        UPM_CHECK(std::memcmp(block, bytes.data(), kBlock) == 0);
     return 0;
 }
 

@@ -94,6 +94,9 @@ class Calls(Case):
     def test_locks(self) -> None:
         self.done(self.odd("locks"))
 
+    def test_all_closed_while_the_hook_merges(self) -> None:
+        self.done(self.odd("close-meanwhile", UPM_SCOPE="blocks"))
+
     def test_another_user(self) -> None:
         if os.geteuid() != 0:
             self.skipTest("needs root, to become another user")

@@ -127,6 +127,14 @@ int answer(unsigned long request, void *argument) {
 
 extern "C" {
 
+// The hook asks whether it may be there.
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
+int access(const char *path, int mode) noexcept {
+    static auto *const real =
+        reinterpret_cast<int (*)(const char *, int)>(::dlsym(RTLD_NEXT, "access"));
+    return std::string_view(path) == UPM_DEVICE ? 0 : real(path, mode);
+}
+
 // NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name)
 int open(const char *path, int flags, ...) {
     if (std::strcmp(path, UPM_DEVICE) == 0) {
