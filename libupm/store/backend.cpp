@@ -249,11 +249,18 @@ int StoreBackend::find_domain(int fd, DomainKey &domain) const noexcept {
     return 0;
 }
 
+bool StoreBackend::unmapped() noexcept {
+    budget_.recount();
+    return pool_.report_unmapped(path_);
+}
+
 // A broker that nobody is connected to would end after a while.
 bool StoreBackend::take_own_table() noexcept {
     constexpr int kPatienceMs = 100;
     pool_.close_idle();
     const bool taken = Backend::take_own_table();
+    if (taken)
+        budget_.leave_to_own_thread();
     std::size_t slot = 0;
     if (pool_.acquire_existing(path_, {}, kPatienceMs, slot) == 0)
         pool_.put_back(slot);

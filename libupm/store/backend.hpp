@@ -39,7 +39,7 @@ class StoreBackend final : public Backend {
                 .any_table = true};
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
-    bool unmapped() noexcept override { return pool_.report_unmapped(path_); }
+    bool unmapped() noexcept override;
     std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept override;
     int use_key(const std::uint8_t (&key)[16]) noexcept override;
     int open_domain(const std::uint8_t (&key)[16]) noexcept override;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/run_budget.hpp"
 
+#include "libupm/base/descriptor_table.hpp"
+#include "libupm/base/system.hpp"
 #include "libupm/mm/vma_reader.hpp"
 
 #include <charconv>
@@ -31,8 +33,24 @@ bool RunBudget::afford(std::uint32_t pages) noexcept {
     return true;
 }
 
+// When there are half as many again, which makes up for the time that it takes to count them; and
+// now and then.
+bool RunBudget::due(std::uint32_t used) noexcept {
+    constexpr std::uint64_t kOwnPauseNs = 1'000'000'000;
+    constexpr std::uint64_t kPauseNs = 10'000'000'000;
+    const bool own = descriptor_table() != 0;
+    if (used < kFree / 2 || (left_ && !own))
+        return false;
+    const std::uint32_t counted = counted_.load();
+    const bool grown = used >= counted + counted / 2 + kFree / 2;
+    const std::uint64_t now = now_ns();
+    std::uint64_t next = next_ns_.load();
+    return (grown || now >= next) &&
+           next_ns_.compare_exchange_strong(next, now + (own ? kOwnPauseNs : kPauseNs));
+}
+
 void RunBudget::recount() noexcept {
-    if (used_.load() < kFree / 2)
+    if (!due(used_.load()))
         return;
     SmapsReader maps(own_maps());
     std::uint32_t runs = 0;
@@ -40,6 +58,7 @@ void RunBudget::recount() noexcept {
         runs += (vma.flags & kVmaSegment) != 0 ? 1U : 0U;
     if (maps.error() == 0)
         used_.store(runs);
+    counted_.store(used_.load());
 }
 
 } // namespace upm::store

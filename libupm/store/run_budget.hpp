@@ -20,11 +20,19 @@ class RunBudget {
     // Counts one more run of so many pages; false if that is too many.
     bool afford(std::uint32_t pages) noexcept;
     [[nodiscard]] bool plenty() const noexcept { return used_.load() < kFree; }
-    // Counts anew, when it matters: the program may have unmapped what was merged.
+    // Counts anew, when it matters: the program may have unmapped what was merged. That is to
+    // read all mappings of the process. So threads of the program do it rarely, and not at all
+    // where the library has a thread with a table of descriptors of its own, which does.
     void recount() noexcept;
+    void leave_to_own_thread() noexcept { left_ = true; }
 
   private:
+    [[nodiscard]] bool due(std::uint32_t used) noexcept;
+
     std::atomic<std::uint32_t> used_{0};
+    std::atomic<std::uint32_t> counted_{0}; // the last time
+    std::atomic<std::uint64_t> next_ns_{0}; // not again before
+    std::atomic<bool> left_{false};
     std::uint32_t limit_ = 16'000;
 };
 
