@@ -32,10 +32,12 @@ class Metrics(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "upmd.prom"
             socket = Path(folder) / "upmd.sock"
-            broker = subprocess.Popen([UPMD, "--socket", socket, "--metrics", file])
+            # As upmd.service does it; node_exporter runs as another user all the same.
+            broker = subprocess.Popen([UPMD, "--socket", socket, "--metrics", file], umask=0o077)
             try:
                 wait_until(file.exists, "the file of metrics")
                 text = file.read_text()
+                self.assertEqual(file.stat().st_mode & 0o777, 0o644)
             finally:
                 broker.terminate()
                 broker.wait()

@@ -13,6 +13,7 @@
 #include <exception>
 #include <fmt/format.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <system_error>
 
 namespace upm::upmd {
@@ -164,8 +165,10 @@ std::string Server::seeds_lost() const {
                              pages * page_size() / kMib, seeds.size() == 1 ? "it" : "them");
 }
 
-// Complete or not at all: a collector may read at any time.
+// Complete or not at all: a collector may read at any time, and as another user, whatever the
+// umask of the service is.
 void Server::write_metrics() const {
+    constexpr mode_t kForCollectors = 0644;
     const std::string fresh = settings_.metrics_file + ".new";
     std::FILE *const file = std::fopen(fresh.c_str(), "we");
     if (file == nullptr) {
@@ -173,7 +176,8 @@ void Server::write_metrics() const {
         return;
     }
     const std::string text = broker_.metrics();
-    const bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+    const bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
+                      ::fchmod(::fileno(file), kForCollectors) == 0;
     if (std::fclose(file) != 0 || !good ||
         std::rename(fresh.c_str(), settings_.metrics_file.c_str()) != 0)
         fmt::print(stderr, "upmd: {}: {}\n", settings_.metrics_file, std::strerror(errno));
