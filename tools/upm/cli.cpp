@@ -35,6 +35,7 @@ int run_named(const Arguments &arguments) {
         return kSuccess;
     }
     if (name == "--version" || name == "-V") {
+        start_no_service();
         print(fmt::format("upm {} (libupm {})\n", UPM_VERSION, upm::info().version));
         return kSuccess;
     }

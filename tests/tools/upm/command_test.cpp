@@ -123,6 +123,15 @@ TEST(Command, Version) {
     EXPECT_THAT(done.out, testing::MatchesRegex("upm [0-9.]+ \\(libupm [0-9.]+\\)\n"));
 }
 
+// A broker that root's look started would keep other users' containers out.
+TEST(Command, WhatOnlyTellsStartsNoBroker) {
+    for (const char *word : {"--version", "--help", "status", "doctor"}) {
+        const TempDir folder;
+        (void)upm({word}, {"UPM_SOCKET=" + folder.path() + "/upmd.sock"});
+        EXPECT_TRUE(std::filesystem::is_empty(folder.path())) << word;
+    }
+}
+
 struct WrongCase {
     const char *name;
     std::vector<std::string> arguments;
