@@ -301,6 +301,22 @@ def documented(heading: str, number: int = 0) -> str:
     return rest.split("```\n")[2 * number + 1]
 
 
+class Preload(Case):
+    """An image that preloads something itself, such as an allocator of its own."""
+
+    OWN = "/lib/x86_64-linux-gnu/libm.so.6"
+    TELL = (
+        "import os; print(os.environ['LD_PRELOAD'], '/libm.so' in open('/proc/self/maps').read())"
+    )
+
+    def test_the_device_names_it_as_well(self) -> None:
+        self.generate("test", "--preload", self.OWN)
+        root, options = self.this_system()
+        options = ("--device", "upm.dev/share=test", *options)
+        said = Container(self, root, "python3", "-c", self.TELL, options=options).line()
+        self.assertEqual(said, f"/opt/upm/libupm-preload.so:{self.OWN} True")
+
+
 class Documented(Case):
     """What docs/containers.md says for podman, with CDI and without, as it stands there."""
 
@@ -392,6 +408,9 @@ class Command(unittest.TestCase):
             for arguments, words in (
                 (["generate", "--domain", "a b"], "is no name of a device"),
                 (["generate", "--hook", "relative.so"], "by its full path"),
+                (["generate", "--hook", "/etc/passwd"], "is no shared library"),
+                (["generate", "--hook", "/opt"], "Is a directory"),
+                (["generate", "--preload", "a.so"], "is no list of full paths"),
                 (["generate", "--output", folder], "is no specification of upm cdi"),
                 (["remove", "--output", folder, "--domain", "none"], "No such file"),
                 (["what"], "say upm cdi generate"),
@@ -403,6 +422,21 @@ class Command(unittest.TestCase):
                 self.assertNotEqual(done.returncode, 0, arguments)
                 self.assertIn(words, done.stderr)
             self.assertEqual(json.loads(foreign.read_text()), {"devices": []})
+
+    def test_a_container_starts_where_no_broker_ever_ran(self) -> None:
+        """Engines do not start a container whose device mounts a folder that is not there."""
+        run = Path("/run/upm")
+        subprocess.run(["mount", "-t", "tmpfs", "upm-test", run.parent], check=True)
+        self.addCleanup(subprocess.check_call, ["umount", run.parent])
+        done = subprocess.run(
+            [hooked.UPM, "cdi", "generate", "--domain", "first"],
+            capture_output=True,
+            text=True,
+            check=True,
+            umask=0o077,
+        )
+        self.assertIn("there is no /run/upm/upmd.sock", done.stderr)
+        self.assertEqual(run.stat().st_mode & 0o777, 0o755)
 
     def cdi(self, what: str, folder: Path, domain: str) -> None:
         """Makes a device in that folder, or removes it."""

@@ -8,6 +8,8 @@
 #include "tools/common/text.hpp"
 #include "tools/upm/cli.hpp"
 #include "tools/upm/model/cdi.hpp"
+#include "tools/upm/read/asker.hpp"
+#include "tools/upm/read/hook_file.hpp"
 #include "tools/upm/read/installed.hpp"
 
 #include <cerrno>
@@ -52,14 +54,15 @@ std::string path_in(const std::string &folder, const std::string &domain) {
     return folder + "/" + cdi_file_name(domain);
 }
 
-int generate(const cxxopts::ParseResult &chosen) {
-    const std::string folder = chosen["output"].as<std::string>();
+// The device as it was asked for, but for its key. Throws UsageError.
+CdiDevice asked_device(const cxxopts::ParseResult &chosen) {
     CdiDevice device{.name = chosen["domain"].as<std::string>(),
                      .key = "",
                      .hook =
                          chosen.count("hook") != 0 ? chosen["hook"].as<std::string>() : find_hook(),
                      .launcher = find_launcher(),
-                     .with_module = chosen.count("module") != 0};
+                     .with_module = chosen.count("module") != 0,
+                     .preload = chosen["preload"].as<std::string>()};
     if (!is_cdi_name(device.name))
         throw UsageError(fmt::format("--domain '{}' is no name of a device: letters, digits and "
                                      "_-.: between them, 63 at most",
@@ -67,6 +70,41 @@ int generate(const cxxopts::ParseResult &chosen) {
     if (!device.hook.starts_with("/") || ::access(device.hook.c_str(), R_OK) != 0)
         throw UsageError(fmt::format("--hook '{}' is no readable file by its full path",
                                      printable(device.hook)));
+    if (!parse_hook_file(read_file(device.hook)))
+        throw UsageError(fmt::format("--hook '{}' is no shared library of this machine",
+                                     printable(device.hook)));
+    if (!device.preload.empty() && !is_preload_list(device.preload))
+        throw UsageError(fmt::format("--preload '{}' is no list of full paths in the container, "
+                                     "with ':' between them",
+                                     printable(device.preload)));
+    return device;
+}
+
+// Engines start no container whose device mounts what is not there. A file system that is
+// read-only or full is told by what is written there next.
+void make_socket_folder() {
+    const std::string folder =
+        std::string(kSystemSocket).substr(0, std::string_view(kSystemSocket).rfind('/'));
+    constexpr mode_t kSearchable = 0755;
+    if (::mkdir(folder.c_str(), kSearchable) == 0)
+        (void)::chmod(folder.c_str(), kSearchable); // whatever the umask
+}
+
+// What containers of the device will lack, and what helps.
+void say_what_is_missing(const CdiDevice &device) {
+    const Asker asker = read_asker(Root());
+    if (::access(kSystemSocket, F_OK) != 0)
+        complain("cdi", fmt::format("there is no {}: {}", kSystemSocket,
+                                    asker.as_root(asker.broker_command())));
+    if (device.with_module && ::access("/dev/upm", F_OK) != 0)
+        complain("cdi", fmt::format("there is no /dev/upm, and containers with this device do not "
+                                    "start without it: {}",
+                                    asker.as_root("modprobe upm")));
+}
+
+int generate(const cxxopts::ParseResult &chosen) {
+    const std::string folder = chosen["output"].as<std::string>();
+    CdiDevice device = asked_device(chosen);
     if (folder == "-") {
         device.key = fresh_key();
         print(dump(cdi_specification(device)) + "\n");
@@ -82,9 +120,9 @@ int generate(const cxxopts::ParseResult &chosen) {
     if (::chmod(path.c_str(), S_IRUSR | S_IWUSR) != 0)
         throw SystemError("make private", path, errno);
     print(fmt::format("{}\n\npodman run --device upm.dev/share={} IMAGE\n", path, device.name));
-    if (::access(kSystemSocket, F_OK) != 0)
-        complain("cdi",
-                 fmt::format("there is no {}: systemctl enable --now upmd.socket", kSystemSocket));
+    if (folder == kCdiFolder)
+        make_socket_folder();
+    say_what_is_missing(device);
     return kSuccess;
 }
 
@@ -113,7 +151,9 @@ int run_cdi(const Arguments &arguments) {
                           "NAME")("module", "pass /dev/upm in as well")(
         "hook", "the hook on this machine (default: that of this installation)",
         cxxopts::value<std::string>(),
-        "FILE")("new-key", "make a new key: running containers keep theirs")(
+        "FILE")("preload", "what else programs of these containers preload, after the hook",
+                cxxopts::value<std::string>()->default_value(""),
+                "FILE[:FILE]")("new-key", "make a new key: running containers keep theirs")(
         "output", "folder of the specification; - prints it",
         cxxopts::value<std::string>()->default_value(kCdiFolder), "DIR")("h,help", "this text");
 

@@ -26,17 +26,10 @@ namespace {
 
 constexpr unsigned kEveryone = 0666;
 
-// How a broker for all users comes to be here.
-std::string start_command(const Asker &asker) {
-    if (asker.systemd && asker.packaged)
-        return "systemctl enable --now upmd.socket";
-    return asker.program("upmd") + " --mode 0666 &";
-}
-
 std::string restart_command(const Asker &asker, pid_t pid) {
     if (asker.systemd && asker.packaged)
         return "systemctl restart upmd.service";
-    return fmt::format("kill -KILL {}; sleep 1; {}", pid, start_command(asker));
+    return fmt::format("kill -KILL {}; sleep 1; {}", pid, asker.broker_command());
 }
 
 // For the user's own socket a program starts another broker; that of the machine is root's.
@@ -45,7 +38,7 @@ std::string cure_after(const Machine &machine, const BrokerLook &look, const std
     const bool own = look.owner == ::geteuid();
     if (!look.system)
         return own ? removal : asker.as_root(removal);
-    return asker.as_root(fmt::format("{} && {}", removal, start_command(asker)));
+    return asker.as_root(fmt::format("{} && {}", removal, asker.broker_command()));
 }
 
 Finding no_broker(const Machine &machine, const BrokerLook &look) {
@@ -56,7 +49,7 @@ Finding no_broker(const Machine &machine, const BrokerLook &look) {
                     "IMAGE");
     if (look.system)
         return warn(fmt::format("nobody listens at {}: containers have no broker", look.path),
-                    asker.as_root(start_command(asker)));
+                    asker.as_root(asker.broker_command()));
     if (::access((asker.folder + "/upmd").c_str(), X_OK) == 0)
         return ok(fmt::format("none at {}: the first program that shares starts one", look.path));
     return fail(fmt::format("none at {}, and no upmd beside {}/upm", look.path, asker.folder),
@@ -109,7 +102,7 @@ Finding check_broker_runs(const Machine &machine) {
                                    : fail(look.path + ": its broker has ended",
                                           asker.as_root(asker.systemd && asker.packaged
                                                             ? "systemctl restart upmd.socket"
-                                                            : start_command(asker)));
+                                                            : asker.broker_command()));
         return ok(look.path + ": its broker has ended; the first program that shares starts one");
     case BrokerState::kClosed:
         return fail(
@@ -218,8 +211,6 @@ std::vector<CdiFile> cdi_files(const Root &root) {
 // What is wrong with one of them; an ok finding if nothing is. Only root may read them.
 Finding look_at_cdi(const Machine &machine, const CdiFile &file) {
     const Asker &asker = machine.asker;
-    const std::string again =
-        fmt::format("{} cdi generate --domain {}", asker.program("upm"), file.domain);
     if ((file.mode & 077U) != 0)
         return fail(
             fmt::format("{} has mode {:04o}: others can read its key", file.path, file.mode),
@@ -228,13 +219,15 @@ Finding look_at_cdi(const Machine &machine, const CdiFile &file) {
     if (::access(path.c_str(), R_OK) != 0)
         return ok(file.path);
     const std::string text = read_file(path);
+    const std::string again = fmt::format("{} cdi generate --domain {}{}", asker.program("upm"),
+                                          file.domain, options_of_specification(text));
     if (!key_in_specification(text))
         return fail(file.path + " is no specification of upm cdi",
                     asker.as_root(fmt::format("rm {} && {}", file.path, again)));
     for (const std::string &host : paths_in_specification(text))
         if (!machine.root.exists(host))
             return fail(fmt::format("{} names {}, which is not there", file.path, host),
-                        host == "/run/upm" ? asker.as_root(start_command(asker))
+                        host == "/run/upm" ? asker.as_root(asker.broker_command())
                                            : asker.as_root(again));
     return ok(file.path);
 }
@@ -368,7 +361,7 @@ std::string store_cure(const Machine &machine) {
     for (const auto &check : {check_broker_runs, check_socket})
         if (std::string cure = check(machine).cure; !cure.empty())
             return cure;
-    return machine.asker.as_root(start_command(machine.asker));
+    return machine.asker.as_root(machine.asker.broker_command());
 }
 
 } // namespace upm::tool::cli

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "tools/upm/model/cdi.hpp"
 
+#include "tools/common/text.hpp"
+
 #include <algorithm>
 
 namespace upm::tool::cli {
@@ -10,6 +12,7 @@ namespace {
 // Not the socket itself: a broker that starts again makes another one.
 constexpr const char *kSocketFolder = "/run/upm";
 constexpr std::string_view kDomain = "UPM_DOMAIN=";
+constexpr std::string_view kPreload = "LD_PRELOAD=";
 constexpr std::size_t kKeyDigits = 32;
 constexpr std::string_view kFilePrefix = "upm.dev-share-";
 constexpr std::string_view kFileSuffix = ".json";
@@ -46,7 +49,18 @@ bool is_cdi_name(std::string_view name) {
     });
 }
 
+bool is_preload_list(std::string_view list) {
+    const std::vector<std::string> files = split(list, ':');
+    return !files.empty() && std::ranges::all_of(files, [](std::string_view file) {
+        return file.starts_with('/') && std::ranges::all_of(file, [](char c) {
+                   return is_alphanumeric(c) ||
+                          std::string_view("/_-.+,@=").find(c) != std::string_view::npos;
+               });
+    });
+}
+
 Json cdi_specification(const CdiDevice &device) {
+    const std::string more = device.preload.empty() ? "" : ":" + device.preload;
     Json edits = {{"env", {std::string(kDomain) + device.key}}};
     if (device.with_module)
         edits["deviceNodes"] = Json::array({{{"path", "/dev/upm"}, {"permissions", "rw"}}});
@@ -58,7 +72,7 @@ Json cdi_specification(const CdiDevice &device) {
             {"kind", "upm.dev/share"},
             {"devices", Json::array({{{"name", device.name}, {"containerEdits", edits}}})},
             {"containerEdits",
-             {{"env", {std::string("LD_PRELOAD=") + kHookInside}}, {"mounts", mounts}}}};
+             {{"env", {std::string(kPreload) + kHookInside + more}}, {"mounts", mounts}}}};
 }
 
 std::optional<std::string> key_in_specification(std::string_view text) {
@@ -73,6 +87,24 @@ std::optional<std::string> key_in_specification(std::string_view text) {
         return std::nullopt;
     }
     return std::nullopt;
+}
+
+std::string options_of_specification(std::string_view text) {
+    const Json json = Json::parse(text, nullptr, false);
+    const std::string hook = std::string(kPreload) + kHookInside + ":";
+    std::string options;
+    try {
+        if (json.at("devices").at(0).at("containerEdits").contains("deviceNodes"))
+            options += " --module";
+        for (const Json &entry : json.at("containerEdits").at("env")) {
+            const std::string value = entry.get<std::string>();
+            if (value.starts_with(hook) && is_preload_list(value.substr(hook.size())))
+                options += " --preload " + value.substr(hook.size());
+        }
+    } catch (const Json::exception &) {
+        return "";
+    }
+    return options;
 }
 
 std::vector<std::string> paths_in_specification(std::string_view text) {

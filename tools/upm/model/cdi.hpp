@@ -22,6 +22,7 @@ struct CdiDevice {
     std::string hook;         // libupm-preload.so of this machine
     std::string launcher;     // upm-layout of this machine, for upm-runc; empty: there is none
     bool with_module = false; // pass /dev/upm in as well
+    std::string preload;      // what else its programs preload, as in LD_PRELOAD; may be empty
 };
 
 // Where engines look for specifications.
@@ -39,6 +40,14 @@ Json cdi_specification(const CdiDevice &device);
 
 // The key in a specification made by cdi_specification; nothing in any other text.
 std::optional<std::string> key_in_specification(std::string_view text);
+
+// The options of `upm cdi generate` that made a specification beside its key, each after a
+// blank, for a shell.
+std::string options_of_specification(std::string_view text);
+
+// Returns true if LD_PRELOAD may name these files: paths between colons, of characters that
+// neither a dynamic linker nor a shell takes for others.
+bool is_preload_list(std::string_view list);
 
 // What of this machine it mounts into containers; nothing of any other text.
 std::vector<std::string> paths_in_specification(std::string_view text);

@@ -58,6 +58,12 @@ std::string Asker::program(std::string_view name) const {
                                              : fmt::format("{}/{}", folder, name);
 }
 
+std::string Asker::broker_command() const {
+    if (systemd && packaged)
+        return "systemctl enable --now upmd.socket";
+    return program("upmd") + " --mode 0666 &";
+}
+
 Asker read_asker(const Root &root) {
     Asker asker;
     asker.root = ::geteuid() == 0;

@@ -25,6 +25,8 @@ struct Asker {
     [[nodiscard]] std::string as_root(std::string_view command) const;
     // A program of this installation, so that a shell finds it.
     [[nodiscard]] std::string program(std::string_view name) const;
+    // The command by which root has a broker for all users of this machine.
+    [[nodiscard]] std::string broker_command() const;
 };
 
 Asker read_asker(const Root &root);

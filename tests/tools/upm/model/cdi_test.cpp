@@ -12,7 +12,11 @@ namespace {
 constexpr const char *kKey = "00112233445566778899aabbccddeeff";
 
 CdiDevice device() {
-    return {.name = "team-a", .key = kKey, .hook = "/usr/lib/libupm-preload.so", .launcher = ""};
+    return {.name = "team-a",
+            .key = kKey,
+            .hook = "/usr/lib/libupm-preload.so",
+            .launcher = "",
+            .preload = ""};
 }
 
 TEST(Cdi, NamesAreThoseOfDevices) {
@@ -57,6 +61,35 @@ TEST(Cdi, TheModulesDeviceOnlyIfAskedFor) {
     EXPECT_FALSE(nodes());
     asked.with_module = true;
     EXPECT_TRUE(nodes());
+}
+
+TEST(Cdi, WhatElseIsPreloadedComesAfterTheHook) {
+    CdiDevice with = device();
+    with.preload = "/usr/lib/libjemalloc.so.2:/opt/own.so";
+    const Json json = cdi_specification(with);
+    EXPECT_EQ(json["containerEdits"]["env"][0],
+              "LD_PRELOAD=/opt/upm/libupm-preload.so:/usr/lib/libjemalloc.so.2:/opt/own.so");
+    for (const char *list : {"/a.so", "/a.so:/b-1.2/c++.so.6"})
+        EXPECT_TRUE(is_preload_list(list)) << list;
+    for (const char *list : {"", "a.so", "/a.so:", ":/a.so", "/a.so::/b.so", "/a b.so", "/a.so;x",
+                             "/a.so\n", "/$LIB/a.so", "/a'.so"})
+        EXPECT_FALSE(is_preload_list(list)) << list;
+}
+
+// Whoever generates it again by what is printed here gets the same.
+TEST(Cdi, TheOptionsAreFoundAgain) {
+    CdiDevice asked = device();
+    EXPECT_EQ(options_of_specification(dump(cdi_specification(asked))), "");
+    asked.with_module = true;
+    asked.preload = "/a.so:/b.so";
+    EXPECT_EQ(options_of_specification(dump(cdi_specification(asked))),
+              " --module --preload /a.so:/b.so");
+    for (const char *text :
+         {"", "{", "[]", R"({"devices": []})",
+          R"({"devices":[{"containerEdits":{}}],"containerEdits":{"env":[7]}})",
+          R"({"devices":[{"containerEdits":{}}],)"
+          R"("containerEdits":{"env":["LD_PRELOAD=/opt/upm/libupm-preload.so:/a;reboot"]}})"})
+        EXPECT_EQ(options_of_specification(text), "") << text;
 }
 
 TEST(Cdi, TheKeyIsFoundAgain) {
