@@ -3,6 +3,7 @@
  * What merge, dry run and unmerge have in common: the way over a range, and for what all
  * processes have to be gone through, the way over them.
  */
+#include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/sched/signal.h>
@@ -28,7 +29,7 @@
  */
 int upm_call_stop(const struct upm_call *call, bool merging)
 {
-	mmap_assert_locked(call->mm);
+	lockdep_assert_held(&call->mm->mmap_lock);
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	if (call->mm != current->mm && READ_ONCE(call->task->mm) != call->mm)
@@ -91,7 +92,7 @@ struct vm_area_struct *upm_call_vma(struct upm_call *call, unsigned long *end)
 {
 	struct vm_area_struct *vma;
 
-	mmap_assert_locked(call->mm);
+	lockdep_assert_held(&call->mm->mmap_lock);
 	vma = find_vma(call->mm, call->addr);
 	*end = call->end;
 	if (vma && vma->vm_start <= call->addr) {

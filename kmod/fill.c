@@ -22,6 +22,7 @@
  * it is set before.
  */
 #include <linux/bitmap.h>
+#include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/pkeys.h>
@@ -95,7 +96,7 @@ void upm_fill(struct vm_area_struct *vma, unsigned long addr, unsigned int nr,
 	unsigned int from, to;
 	bool mixed;
 
-	mmap_assert_write_locked(vma->vm_mm);
+	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
 	upm_vma_start_write(vma);
 	upm_scan_empty(vma->vm_mm, addr, nr, empty);
 	if (!bitmap_and(wanted, wanted, empty, nr))

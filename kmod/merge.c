@@ -62,6 +62,7 @@
  *   unmap of it takes the mark off, maybe late. So the last reference is dropped by
  *   put_page(), which takes it off, too, and not by __free_page(), which calls it bad.
  */
+#include <linux/lockdep.h>
 #include <linux/migrate.h>
 #include <linux/mmap_lock.h>
 #include <linux/sched/mm.h>
@@ -271,7 +272,7 @@ static void batch_replace(struct batch *b)
 		.flags = MIGRATE_VMA_SELECT_SYSTEM,
 	};
 
-	mmap_assert_write_locked(vma->vm_mm);
+	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
 	if (migrate_vma_setup(&mig)) {
 		upm_scan_refuse(&b->scan, UPM_SKIP_BUSY);

@@ -5,6 +5,7 @@
  * anon_vma (see the head of merge.c).
  */
 #include <linux/fs.h>
+#include <linux/lockdep.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
@@ -77,7 +78,7 @@ void upm_prepare(struct vm_area_struct *vma, unsigned long addr,
 	bool candidates = scan->first < scan->nr;
 	unsigned int i;
 
-	mmap_assert_write_locked(vma->vm_mm);
+	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
 	if (!scan->orphans && (!bare_file || !candidates))
 		return;
 	if (fault_may_hang(vma)) {

@@ -13,6 +13,7 @@
  * a fault or an unmap of this range replaces.
  */
 #include <linux/bitmap.h>
+#include <linux/lockdep.h>
 #include <linux/mman.h>
 #include <linux/mmap_lock.h>
 #include <linux/mmzone.h>
@@ -190,7 +191,7 @@ void upm_scan_range(struct vm_area_struct *vma, unsigned long addr,
 	pte_t *table = NULL;
 	unsigned int i;
 
-	mmap_assert_locked(vma->vm_mm);
+	lockdep_assert_held(&vma->vm_mm->mmap_lock);
 	scan->nr = nr;
 	scan->first = nr;
 	scan->last = 0;
@@ -233,7 +234,7 @@ void upm_scan_empty(struct mm_struct *mm, unsigned long addr, unsigned int nr,
 	pte_t *table = NULL;
 	unsigned int i;
 
-	mmap_assert_locked(mm);
+	lockdep_assert_held(&mm->mmap_lock);
 	bitmap_zero(empty, nr);
 	rcu_read_lock();
 	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {

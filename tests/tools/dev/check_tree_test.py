@@ -69,6 +69,22 @@ class Arrows(unittest.TestCase):
             self.assertIsNotNone(self.fault(Path(path), name), f"{path} {name}")
 
 
+class Kernel(unittest.TestCase):
+    """Lines of the module, and of its compat layer."""
+
+    def test_lines(self) -> None:
+        fault = load(CHECK_TREE).kernel_fault
+        for line in (
+            "#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)",
+            "\tmmap_assert_locked(mm);",
+            "\tmmap_assert_write_locked(vma->vm_mm);",
+        ):
+            self.assertIsNotNone(fault(Path("kmod/scan.c"), line), line)
+            self.assertIsNone(fault(Path("kmod/compat/compat.h"), line), line)
+            self.assertIsNone(fault(Path("docs/design.md"), line), line)
+        self.assertIsNone(fault(Path("kmod/scan.c"), "\tlockdep_assert_held(&mm->mmap_lock);"))
+
+
 class Glibc(unittest.TestCase):
     """What an artefact needs, and its floor."""
 
