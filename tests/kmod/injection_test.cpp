@@ -5,6 +5,7 @@
 // /proc/self/fail-nth makes the n-th of the thread fail, so n = 1, 2, 3 ... visits
 // all of them, until a call has fewer.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/source.hpp"
 
 #include <cerrno>
 #include <cstdlib>
@@ -136,6 +137,89 @@ TEST_F(Injection, DryRun) {
 // A copy for each page can fail; what failed stays merged.
 TEST_F(Injection, Unmerge) {
     fail_each(Kind::kAnonymous, UPM_ADVISE_UNMERGE, true, 5);
+}
+
+// In a child: a load of `source` into fresh memory, in which allocation `n` fails. What
+// it says was read is there, and the rest can be read after it.
+bool load_failing(const Source *source, int n) {
+    const Mapping memory((kPages + 1) * kPage);
+    const Device device;
+    Loaded loaded;
+    bool hit = false;
+    {
+        FailNth fail(n);
+        loaded = device.load(source->fd(), 0, memory.base(), source->size());
+        hit = fail.hit();
+    }
+    EXPECT_TRUE(loaded.error == 0 || loaded.error == ENOMEM || loaded.error == EFAULT)
+        << loaded.error;
+    EXPECT_TRUE(source->equal(memory.base(), 0, loaded.done));
+    const Loaded rest = device.load(source->fd(), loaded.done, memory.base() + loaded.done,
+                                    source->size() - loaded.done);
+    EXPECT_EQ(rest.error, 0);
+    EXPECT_EQ(loaded.done + rest.done, source->size());
+    EXPECT_TRUE(source->equal(memory.base(), 0, source->size()));
+    return hit;
+}
+
+void fail_each_load(bool known, int least) {
+    const Pattern pattern{Content::kMixed, fresh_seed()};
+    const Source keep(pattern, kPages, 1234);
+    const Mapping keeper((kPages + 1) * kPage);
+    const Device device;
+    if (known) {
+        EXPECT_EQ(device.load(keep.fd(), 0, keeper.base(), keep.size()).done, keep.size());
+    }
+    int n = 1;
+    for (; n < kMany; n++) {
+        const Source fresh({Content::kMixed, fresh_seed()}, kPages, 1234);
+        Process child;
+        const bool hit = child.call(&load_failing, known ? &keep : &fresh, n);
+        if (!hit)
+            break;
+        if (testing::Test::HasFailure())
+            FAIL() << "at allocation " << n;
+    }
+    EXPECT_LT(n, kMany);
+    EXPECT_GT(n, least) << "nothing was there to fail: does the injection work?";
+    if (known) {
+        EXPECT_TRUE(keep.equal(keeper.base(), 0, keep.size()));
+    }
+}
+
+// The load itself, a bounce page for each page, and a spare one with its entry.
+TEST_F(Injection, LoadOfNewContent) {
+    fail_each_load(false, 2 * static_cast<int>(kPages));
+}
+
+TEST_F(Injection, LoadOfKnownContent) {
+    fail_each_load(true, static_cast<int>(kPages));
+}
+
+// The brake and the sweep by hand: an error or success, and the next one does it all.
+TEST_F(Injection, Brake) {
+    const Knob enabled("enabled", 1);
+    Actor actor(Kind::kAnonymous, {Content::kDistinct, fresh_seed()}, kPages);
+    int n = 1;
+    for (; n < kMany; n++) {
+        ASSERT_EQ(write_file(kSysfs + "enabled", "1"), 0);
+        EXPECT_EQ(actor.advise().done(), kPages);
+        bool hit = false;
+        for (const char *name : {"unmerge", "sweep"}) {
+            const Fd file(must(::open((kSysfs + name).c_str(), O_WRONLY), name));
+            FailNth fail(n);
+            const int error = ::write(file.get(), "1", 1) == 1 ? 0 : errno;
+            hit = fail.hit() || hit;
+            EXPECT_TRUE(error == 0 || error == ENOMEM || error == EFAULT) << name << ": " << error;
+        }
+        actor.check();
+        if (!hit)
+            break;
+    }
+    EXPECT_LT(n, kMany);
+    EXPECT_GT(n, 2) << "nothing was there to fail: does the injection work?";
+    EXPECT_EQ(write_file(kSysfs + "unmerge", "1"), 0);
+    actor.check();
 }
 
 // Opening the device and a domain: an error or success, never half a domain.
