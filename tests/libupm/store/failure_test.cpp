@@ -390,6 +390,27 @@ TEST_F(StoreFailure, NoRoomForASegment) {
     EXPECT_EQ(counts.inserted, 20U);
 }
 
+// Others would wait for it until its time is over.
+TEST_F(StoreFailure, WhatThereIsNoRoomForIsGivenFree) {
+    int released = 0;
+    const FakeBroker *asked = nullptr;
+    const FakeBroker fake([&](Op op, std::vector<std::byte> &reply, int & /*fd*/, bool & /*die*/) {
+        released += op == Op::kRelease ? 1 : 0;
+        reply = op == Op::kLookup ? places(asked->named(), store::kReserved)
+                                  : bytes(store::ReplyHeader{});
+    });
+    asked = &fake;
+    use(fake.socket());
+    const Pages pages(20);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    fallocate_error = ENOSPC;
+    EXPECT_EQ(advise(pages), -ENOSPC);
+    fallocate_error = 0;
+    EXPECT_EQ(released, 1);
+    EXPECT_TRUE(has_pattern(pages, 1));
+}
+
 TEST_F(StoreFailure, NoDescriptorLeft) {
     const Pages pages(20);
     fill_pattern(pages, 1);

@@ -58,6 +58,8 @@ class FakeBroker {
     }
     [[nodiscard]] std::string socket() const { return folder_.path() + "/s"; }
     mutable std::atomic<bool> other_numbers{false}; // as if to other requests
+    // How many hashes the request names that is being answered.
+    [[nodiscard]] std::uint32_t named() const { return named_; }
 
   private:
     void serve() {
@@ -71,6 +73,9 @@ class FakeBroker {
     bool answer(const std::vector<std::byte> &packet) {
         store::Header header{};
         std::memcpy(&header, packet.data(), sizeof(header));
+        store::LookupRequest lookup{};
+        std::memcpy(&lookup, packet.data(), sizeof(lookup));
+        named_ = lookup.count; // of a publication, too
         std::vector<std::byte> reply;
         int fd = -1;
         bool die = false;
@@ -95,18 +100,19 @@ class FakeBroker {
     Answer answer_;
     int listener_ = -1;
     int client_ = -1;
+    std::atomic<std::uint32_t> named_{0};
     std::thread thread_;
 };
 
 inline std::vector<std::byte> places(std::uint32_t count, std::uint32_t segment,
-                                     std::uint32_t attached = 0) {
+                                     std::uint32_t attached = 0, std::uint32_t first = 0) {
     store::LookupReply head{};
     head.count = count;
     head.pages = attached;
     std::vector<std::byte> reply(sizeof(head) + count * sizeof(store::Place));
     std::memcpy(reply.data(), &head, sizeof(head));
     for (std::uint32_t i = 0; i < count; ++i) {
-        const store::Place place{.segment = segment, .page = i};
+        const store::Place place{.segment = segment, .page = first + i};
         std::memcpy(reply.data() + sizeof(head) + i * sizeof(place), &place, sizeof(place));
     }
     return reply;

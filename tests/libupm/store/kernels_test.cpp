@@ -6,12 +6,14 @@
 #include <cerrno>
 #include <cstdarg>
 #include <dlfcn.h>
+#include <fstream>
 #include <sys/mman.h>
 
 namespace {
 
 constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP
 bool without_dontunmap = false;
+bool without_moves = false;
 int asked = 0;
 
 } // namespace
@@ -23,6 +25,11 @@ extern "C" void *mremap(void *old, size_t old_size, size_t new_size, int flags, 
     va_start(args, flags);
     void *const place = (flags & MREMAP_FIXED) != 0 ? va_arg(args, void *) : nullptr;
     va_end(args);
+    if (without_moves && (flags & MREMAP_FIXED) != 0) {
+        ++asked;
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
     if (without_dontunmap && (flags & kDontUnmap) != 0) {
         ++asked;
         errno = EINVAL;
@@ -35,9 +42,15 @@ namespace upm::test {
 
 namespace {
 
+std::uint64_t mapped_pages() {
+    std::uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    return pages;
+}
+
 class StoreKernels : public StoreTest {
   protected:
-    void TearDown() override { without_dontunmap = false; }
+    void TearDown() override { without_dontunmap = without_moves = false; }
 };
 
 // Before 5.7, and before 5.13 for files: the segment is mapped anew in place of the view.
@@ -64,6 +77,29 @@ TEST_F(StoreKernels, WithoutDontunmap) {
               }),
               0)
         << "the segment is what it was";
+}
+
+// There may be no more mappings: then it stays merged, and the copy goes.
+TEST_F(StoreKernels, WithoutRoomToUnmerge) {
+    constexpr std::size_t kPages = 512; // a copy of all of them at a time
+    insert_elsewhere(kPages, 1);
+    const Pages pages(kPages);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.merged, kPages);
+    EXPECT_EQ(unmerge(Pages(1)), 0); // what it keeps for all later calls
+    const std::uint64_t before = mapped_pages();
+    without_moves = true;
+    asked = 0;
+    EXPECT_EQ(unmerge(pages), -ENOMEM);
+    EXPECT_GT(asked, 0);
+    without_moves = false;
+    EXPECT_LT(mapped_pages(), before + kPages);
+    EXPECT_TRUE(has_pattern(pages, 1));
+    EXPECT_EQ(unmerge(pages), 0);
+    EXPECT_EQ(counts.unmerged, kPages);
+    EXPECT_TRUE(has_pattern(pages, 1));
 }
 
 } // namespace
