@@ -37,6 +37,11 @@ nlohmann::json measure_versus(const Setup &setup);
 // "string_clear", what the kernel copies and clears a page with.
 nlohmann::json measure_copy(const Setup &setup);
 
+// Page faults of a process on its own memory, each timed, while another one on another
+// processor reads its own ("reading"), does nothing ("alone", before and after), inserts
+// and merges. Throws Error.
+nlohmann::json measure_neighbour(const Setup &setup);
+
 // One run of measure_advise(), of measure_copy().
 nlohmann::json run_advise(const Setup &setup);
 nlohmann::json run_copy(const Setup &setup);

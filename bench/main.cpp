@@ -31,15 +31,17 @@ struct Choice {
     std::vector<std::size_t> sizes;
     std::size_t versus_mib = 64;
     std::size_t batch_mib = 64;
+    std::size_t neighbour_mib = 1024;
     int runs = 3;
 };
 
-// Median over the runs of processor time for a page, in ns, for each step.
-std::map<std::string, double> medians(const nlohmann::json &row) {
+// The middle value over the runs, for each step.
+std::map<std::string, double> medians(const nlohmann::json &row,
+                                      const std::function<double(const nlohmann::json &)> &value) {
     std::map<std::string, std::vector<double>> values;
     for (const auto &run : row["runs"])
         for (const auto &[name, step] : run.items())
-            values[name].push_back(step["cpu_ns"].get<double>() / step["pages"].get<double>());
+            values[name].push_back(value(step));
     std::map<std::string, double> found;
     for (auto &[name, list] : values) {
         std::sort(list.begin(), list.end());
@@ -55,10 +57,19 @@ void print_row(const std::string &name, const nlohmann::json &row) {
         if (key != "runs")
             setup += fmt::format(" {}={}", key,
                                  value.is_string() ? value.get<std::string>() : value.dump());
-    fmt::print("{}:{}:", name, setup);
-    for (const auto &[step, value] : medians(row))
-        fmt::print("  {} {:.0f}", step, value);
-    fmt::print(" ns/page\n");
+    const auto print = [&](const char *unit,
+                           const std::function<double(const nlohmann::json &)> &value) {
+        fmt::print("{}:{}:", name, setup);
+        for (const auto &[step, found] : medians(row, value))
+            fmt::print("  {} {:.0f}", step, found);
+        fmt::print(" {}\n", unit);
+    };
+    print("ns/page", [](const nlohmann::json &step) {
+        return step["cpu_ns"].get<double>() / step["pages"].get<double>();
+    });
+    if (row["runs"].front().begin()->contains("p99_ns"))
+        for (const char *which : {"p50_ns", "p99_ns", "p999_ns"})
+            print(which, [&](const nlohmann::json &step) { return step[which].get<double>(); });
     (void)std::fflush(stdout);
 }
 
@@ -95,6 +106,11 @@ Plan plan(const std::string &name, const Choice &choice) {
         found.measure = measure_versus;
         for (const Pages pages : kKinds)
             found.setups.push_back({.mib = choice.versus_mib, .pages = pages, .runs = choice.runs});
+    } else if (name == "neighbour") {
+        found.measure = measure_neighbour;
+        for (const Pages pages : kKinds)
+            found.setups.push_back(
+                {.mib = choice.neighbour_mib, .pages = pages, .runs = choice.runs});
     } else if (name == "copy") {
         found.measure = measure_copy;
         for (const Pages pages : kKinds)
@@ -153,7 +169,7 @@ void run(const Choice &choice, const cxxopts::ParseResult &options) {
 int run_program(int argc, char **argv) {
     cxxopts::Options parser("upm-bench", "What merging costs. Run it as root, where upm.ko is.");
     parser.add_options()("h,help", "this text")("quick", "every case once, with little memory")(
-        "cases", "size, order, batch, versus, copy",
+        "cases", "size, order, batch, versus, neighbour, copy",
         cxxopts::value<std::vector<std::string>>()->default_value("size,order,batch,versus"))(
         "sizes", "MiB of each process in case size",
         cxxopts::value<std::vector<std::size_t>>()->default_value("16,64,256,1024,2048"))(
@@ -161,7 +177,9 @@ int run_program(int argc, char **argv) {
         cxxopts::value<std::size_t>()->default_value("64"))(
         "batch-mib", "MiB of each process in cases batch and order",
         cxxopts::value<std::size_t>()->default_value("64"))(
-        "runs", "runs of each setup; fewer from 256 MiB on",
+        "neighbour-mib", "MiB of each process in case neighbour",
+        cxxopts::value<std::size_t>()->default_value("1024"))(
+        "runs", "runs of each setup; fewer from 256 MiB on in case size",
         cxxopts::value<int>()->default_value("5"))(
         "clock", "what the clock counts, for the record: time or instructions",
         cxxopts::value<std::string>()->default_value("time"))(
@@ -177,9 +195,15 @@ int run_program(int argc, char **argv) {
                   .sizes = options["sizes"].as<std::vector<std::size_t>>(),
                   .versus_mib = options["versus-mib"].as<std::size_t>(),
                   .batch_mib = options["batch-mib"].as<std::size_t>(),
+                  .neighbour_mib = options["neighbour-mib"].as<std::size_t>(),
                   .runs = options["runs"].as<int>()};
     if (options.count("quick") != 0)
-        choice = {.cases = choice.cases, .sizes = {16}, .versus_mib = 4, .batch_mib = 4, .runs = 1};
+        choice = {.cases = choice.cases,
+                  .sizes = {16},
+                  .versus_mib = 4,
+                  .batch_mib = 4,
+                  .neighbour_mib = 4,
+                  .runs = 1};
     run(choice, options);
     return EXIT_SUCCESS;
 }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -83,7 +84,7 @@ Process::Process(std::size_t bytes, Pages pages, Order order) {
         (void)::close(channel_);
         throw Error("cannot start a process", error);
     }
-    (void)receive(); // it is filled
+    (void)finish(); // it is filled
 }
 
 Process::~Process() {
@@ -93,7 +94,7 @@ Process::~Process() {
     (void)::waitpid(pid_, nullptr, 0);
 }
 
-Reply Process::receive() {
+Reply Process::finish() const {
     Reply reply;
     if (::recv(channel_, &reply, sizeof(reply), 0) != sizeof(reply))
         throw Error("a process of the benchmark died");
@@ -102,10 +103,19 @@ Reply Process::receive() {
     return reply;
 }
 
-Reply Process::ask(Action action) {
+void Process::begin(Action action) const {
     if (::send(channel_, &action, sizeof(action), MSG_NOSIGNAL) != sizeof(action))
         throw Error("cannot reach a process of the benchmark", errno);
-    return receive();
+}
+
+bool Process::ready() const {
+    pollfd wanted{.fd = channel_, .events = POLLIN, .revents = 0};
+    return ::poll(&wanted, 1, 0) != 0;
+}
+
+Reply Process::ask(Action action) {
+    begin(action);
+    return finish();
 }
 
 } // namespace upm::bench

@@ -41,9 +41,12 @@ class Process {
     // Throws Error if the process died or reports an error.
     Reply ask(Action action);
 
-  private:
-    Reply receive();
+    // The same in steps: the process does it meanwhile; is it done?; its reply.
+    void begin(Action action) const;
+    [[nodiscard]] bool ready() const;
+    [[nodiscard]] Reply finish() const;
 
+  private:
     pid_t pid_ = -1;
     int channel_ = -1;
 };

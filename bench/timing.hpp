@@ -16,26 +16,30 @@ struct Timing {
     std::uint64_t cpu_ns = 0;
 };
 
+[[nodiscard]] inline std::uint64_t clock_ns(clockid_t clock) noexcept {
+    timespec time{};
+    (void)::clock_gettime(clock, &time);
+    return (static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000) +
+           static_cast<std::uint64_t>(time.tv_nsec);
+}
+
+[[nodiscard]] inline std::uint64_t monotonic_ns() noexcept {
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
 class Stopwatch {
   public:
     [[nodiscard]] Timing elapsed() const noexcept {
-        return {.wall_ns = now(CLOCK_MONOTONIC) - wall_,
-                .cpu_ns = now(CLOCK_THREAD_CPUTIME_ID) - cpu_};
+        return {.wall_ns = monotonic_ns() - wall_,
+                .cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_};
     }
 
     // Of CLOCK_MONOTONIC.
     [[nodiscard]] std::uint64_t started_ns() const noexcept { return wall_; }
 
   private:
-    static std::uint64_t now(clockid_t clock) noexcept {
-        timespec time{};
-        (void)::clock_gettime(clock, &time);
-        return (static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000) +
-               static_cast<std::uint64_t>(time.tv_nsec);
-    }
-
-    std::uint64_t wall_ = now(CLOCK_MONOTONIC);
-    std::uint64_t cpu_ = now(CLOCK_THREAD_CPUTIME_ID);
+    std::uint64_t wall_ = monotonic_ns();
+    std::uint64_t cpu_ = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 };
 
 // How fast this machine's clock runs against the battery-backed one, which in an
