@@ -127,14 +127,19 @@ int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
     return 0;
 }
 
-// Says hello in one version. Version 2 does not know of others.
-int Connection::greet(std::uint16_t version, int patience_ms) noexcept {
-    version_ = version;
+HelloRequest Connection::greeting() const noexcept {
     HelloRequest request{};
     request.page_size = static_cast<std::uint32_t>(page_size());
     request.named = domain_.named;
     std::memcpy(request.key, domain_.key, sizeof(request.key));
     std::memcpy(request.token, token_.data(), sizeof(request.token));
+    return request;
+}
+
+// Says hello in one version. Version 2 does not know of others.
+int Connection::greet(std::uint16_t version, int patience_ms) noexcept {
+    version_ = version;
+    HelloRequest request = greeting();
     const std::span<std::byte> packet =
         bytes_of(request).first(version == 2 ? kHelloRequestV2 : sizeof(request));
     SmallReply room;
@@ -159,6 +164,36 @@ int Connection::open(const SocketPath &path, const DomainKey &domain, int patien
     return ret;
 }
 
+int Connection::open_known(const SocketPath &path, const DomainKey &domain,
+                           const Terms &terms) noexcept {
+    domain_ = domain;
+    version_ = terms.version;
+    seed_ = terms.seed;
+    HelloRequest request = greeting();
+    int ret = terms.version > 2 ? connect(path, 0) : -EOPNOTSUPP;
+    if (ret == 0)
+        ret = send(bytes_of(request), Op::kHello, -1, 0);
+    if (ret != 0)
+        close();
+    else
+        abandoned_ = number_;
+    return ret;
+}
+
+bool Connection::abandon() noexcept {
+    if (abandoned_ != 0)
+        return false;
+    abandoned_ = number_;
+    return true;
+}
+
+// The answer to a request that nobody waited for comes before any other.
+bool Connection::is_abandoned(std::span<const std::byte> packet) noexcept {
+    Header header{};
+    return abandoned_ != 0 && take(packet, header) &&
+           header.number == std::exchange(abandoned_, 0U) && header.number != number_;
+}
+
 bool Connection::ours() const noexcept {
     return fd_ >= 0 && inode_of(fd_) == inode_;
 }
@@ -171,6 +206,7 @@ void Connection::close() noexcept {
     if (ours())
         ::close(fd_);
     fd_ = -1;
+    abandoned_ = 0;
 }
 
 int Connection::send(std::span<std::byte> packet, Op op, int fd, int patience_ms) noexcept {
@@ -219,6 +255,14 @@ int Connection::receive(std::span<std::byte> room, int patience_ms, Answer &answ
         return ret;
     answer.own(fd);
     answer.packet = room.first(received.bytes);
+    if (is_abandoned(answer.packet)) {
+        Answer next;
+        ret = receive(room, patience_ms, next);
+        packet::close_all({&fd, fd >= 0 ? 1U : 0U});
+        answer.own(next.release());
+        answer.packet = next.packet;
+        return ret;
+    }
     return received.cut ? -EPROTO : 0;
 }
 
@@ -310,6 +354,14 @@ int Connection::end_make(std::uint32_t &segment, Attached &attached, int patienc
         return -EPROTO;
     attached = {.fd = answer.release(), .pages = pages};
     return 0;
+}
+
+int Connection::late(LateRequest request, int file) noexcept {
+    if (!alive())
+        return -ECONNRESET;
+    if (version_ < 6)
+        return -EOPNOTSUPP;
+    return send(bytes_of(request), Op::kLate, file, 0);
 }
 
 int Connection::get(std::uint32_t segment, int &fd, std::uint32_t &pages,
@@ -450,8 +502,7 @@ bool ConnectionPool::take(std::size_t slot, bool idle) noexcept {
     return true;
 }
 
-template <class Open>
-int ConnectionPool::acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept {
+int ConnectionPool::acquire_open(const DomainKey &domain, std::size_t &slot) noexcept {
     for (slot = 0; slot < kSlots; ++slot) {
         if (!take(slot, true))
             continue;
@@ -459,6 +510,13 @@ int ConnectionPool::acquire(const DomainKey &domain, std::size_t &slot, Open ope
             return 0;
         put_back(slot);
     }
+    return -EAGAIN;
+}
+
+template <class Open>
+int ConnectionPool::acquire(const DomainKey &domain, std::size_t &slot, Open open) noexcept {
+    if (acquire_open(domain, slot) == 0)
+        return 0;
     for (const bool idle : {false, true}) {
         for (slot = 0; slot < kSlots; ++slot) {
             if (!take(slot, idle))
@@ -485,6 +543,13 @@ int ConnectionPool::acquire_existing(const SocketPath &path, const DomainKey &do
                                      int patience_ms, std::size_t &slot) noexcept {
     return acquire(domain, slot, [&](Connection &connection) {
         return connection.open(path, domain, patience_ms);
+    });
+}
+
+int ConnectionPool::acquire_known(const SocketPath &path, const DomainKey &domain,
+                                  const Connection::Terms &terms, std::size_t &slot) noexcept {
+    return acquire(domain, slot, [&](Connection &connection) {
+        return connection.open_known(path, domain, terms);
     });
 }
 

@@ -62,6 +62,14 @@ class Connection {
 
     // `patience_ms` bounds each step of it.
     int open(const SocketPath &path, const DomainKey &domain, int patience_ms = kReplyMs) noexcept;
+    // What a greeting agrees on: the same on all connections to one broker for one domain.
+    struct Terms {
+        std::uint16_t version = 0; // 0: nothing is agreed on
+        std::uint64_t seed = 0;
+    };
+    [[nodiscard]] Terms terms() const noexcept { return {.version = version_, .seed = seed_}; }
+    // Connects on terms that are known, and does not wait for the answer to the greeting.
+    int open_known(const SocketPath &path, const DomainKey &domain, const Terms &terms) noexcept;
     // From the next open() on it is one of a seed's clients.
     void use_seed(const SeedToken &token) noexcept { token_ = token; }
     // Returns true if the descriptor is still the socket that open() made, by the user who
@@ -87,6 +95,9 @@ class Connection {
     // nothing else may be asked here but report(). ETIMEDOUT: it has not come yet.
     int begin_lookup(std::span<const std::uint64_t> hashes, bool remember,
                      std::span<std::byte> buffer) noexcept;
+    // Nobody waits for the answer any more: what is asked next gets its own. Returns false if
+    // there is such an answer already.
+    bool abandon() noexcept;
     int end_lookup(std::span<Place> places, std::span<std::byte> buffer, Attached &attached,
                    int patience_ms) noexcept;
     // Returns true if the broker remembers what was asked for in vain.
@@ -95,6 +106,9 @@ class Connection {
     // EDQUOT, EAGAIN: no room for more; EINVAL: of no such file; ENODATA: it is shorter.
     int begin_make(MakeRequest request, int file) noexcept;
     int end_make(std::uint32_t &segment, Attached &attached, int patience_ms) noexcept;
+    // Tells that a part of a file was loaded, and a segment of it came too late. Does not wait,
+    // and there is no answer. EOPNOTSUPP: the broker is older than that.
+    int late(LateRequest request, int file) noexcept;
     // A checked descriptor of the segment in `fd`, its size in `pages`.
     int get(std::uint32_t segment, int &fd, std::uint32_t &pages,
             int patience_ms = kReplyMs) noexcept;
@@ -134,7 +148,9 @@ class Connection {
     int take_lookup(Answer &answer, std::span<Place> places, Attached *attached) const noexcept;
 
     int connect(const SocketPath &path, int patience_ms) noexcept;
+    [[nodiscard]] HelloRequest greeting() const noexcept;
     int greet(std::uint16_t version, int patience_ms) noexcept;
+    [[nodiscard]] bool is_abandoned(std::span<const std::byte> packet) noexcept;
     template <class Step>
     int patiently(int patience_ms, Step step) const noexcept;
     [[nodiscard]] bool is_over() const noexcept;
@@ -151,6 +167,7 @@ class Connection {
     std::uint64_t inode_ = 0; // of the socket
     uid_t user_ = 0;          // who connected
     std::uint32_t number_ = 0;
+    std::uint32_t abandoned_ = 0; // the number of a request whose answer is still to come
     std::uint16_t version_ = kVersion;
     std::uint64_t seed_ = 0;
     DomainKey domain_;
@@ -175,6 +192,11 @@ class ConnectionPool {
     // The same if a broker runs already, with a bound on each step of connecting to it.
     int acquire_existing(const SocketPath &path, const DomainKey &domain, int patience_ms,
                          std::size_t &slot) noexcept;
+    // The same without waiting for the broker, which is known.
+    int acquire_known(const SocketPath &path, const DomainKey &domain,
+                      const Connection::Terms &terms, std::size_t &slot) noexcept;
+    // One that is there already, or none: -EAGAIN.
+    int acquire_open(const DomainKey &domain, std::size_t &slot) noexcept;
     // Of an acquired one: a new connection in place of one that broke.
     int reopen(const SocketPath &path, std::size_t slot) noexcept;
     void put_back(std::size_t slot) noexcept;

@@ -37,14 +37,23 @@ Finder::Finder(const Tools &tools, const DomainKey &domain, int fd, std::size_t 
     slots_.fill(kNoSlot);
 }
 
+// What comes late must not be taken for another answer. But one connection stays, by which the
+// broker knows the process, and its domain: the broker answers a look-up before anything else.
 void Finder::end() noexcept {
+    bool stays = false;
     for (std::size_t turn = 0; turn < kDepth; ++turn) {
         if (slots_[turn] == kNoSlot)
             continue;
-        if (!settle(turn)) // what comes late must not be taken for another answer
+        if (settle(turn))
+            stays = true;
+        else if (!stays && owed_[turn] == Owed::kPlaces && connection(turn).abandon())
+            stays = true;
+        else
             connection(turn).close();
         tools_.pool.put_back(std::exchange(slots_[turn], kNoSlot));
     }
+    if (telling_ != kNoSlot)
+        tools_.pool.put_back(std::exchange(telling_, kNoSlot));
     if (silent_)
         tools_.patience.failed();
     if (late_ && made_ == 0)
@@ -65,10 +74,14 @@ bool Finder::connect(std::size_t turn) noexcept {
         return true;
     const int ret =
         tools_.pool.acquire_existing(tools_.path, domain_, std::max(pace_.answer_ms(), 1), slot);
-    if (ret == 0)
+    if (ret == 0) {
+        terms_ = connection(turn).terms();
         return true;
+    }
     slot = kNoSlot;
-    if (ret != -EAGAIN) // other loads of this process have all of them
+    if (ret == -ETIMEDOUT)
+        stop_asking();
+    else if (ret != -EAGAIN) // other loads of this process have all of them
         give_up();
     return false;
 }
@@ -149,10 +162,10 @@ void Finder::wait(LoadWindow &window) noexcept {
 
 void Finder::drop(LoadWindow &window) noexcept {
     forget(window);
-    if (talk_ && window.state == LoadWindow::State::kAsked) {
+    if (window.state == LoadWindow::State::kAsked) {
         owed_[window.turn] = Owed::kPlaces;
         owed_places_[window.turn] = window.sample.hashes().size();
-    } else if (talk_ && window.state == LoadWindow::State::kMaking) {
+    } else if (window.state == LoadWindow::State::kMaking) {
         owed_[window.turn] = Owed::kSegment;
     }
     window.state = LoadWindow::State::kNone;
@@ -209,10 +222,22 @@ int Finder::choose(LoadWindow &window, std::span<const Place> places, Connection
     return ret == -ENOENT || ret == -EMFILE ? 0 : ret;
 }
 
+// Opened anew: with the program's own, its locks and its right to write would go along, and
+// stay with a broker that is stopped. Returns -errno if it cannot be opened.
+int Finder::open_file() const noexcept {
+    if (!may_be_opened_anew(fd_))
+        return -EACCES;
+    char path[40];
+    (void)std::snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd_);
+    const int file = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    return file >= 0 ? file : -errno;
+}
+
 // Has the broker begin to make a segment, unless this process is the first to ask for little.
 void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
     const bool first =
         small_ && !patient_ && connection(window.turn).remembers() && !wanted(places);
+    wanted_ = wanted_ || (small_ && !first);
     // The broker's threads would take the processors from a load that is late already.
     const bool too_late = pace_.making_ms() == 0;
     window.late = hurry_ || too_late;
@@ -224,12 +249,8 @@ void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
                               .likeness = window.sample.likeness(),
                               .pages = static_cast<std::uint32_t>(window.size / page_size()),
                               .flags = aligned ? kAligned : 0U};
-    // Opened anew: with the program's own, its locks and its right to write would go along,
-    // and stay with a broker that is stopped.
-    char path[40];
-    (void)std::snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd_);
-    const int file = may_be_opened_anew(fd_) ? ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-    const int ret = file >= 0 ? connection(window.turn).begin_make(request, file) : -EACCES;
+    const int file = open_file();
+    const int ret = file >= 0 ? connection(window.turn).begin_make(request, file) : file;
     close_file(file);
     make_ = ret == 0;
     if (make_)
@@ -258,6 +279,35 @@ void Finder::take_segment(LoadWindow &window, int patience_ms) noexcept {
     }
 }
 
+// On a connection of its own, since others may be closed at the end; and in good time, so that
+// the broker knows the process by it when they are.
+void Finder::expect_to_tell() noexcept {
+    if (telling_ == kNoSlot && !patient_ && tools_.patience.may_tell() &&
+        tools_.pool.acquire_known(tools_.path, domain_, terms_, telling_) != 0)
+        telling_ = kNoSlot;
+}
+
+void Finder::tell_late(const std::byte *at, std::uint64_t offset, std::size_t size) noexcept {
+    if (telling_ == kNoSlot)
+        return;
+    Connection &connection = tools_.pool.at(telling_);
+    Sample sample;
+    const int file = open_file();
+    if (file >= 0 && sample.take(fd_, offset, size, room_.page.data(), connection.seed())) {
+        const std::size_t over = reinterpret_cast<std::uintptr_t>(at) % kHugePage;
+        const int ret = connection.late({.header = {},
+                                         .offset = offset,
+                                         .likeness = sample.likeness(),
+                                         .pages = size / page_size(),
+                                         .skew = static_cast<std::uint32_t>(over / page_size()),
+                                         .flags = wanted_ ? kOthersWant : 0U},
+                                        file);
+        if (ret == -EPIPE || ret == -ECONNRESET)
+            connection.close();
+    }
+    close_file(file);
+}
+
 void Finder::forget(LoadWindow &window) noexcept {
     close_file(window.segment.fd);
     window.segment = {};
@@ -271,13 +321,18 @@ void Finder::mapped(const LoadWindow &window, std::size_t size) noexcept {
         .report(window.place.segment, static_cast<std::int64_t>(size / page_size()));
 }
 
-// The broker is gone, or answers nonsense: the rest is read plainly, and later loads leave it
-// alone for a while.
-void Finder::give_up() noexcept {
+// The broker does not answer: the rest is read plainly, and later loads leave it alone for a
+// while.
+void Finder::stop_asking() noexcept {
     talk_ = false;
     make_ = false;
     silent_ = false;
     tools_.patience.failed();
+}
+
+// The broker is gone, or answers nonsense.
+void Finder::give_up() noexcept {
+    stop_asking();
     for (const std::size_t slot : slots_)
         if (slot != kNoSlot)
             tools_.pool.at(slot).close();

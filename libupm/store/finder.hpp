@@ -75,6 +75,11 @@ class Finder {
     // Waits for what was asked, no longer than the load can spare.
     // Post: its state is kNone, and its segment is there or it is not.
     void wait(LoadWindow &window) noexcept;
+    // Something came too late, of which the broker is to be told at the end.
+    void expect_to_tell() noexcept;
+    // Tells it that not all of this came in time, so that it is there another time. Waits for
+    // nothing. Pre: it was expected.
+    void tell_late(const std::byte *at, std::uint64_t offset, std::size_t size) noexcept;
     // The load is over. Post: nothing of `room` is used any more.
     void end() noexcept;
     // The window is not read any more: what is still to come must not be taken for another
@@ -92,6 +97,8 @@ class Finder {
 
     bool connect(std::size_t turn) noexcept;
     bool settle(std::size_t turn) noexcept;
+    [[nodiscard]] int open_file() const noexcept;
+    void stop_asking() noexcept;
     void take_places(LoadWindow &window, int patience_ms) noexcept;
     int choose(LoadWindow &window, std::span<const Place> places, Connection::Attached attached,
                Sample::Candidate &best) noexcept;
@@ -110,12 +117,15 @@ class Finder {
     std::array<std::size_t, kDepth> slots_; // connections, for windows by turns
     std::array<Owed, kDepth> owed_{};       // an answer is still to come there
     std::array<std::size_t, kDepth> owed_places_{};
+    Connection::Terms terms_{};     // of the first connection
+    std::size_t telling_ = kNoSlot; // a connection for what is told at the end
     bool patient_ = false;
     bool talk_ = true;    // the broker may still be asked
     bool silent_ = false; // it was asked, and has not answered in time
     bool late_ = false;   // a segment came too late
     bool make_ = true;    // it may be asked to make segments
     bool hurry_ = false;  // it is not asked to, since it was late a moment ago
+    bool wanted_ = false; // another process has asked for this small load
 };
 
 } // namespace upm::store

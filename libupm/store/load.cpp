@@ -31,6 +31,8 @@ constexpr unsigned kMostSegments = 3;
 // kernel walks every page of the process for that.
 constexpr std::size_t kWorthSmaps = 64UL << 20U;
 constexpr std::size_t kLarge = 64UL << 20U;
+// Less came late: not worth a word to the broker.
+constexpr std::size_t kWorthTelling = 1UL << 20U;
 static_assert(kMaxPages * 4096UL % kHugePage == 0);
 
 std::uint64_t thread_cpu_ns() noexcept {
@@ -87,6 +89,13 @@ bool Load::begin() noexcept {
     }
     if (!ordinary)
         return false;
+    if (!make_scratch())
+        return false;
+    pace_.begin(call_.patient);
+    return view_.reserve(kMaxPages * page_size() + kHugePage);
+}
+
+bool Load::make_scratch() noexcept {
     void *const memory = ::mmap(nullptr, sizeof(Scratch), PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
@@ -94,8 +103,7 @@ bool Load::begin() noexcept {
     (void)::madvise(memory, sizeof(Scratch), MADV_DONTFORK); // no child has a use for it
     scratch_ = static_cast<Scratch *>(memory);
     finder_.use({.page = scratch_->page, .packet = scratch_->packet});
-    pace_.begin(call_.patient);
-    return view_.reserve(kMaxPages * page_size() + kHugePage);
+    return true;
 }
 
 std::int64_t Load::run() noexcept {
@@ -108,16 +116,17 @@ std::int64_t Load::run() noexcept {
     const std::uint64_t end = (start + there) & ~mask;
     if (end < first + kLeast)
         return copy(call_.into, call_.offset, call_.len);
+    const std::size_t head = first - start;
+    const Rest whole{.at = call_.into + head, .offset = call_.offset + head, .size = end - first};
     if (!begin()) {
         if (!talk_)
-            tell_late(call_.into + (first - start), static_cast<std::size_t>(end - first));
+            note_late(whole.at, whole.size);
+        tell_broker(whole);
         return copy(call_.into, call_.offset, call_.len);
     }
     // The whole pages first: a page that is touched beside them may bring a huge page,
     // and then they exist.
-    const std::size_t head = first - start;
-    const std::int64_t middle =
-        share({.at = call_.into + head, .offset = call_.offset + head, .size = end - first});
+    const std::int64_t middle = share(whole);
     const std::int64_t before = head != 0 ? copy(call_.into, call_.offset, head) : 0;
     if (before < static_cast<std::int64_t>(head) ||
         middle < static_cast<std::int64_t>(end - first)) {
@@ -130,6 +139,7 @@ std::int64_t Load::run() noexcept {
         counts_.copied = static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0));
         return got;
     }
+    tell_broker(whole);
     const std::size_t done = head + static_cast<std::size_t>(middle);
     const std::int64_t after = copy(call_.into + done, call_.offset + done, call_.len - done);
     return static_cast<std::int64_t>(done) + std::max<std::int64_t>(after, 0);
@@ -145,7 +155,7 @@ std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size) n
 // The rest of a window that no segment has. What was too late may come to share another time.
 std::int64_t Load::copy_window(const LoadWindow &window) noexcept {
     if (window.late)
-        tell_late(window.at, window.size);
+        note_late(window.at, window.size);
     const bool alone = window.absent && ahead_at_rest();
     const std::uint64_t start = now_ns();
     const std::int64_t got = copy(window.at, window.offset, window.size);
@@ -154,7 +164,19 @@ std::int64_t Load::copy_window(const LoadWindow &window) noexcept {
     return got;
 }
 
-void Load::tell_late(const std::byte *at, std::size_t size) noexcept {
+// So that what was late is there for others. A memory of its own where there is none yet.
+void Load::tell_broker(const Rest &part) noexcept {
+    if (late_ < kWorthTelling || call_.patient || (scratch_ == nullptr && !call_.ordinary))
+        return;
+    if (scratch_ == nullptr && !make_scratch())
+        return;
+    finder_.tell_late(part.at, part.offset, part.size);
+}
+
+void Load::note_late(const std::byte *at, std::size_t size) noexcept {
+    late_ += size;
+    if (late_ >= kWorthTelling)
+        finder_.expect_to_tell();
     if (call_.late != nullptr)
         call_.late->add(at, size);
 }

@@ -46,6 +46,8 @@ class Load {
     struct Scratch;
 
     bool begin() noexcept;
+    bool make_scratch() noexcept;
+    void tell_broker(const Rest &part) noexcept;
     std::int64_t share(Rest rest) noexcept;
     std::int64_t copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept;
     void cut(Rest &rest, LoadWindow &window) noexcept;
@@ -58,7 +60,7 @@ class Load {
     bool ahead_at_rest() noexcept;
     [[nodiscard]] bool absent(const std::byte *at, std::size_t size) noexcept;
     std::int64_t copy_window(const LoadWindow &window) noexcept;
-    void tell_late(const std::byte *at, std::size_t size) noexcept;
+    void note_late(const std::byte *at, std::size_t size) noexcept;
 
     Luck &luck_;
     RunBudget &budget_;
@@ -72,6 +74,7 @@ class Load {
     std::array<LoadWindow, Finder::kDepth> windows_; // those ahead, by turns
     std::size_t first_ = 0;                          // the next one to be read
     std::size_t ahead_ = 0;                          // how many there are
+    std::size_t late_ = 0;                           // bytes that came too late to share
     bool talk_ = true;                               // the broker could be asked
     bool fresh_ = true;                              // the memory of the piece does not exist yet
 };

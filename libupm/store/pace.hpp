@@ -22,12 +22,22 @@ class Patience {
     // Returns true if the broker may be asked now.
     [[nodiscard]] bool good() const noexcept;
     void failed() noexcept;
-    void answered() noexcept { failures_.store(0, std::memory_order_relaxed); }
+    void answered() noexcept {
+        failures_.store(0, std::memory_order_relaxed);
+        told_.store(0, std::memory_order_relaxed);
+    }
+    // Returns true if it may be told something more that it does not answer. What it is told it
+    // holds, files among it, so that is bounded if it is stopped.
+    [[nodiscard]] bool may_tell() noexcept {
+        constexpr std::uint32_t kMostTold = 64;
+        return told_.fetch_add(1, std::memory_order_relaxed) < kMostTold;
+    }
 
   private:
     std::uint64_t pause_ms_;
     std::atomic<std::uint64_t> not_before_ns_{0};
     std::atomic<std::uint32_t> failures_{0};
+    std::atomic<std::uint32_t> told_{0}; // since it has answered
 };
 
 // Remembers, for all loads of a process, that nobody shares what it loads. Then it asks

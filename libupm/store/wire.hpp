@@ -20,7 +20,7 @@ inline constexpr std::uint32_t kMagic = 0x53'4d'50'55; // "UPMS"
 // A version may add requests, flags and fields that were reserved before, so that the
 // version before it stays a part of it. Version 2 could not negotiate: its broker hangs
 // up when it is greeted in another one.
-inline constexpr std::uint16_t kVersion = 5;
+inline constexpr std::uint16_t kVersion = 6;
 inline constexpr std::uint16_t kOldestVersion = 2;
 
 // Of one request, and so of one segment: 16 MiB in pages of 4 KiB. A publisher
@@ -41,6 +41,8 @@ enum class Op : std::uint16_t {
     kMetrics,   // of the broker, as text
     kMake,      // make a segment of a part of this file (since version 3)
     kSeed,      // content that is to stay though nobody maps it (since version 4)
+    kLate,      // this part of a file was loaded, and a segment of it came too late: make
+                // one when nothing else is to be done; no reply (since version 6)
 };
 
 struct Header {
@@ -185,6 +187,24 @@ struct MakeReply { // with the descriptor
     std::uint32_t pages = 0;
 };
 
+enum LateFlag : std::uint32_t {
+    // Another process is known to want it, too.
+    kOthersWant = 1U << 0,
+};
+
+// With the descriptor of a regular file, open for reading. Without kOthersWant the broker
+// remembers that this process wants it, and makes it for the next one that does. What it makes
+// it keeps until the process ends for which it did.
+struct LateRequest {
+    Header header;
+    std::uint64_t offset = 0;   // bytes, where page 0 begins
+    std::uint64_t likeness = 0; // as of MakeRequest, for all of it
+    std::uint64_t pages = 0;    // at most kMaxLatePages
+    std::uint32_t skew = 0;     // pages from where a huge page could begin to page 0
+    std::uint32_t flags = 0;
+};
+inline constexpr std::uint64_t kMaxLatePages = std::uint64_t{1} << 30U;
+
 // What is to be done with seeds. A seed keeps what its clients get: those that have its
 // token, of the user and the domain of the one that began it.
 enum class SeedAct : std::uint32_t {
@@ -265,7 +285,7 @@ static_assert(sizeof(SeedRequest) == 104 && sizeof(SeedReply) == 80 && sizeof(Se
 static_assert(sizeof(HelloRequest) == 64 && sizeof(HelloReply) == 40 && sizeof(ReplyHeader) == 24);
 static_assert(kHelloRequestV2 == 40 && kHelloRequestV3 == 48 && kHelloReplyV2 == 32);
 static_assert(sizeof(LookupRequest) == 24);
-static_assert(sizeof(MakeRequest) == 40 && sizeof(MakeReply) == 32);
+static_assert(sizeof(MakeRequest) == 40 && sizeof(MakeReply) == 32 && sizeof(LateRequest) == 48);
 static_assert(sizeof(ReportRequest) == 32 && sizeof(StatsReply) == 64 && sizeof(Place) == 8);
 
 // Takes the fixed part of a packet out of `bytes`; false if it is too short.

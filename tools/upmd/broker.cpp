@@ -45,7 +45,7 @@ Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> r
           limits, catalog_, [this](Segment &segment) { drop(segment); },
           [this](Segment &segment) { credit(segment); }),
       seeds_(limits, catalog_, ledger_, random_, [this](Segment &segment) { drop(segment); }),
-      make_(std::move(make)) {}
+      make_(std::move(make)), backlog_(limits, catalog_, ledger_, alone_, backlog_hooks()) {}
 
 Broker::~Broker() = default;
 
@@ -68,7 +68,8 @@ void Broker::disconnect(ClientId id, std::uint64_t now) {
     ledger_.take(client->owner, &Account::clients, 1);
     ledger_.take(client->owner, &Account::names, client->names.size());
     if (ledger_.process(client->owner.process).clients == 0) {
-        made_alone_.erase(client->owner.process);
+        alone_.forget(client->owner.process);
+        backlog_.end_of_process(client->owner.process, now);
         seeds_.end_of_process(client->owner.process, now);
     }
     Domain *const domain = client->domain;
@@ -120,7 +121,7 @@ bool Broker::handle(ClientId id, std::span<const std::byte> packet, Brought brou
     const bool good = store::take(packet, header) && header.magic == store::kMagic &&
                       header.length == whole.size() &&
                       ((client.parked == nullptr && client.job == 0) || is(Op::kReport)) &&
-                      (!any_fd || is(Op::kPublish) || is(Op::kMake)) &&
+                      (!any_fd || is(Op::kPublish) || is(Op::kMake) || is(Op::kLate)) &&
                       (client.domain == nullptr) == is(Op::kHello) &&
                       (is(Op::kHello) || header.version == client.version) &&
                       dispatch(client, header, whole, std::move(brought), now);
@@ -143,6 +144,8 @@ bool Broker::dispatch(Client &client, const Header &header, std::span<const std:
         return publish(client, packet, std::move(brought), now);
     case Op::kMake:
         return make(client, packet, std::move(brought));
+    case Op::kLate:
+        return late(client, packet, std::move(brought), now);
     case Op::kReport:
         return report(client, packet, now);
     case Op::kSeed:
@@ -483,7 +486,8 @@ void Broker::drop(Segment &segment) {
     // Made for nothing: its process has that much less made from now on.
     if (segment.made && !segment.shared && !segment.alone &&
         ledger_.process(segment.owner.process).clients != 0)
-        made_alone_[segment.owner.process] += segment.pages.size();
+        alone_.add(segment.owner, segment.pages.size());
+    backlog_.forget(segment);
     ++totals_.dropped;
     catalog_.remove(segment);
 }

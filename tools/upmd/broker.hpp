@@ -8,6 +8,8 @@
 #define UPM_UPMD_BROKER_HPP
 
 #include "libupm/store/wire.hpp"
+#include "tools/upmd/alone.hpp"
+#include "tools/upmd/backlog.hpp"
 #include "tools/upmd/catalog.hpp"
 #include "tools/upmd/ledger.hpp"
 #include "tools/upmd/maker.hpp"
@@ -42,7 +44,8 @@ using Send = std::function<void(ClientId, std::span<const std::byte> packet, int
 
 // Has a segment made for a user; made() gets what comes of it. A task without pages only
 // has its file closed, which may take as long as a stranger likes.
-using Make = std::function<void(uid_t, MakeTask)>;
+// `quietly`: in the background, and made_late() gets it.
+using Make = std::function<void(uid_t, MakeTask, bool quietly)>;
 
 // The descriptor that came with a packet, or why there is none.
 struct Brought {
@@ -69,6 +72,7 @@ class Broker {
 
     // A task of `make` is done.
     void made(Made result, std::uint64_t now);
+    void made_late(Made result, std::uint64_t now) { backlog_.done(std::move(result), now); }
 
     // Ends what is over, and gives the time of the next call (0: none is needed).
     std::uint64_t expire(std::uint64_t now);
@@ -106,6 +110,10 @@ class Broker {
     bool publish(Client &client, std::span<const std::byte> packet, Brought brought,
                  std::uint64_t now);
     bool make(Client &client, std::span<const std::byte> packet, Brought brought);
+    bool late(Client &client, std::span<const std::byte> packet, Brought brought,
+              std::uint64_t now);
+    void close_in_thread(uid_t uid, Descriptor file);
+    [[nodiscard]] Backlog::Hooks backlog_hooks();
     [[nodiscard]] int admit(const Client &client, const Brought &brought,
                             const store::MakeRequest &request) const;
     Job &begin_job(const Client &client, const store::MakeRequest &request, Descriptor file);
@@ -114,8 +122,7 @@ class Broker {
     [[nodiscard]] bool waits_for_want(const Client &client) const;
     void count_refusal(const Client &client);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
-    [[nodiscard]] std::uint64_t made_alone(const Owner &owner) const;
-    void credit(const Owner &owner, std::uint64_t pages);
+    [[nodiscard]] std::uint64_t alone_room(const Owner &owner) const;
     void credit(Segment &segment);
     bool report(Client &client, std::span<const std::byte> packet, std::uint64_t now);
     [[nodiscard]] static bool may_see(const Client &client, const Seed &seed);
@@ -164,9 +171,8 @@ class Broker {
     Make make_;
     std::map<std::uint64_t, std::unique_ptr<Job>> jobs_;
     std::uint64_t last_job_ = 0;
-    // Pages that were made for a process: until it is seen to map them, or another one uses
-    // them; and again once they have gone without that.
-    std::unordered_map<std::uint64_t, std::uint64_t> made_alone_;
+    Alone alone_;
+    Backlog backlog_; // of what loads were too late for
     bool plenty_ = false;
     std::uint64_t next_ = 0; // no reservation and no patience ends before; 0: none does
 

@@ -10,6 +10,7 @@ Domain &Catalog::domain(const std::string &name, bool &made) {
     made = domain == nullptr;
     if (made) {
         domain = std::make_unique<Domain>();
+        domain->number = ++last_domain_;
         domain->name = name;
         domain->index = HashTable<Ref>(0, KeyedHash{key_});
         domain->reserved = HashTable<ClientId>(0, KeyedHash{key_});

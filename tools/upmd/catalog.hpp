@@ -54,6 +54,10 @@ struct Segment {
     bool alone = false;       // counts as made for nobody but its owner
     std::uint64_t unused_since = 0;
     std::vector<std::uint64_t> seeds; // that keep it; its owner is that of the first one
+    std::vector<std::uint64_t> waits; // processes that were late with it, and keep it
+
+    // Returns true if it stays though nobody uses it.
+    [[nodiscard]] bool kept() const { return !seeds.empty() || !waits.empty(); }
 
     [[nodiscard]] std::uint64_t saved() const {
         return mapped > pages.size() ? mapped - pages.size() : 0;
@@ -64,6 +68,7 @@ template <class Value>
 using HashTable = std::unordered_map<std::uint64_t, Value, KeyedHash>;
 
 struct Domain {
+    std::uint64_t number = 0;        // of no other one, ever
     std::string name;                // what its members have in common
     std::string label;               // the same for people, without a key
     std::vector<Descriptor> anchors; // namespaces, whose numbers stand in the name
@@ -120,6 +125,7 @@ class Catalog {
     std::unordered_map<SegmentId, std::unique_ptr<Segment>> segments_;
     std::unordered_map<std::uint64_t, SegmentId> inodes_;
     SegmentId last_ = 0;
+    std::uint64_t last_domain_ = 0;
 };
 
 } // namespace upm::upmd

@@ -21,6 +21,9 @@ struct Limits {
     std::uint32_t user_parked = 256;      // requests of one user that wait
     std::uint32_t user_wanted = 65536;    // hashes that its clients asked for in vain
     std::uint32_t client_wanted = 1024;   // the same of one connection
+    std::uint32_t late = 64;              // files of which something is made in the background
+    std::uint32_t user_late = 16;         // the same of one user
+    std::uint64_t late_ms = 300'000;      // after which such a file is closed
     std::uint32_t user_names = 262'144;   // segments that its clients have a number for
     std::uint64_t expire_ms = 0;          // after the last user of what several used
     std::uint64_t reservation_ms = 1'000; // until it is anybody's again

@@ -144,7 +144,10 @@ void share_out(Options &options, std::uint64_t files, bool several_users) {
         static_cast<std::uint32_t>(std::min<std::uint64_t>(limits.max_segments, files / 2));
     limits.user_segments = static_cast<std::uint32_t>(limits.max_segments / share);
     settings.tasks = std::clamp(files / kTaskShare, kUserShare, kMostTasks);
-    const std::uint64_t own = 64 + settings.tasks; // and more for threads that hang
+    limits.late = static_cast<std::uint32_t>(settings.tasks / kUserShare);
+    limits.user_late =
+        static_cast<std::uint32_t>(std::max<std::uint64_t>(limits.late / kUserShare, 1));
+    const std::uint64_t own = 64 + settings.tasks + limits.late; // and more for threads that hang
     const std::uint64_t rest = files / 2 - std::min(files / 4, own);
     settings.clients =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(settings.clients, rest / 2));

@@ -10,8 +10,12 @@
 #include <cerrno>
 #include <cstddef>
 #include <new>
+#include <sched.h>
 #include <span>
 #include <sys/stat.h>
+#include <system_error>
+#include <thread>
+#include <utility>
 
 namespace upm::upmd {
 
@@ -39,7 +43,7 @@ int fill(const MakeTask &task, const store::SegmentWriter &writer, std::uint64_t
     return straight ? 0 : writer.fill(at, piece);
 }
 
-int make(MakeTask &task, store::SegmentWriter &writer, std::vector<std::uint64_t> &hashes) {
+int write(const MakeTask &task, store::SegmentWriter &writer, std::vector<std::uint64_t> &hashes) {
     const std::uint64_t size = task.pages * page_size();
     const bool huge = task.aligned && page_size() == kSmallPage && store::huge_segments();
     const std::uint64_t huge_runs = huge ? size / kHugePage : 0;
@@ -59,27 +63,62 @@ int make(MakeTask &task, store::SegmentWriter &writer, std::vector<std::uint64_t
     return ret == 0 ? writer.seal() : ret;
 }
 
+int make(const MakeTask &task, Made &made) {
+    store::SegmentWriter writer;
+    made.hashes.reserve(task.pages);
+    const int ret = write(task, writer, made.hashes);
+    made.fd = broker::Descriptor(writer.release());
+    struct stat status {};
+    if (ret == 0 && ::fstat(made.fd.get(), &status) != 0)
+        return -errno;
+    made.inode = status.st_ino;
+    return ret;
+}
+
+int look(const MakeTask &task, store::Sample &sample) {
+    std::vector<std::byte> room(page_size());
+    const std::uint64_t last = task.offset + (task.pages - 1) * page_size();
+    const std::int64_t got = plain_read(task.file.get(), last, room.data(), room.size());
+    if (got < static_cast<std::int64_t>(room.size()))
+        return got < 0 ? static_cast<int>(got) : -ENODATA;
+    (void)sample.take(task.file.get(), task.offset, task.pages * page_size(), room.data(),
+                      task.seed);
+    return 0;
+}
+
 } // namespace
 
 Made make_segment(MakeTask &task) {
-    Made made{.number = task.number, .error = 0, .fd = {}, .inode = 0, .hashes = {}};
-    if (task.pages == 0) {
-        task.file = broker::Descriptor();
-        return made;
+    Made made;
+    made.number = task.number;
+    if (task.pages != 0) {
+        try {
+            made.error = task.look ? look(task, made.sample) : make(task, made);
+        } catch (const std::bad_alloc &) {
+            made.error = -ENOMEM;
+        }
     }
-    try {
-        store::SegmentWriter writer;
-        made.hashes.reserve(task.pages);
-        made.error = make(task, writer, made.hashes);
-        made.fd = broker::Descriptor(writer.release());
-    } catch (const std::bad_alloc &) {
-        made.error = -ENOMEM;
-    }
-    struct stat status {};
-    if (made.error == 0 && ::fstat(made.fd.get(), &status) != 0)
-        made.error = -errno;
-    made.inode = status.st_ino;
+    if (task.keep)
+        made.file = std::move(task.file);
     task.file = broker::Descriptor();
+    return made;
+}
+
+// The thread that waits here for the other one keeps its priority: it hands over the result
+// under a lock that all threads take, and a thread without privilege cannot leave SCHED_IDLE.
+Made make_in_background(MakeTask &task) {
+    Made made;
+    try {
+        std::thread([&] {
+            const sched_param none{};
+            (void)::sched_setscheduler(0, SCHED_IDLE, &none); // of this thread
+            made = make_segment(task);
+        }).join();
+    } catch (const std::system_error &) { // no more threads
+        made.number = task.number;
+        made.error = -EAGAIN;
+        made.file = std::move(task.file);
+    }
     return made;
 }
 

@@ -6,6 +6,7 @@
 #ifndef UPM_UPMD_MAKER_HPP
 #define UPM_UPMD_MAKER_HPP
 
+#include "libupm/store/sample.hpp"
 #include "tools/broker/crew.hpp"
 
 #include <cstdint>
@@ -21,6 +22,8 @@ struct MakeTask {
     std::uint32_t pages = 0;
     bool aligned = false;   // clients map page 0 where a huge page could begin
     std::uint64_t seed = 0; // of the hashes
+    bool look = false;      // only take a sample
+    bool keep = false;      // the file comes back with the result
 };
 
 struct Made {
@@ -29,10 +32,15 @@ struct Made {
     broker::Descriptor fd;
     std::uint64_t inode = 0;
     std::vector<std::uint64_t> hashes; // of each page
+    store::Sample sample;              // of a look
+    broker::Descriptor file;           // of a task that keeps it; a thread is to close it
 };
 
 // Does a task, where it may block.
 Made make_segment(MakeTask &task);
+
+// The same in a thread of its own that runs when no other wants a processor.
+Made make_in_background(MakeTask &task);
 
 using Maker = broker::Crew<MakeTask, Made>;
 

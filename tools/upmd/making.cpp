@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 //
 // Requests of clients who load a file: the broker has a segment of a part of it made, in
-// a thread (maker.hpp), and hands it to all who asked for the same meanwhile.
+// a thread (maker.hpp), and hands it to all who asked for the same meanwhile. What comes too late
+// for a client is made for those that follow (backlog.hpp).
+#include "libupm/base/system.hpp"
+#include "libupm/store/segment.hpp"
 #include "tools/upmd/broker.hpp"
 #include "tools/upmd/client.hpp"
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 namespace upm::upmd {
@@ -17,10 +21,7 @@ bool Broker::make(Client &client, std::span<const std::byte> packet, Brought bro
     const bool good = client.version >= 3 && store::take(packet, request) && packet.empty() &&
                       request.pages != 0 && request.pages <= store::kMaxPages &&
                       (request.flags & ~std::uint32_t{store::kAligned}) == 0;
-    const auto discard = [&] {
-        if (brought.fd && make_)
-            make_(client.owner.uid, {.file = std::move(brought.fd)});
-    };
+    const auto discard = [&] { close_in_thread(client.owner.uid, std::move(brought.fd)); };
     if (!good) {
         discard();
         return false;
@@ -56,8 +57,7 @@ int Broker::admit(const Client &client, const Brought &brought,
         return brought.error != 0 ? -brought.error : -EMFILE;
     if (!ledger_.may_wait(client.owner))
         return -EAGAIN;
-    const bool fits = made_alone(client.owner) + request.pages <= limits_.alone_pages &&
-                      request.pages <= room(client);
+    const bool fits = request.pages <= alone_room(client.owner) && request.pages <= room(client);
     if (fits)
         return 0;
     // Told of a quota, a client asks more and more seldom.
@@ -73,13 +73,15 @@ Broker::Job &Broker::begin_job(const Client &client, const store::MakeRequest &r
     job->request = request;
     ++job->domain->jobs;
     ledger_.add(job->owner, &Account::pages, request.pages);
-    made_alone_[job->owner.process] += request.pages;
-    make_(client.owner.uid, {.number = job->number,
-                             .file = std::move(file),
-                             .offset = request.offset,
-                             .pages = request.pages,
-                             .aligned = (request.flags & store::kAligned) != 0,
-                             .seed = job->domain->seed});
+    alone_.add(job->owner, request.pages);
+    make_(client.owner.uid,
+          {.number = job->number,
+           .file = std::move(file),
+           .offset = request.offset,
+           .pages = request.pages,
+           .aligned = (request.flags & store::kAligned) != 0,
+           .seed = job->domain->seed},
+          false);
     return *jobs_.emplace(last_job_, std::move(job)).first->second;
 }
 
@@ -93,9 +95,10 @@ void Broker::made(Made result, std::uint64_t now) {
     --domain.jobs;
     ledger_.take(job->owner, &Account::pages, job->request.pages);
     Segment *segment = nullptr;
-    if (result.error != 0 || job->waiting.empty())
-        credit(job->owner, job->request.pages);
-    if (result.error == 0 && !job->waiting.empty()) {
+    const bool wanted = !job->waiting.empty() || backlog_.expects(domain, job->owner);
+    if (result.error != 0 || !wanted)
+        alone_.credit(job->owner, job->request.pages);
+    if (result.error == 0 && wanted) {
         ledger_.add(job->owner, &Account::pages, result.hashes.size());
         ledger_.add(job->owner, &Account::segments, 1);
         totals_.made += result.hashes.size();
@@ -103,6 +106,8 @@ void Broker::made(Made result, std::uint64_t now) {
             &catalog_.add(domain, job->owner, result.hashes, std::move(result.fd), result.inode);
         segment->made = true;
         segment->alone = true;
+        if (job->waiting.empty())
+            backlog_.adopt(*segment);
     }
     for (const Job::Waiting &waiting : job->waiting) {
         Client &client = *clients_.at(waiting.client);
@@ -114,14 +119,14 @@ void Broker::made(Made result, std::uint64_t now) {
             continue;
         }
         hand_out(client, *segment, true, now);
-        if (made_alone(segment->owner) > limits_.alone_pages / 4)
+        if (alone_.of(segment->owner) > limits_.alone_pages / 4)
             usage_.look_now(client.id, now);
         store::MakeReply answer{};
         answer.segment = known;
         answer.pages = static_cast<std::uint32_t>(segment->pages.size());
         reply(client, waiting.header, answer, segment->fd.get());
     }
-    if (segment != nullptr && segment->users == 0)
+    if (segment != nullptr && segment->users == 0 && !segment->kept())
         drop(*segment);
     catalog_.leave(domain);
 }
@@ -133,24 +138,49 @@ void Broker::hand_out(const Client &client, Segment &segment, bool published, st
     const Owner maker = segment.owner; // a seed is another one
     const bool kept = client.seed != 0 && seeds_.keep(client.seed, segment, now);
     if ((segment.shared || kept) && std::exchange(segment.alone, false))
-        credit(maker, segment.pages.size());
+        alone_.credit(maker, segment.pages.size());
 }
 
-// The owner's process may have left.
-std::uint64_t Broker::made_alone(const Owner &owner) const {
-    const auto alone = made_alone_.find(owner.process);
-    return alone != made_alone_.end() ? alone->second : 0;
+std::uint64_t Broker::alone_room(const Owner &owner) const {
+    return limits_.alone_pages - std::min(limits_.alone_pages, alone_.of(owner));
 }
 
+// Its owner maps it. What is kept whoever maps it is of use once somebody else does.
 void Broker::credit(Segment &segment) {
-    if (std::exchange(segment.alone, false))
-        credit(segment.owner, segment.pages.size());
+    if (segment.waits.empty() && std::exchange(segment.alone, false))
+        alone_.credit(segment.owner, segment.pages.size());
 }
 
-void Broker::credit(const Owner &owner, std::uint64_t pages) {
-    const auto alone = made_alone_.find(owner.process);
-    if (alone != made_alone_.end())
-        alone->second -= std::min(alone->second, pages);
+// A load of the client was late with a part of a file.
+bool Broker::late(Client &client, std::span<const std::byte> packet, Brought brought,
+                  std::uint64_t now) {
+    store::LateRequest request{};
+    const bool good = client.version >= 6 && store::take(packet, request) && packet.empty() &&
+                      request.pages != 0 && request.pages <= store::kMaxLatePages &&
+                      request.offset <= INT64_MAX - store::kMaxLatePages * page_size() &&
+                      request.skew < kHugePage / page_size() &&
+                      (request.flags & ~std::uint32_t{store::kOthersWant}) == 0;
+    if (good && brought.fd && make_ && !waits_for_want(client))
+        backlog_.add(*client.domain, client.owner, request, std::move(brought.fd), now);
+    else
+        close_in_thread(client.owner.uid, std::move(brought.fd));
+    return good;
+}
+
+void Broker::close_in_thread(uid_t uid, Descriptor file) {
+    if (file && make_)
+        make_(uid, {.file = std::move(file)}, false);
+}
+
+Backlog::Hooks Broker::backlog_hooks() {
+    return {
+        .work = [this](uid_t uid, MakeTask task) { make_(uid, std::move(task), true); },
+        .close = [this](uid_t uid, Descriptor file) { close_in_thread(uid, std::move(file)); },
+        .room =
+            [this](const Owner &owner) {
+                return plenty_ ? 0 : std::min(ledger_.room(owner), alone_room(owner));
+            },
+        .release = [this](Segment &segment, std::uint64_t now) { usage_.let_go(segment, now); }};
 }
 
 } // namespace upm::upmd

@@ -142,6 +142,8 @@ std::string Broker::metrics() const {
     gauge("quota_bytes", "Size of the content that one user may have.",
           bytes_of(limits_.quota_pages));
     gauge("sharing", "1 if new content is taken; 0 while free memory is plenty.", plenty_ ? 0 : 1);
+    gauge("late_files", "Files of which content is still to be made in the background.",
+          backlog_.files());
     gauge("seeds", "Seeds, which keep content that nobody maps.", seeds_.all().size());
     gauge("seeded_bytes", "Size of the content that seeds keep.", bytes_of(ledger_.all().kept));
     gauge("max_seeded_bytes", "Size of the content that seeds of all users may keep together.",
@@ -152,6 +154,9 @@ std::string Broker::metrics() const {
     counter("published_bytes_total", "Size of the content that came.", bytes_of(totals_.published));
     counter("made_bytes_total", "Size of the content that was read from files for loads.",
             bytes_of(totals_.made));
+    counter("made_late_bytes_total",
+            "Size of the content that was read from files for which loads were too late.",
+            bytes_of(backlog_.made()));
     counter("refused_total", "Requests that were refused: a limit, or nonsense.", totals_.refused);
     counter("put_off_total", "Requests to share what is new, while free memory was plenty.",
             totals_.put_off);
@@ -198,15 +203,21 @@ bool Broker::consistent() const {
                 return false;
         }
     }
+    for (const auto &[number, job] : jobs_) {
+        sums.add(job->owner, &Account::pages, job->request.pages);
+        for (const Job::Waiting &waiting : job->waiting) {
+            const Client &client = *clients_.at(waiting.client);
+            if (client.job != number)
+                return false;
+            sums.add(client.owner, &Account::parked, 1);
+        }
+    }
     for (const auto &[id, segment] : catalog_.segments()) {
         sums.add(segment->owner, &Account::pages, segment->pages.size());
         sums.add(segment->owner, &Account::segments, 1);
     }
-    const bool all_here =
-        std::all_of(made_alone_.begin(), made_alone_.end(),
-                    [&](const auto &alone) { return ledger_.process(alone.first).clients != 0; });
-    return all_here && seeds_.consistent(sums) && sums == ledger_ &&
-           ledger_.all().kept <= limits_.all_seed_pages &&
+    return alone_.consistent(ledger_) && backlog_.consistent(sums) && seeds_.consistent(sums) &&
+           sums == ledger_ && ledger_.all().kept <= limits_.all_seed_pages &&
            ledger_.all().pages <= limits_.max_pages &&
            ledger_.all().segments <= limits_.max_segments && catalog_.consistent() &&
            usage_.consistent();

@@ -145,7 +145,7 @@ std::uint64_t Seeds::drop(Seed &seed) {
     for (const SegmentId id : seed.segments) {
         Segment &segment = *catalog_.find(id);
         let_go(segment, seed.number);
-        if (segment.seeds.empty() && segment.users == 0)
+        if (!segment.kept() && segment.users == 0)
             drop_(segment);
     }
     forget(seed);

@@ -25,15 +25,21 @@ constexpr std::uint64_t kMetricsMs = 10'000;
 constexpr std::size_t kMakers = 8;
 constexpr std::size_t kUserMakers = 2;
 constexpr std::size_t kUserShare = 4; // of the tasks
+// The same threads in the background, which may have to wait for long until they run.
+constexpr std::size_t kLateMakers = 4;
+constexpr std::uint64_t kLatePatienceMs = 60'000;
 
 // A segment to be published, or a file to make one of. Called where it may block.
 bool is_welcome(int fd) {
     return broker::is_memfd(fd) || sharable_size(fd) != 0;
 }
 
-bool is_make(std::span<const std::byte> packet) {
+// Returns true if a packet may bring a file to be read.
+bool brings_file(std::span<const std::byte> packet) {
     store::Header header{};
-    return store::take(packet, header) && header.op == static_cast<std::uint16_t>(store::Op::kMake);
+    return store::take(packet, header) &&
+           (header.op == static_cast<std::uint16_t>(store::Op::kMake) ||
+            header.op == static_cast<std::uint16_t>(store::Op::kLate));
 }
 
 std::uint64_t random_seed() {
@@ -51,12 +57,17 @@ Server::Server(broker::Listener &listener, const Settings &settings)
                                                         .user_tasks = settings.tasks / kUserShare,
                                                         .tasks = settings.tasks},
                                                        make_segment),
+      late_maker_({.threads = kLateMakers, .user_threads = 1, .patience_ms = kLatePatienceMs},
+                  make_in_background),
       broker_(
           settings.limits,
           [this](ClientId id, std::span<const std::byte> packet, int fd) {
               sockets_.send(id, packet, std::span(&fd, fd >= 0 ? 1U : 0U));
           },
-          random_seed, [this](uid_t uid, MakeTask task) { maker_.add(uid, std::move(task)); }),
+          random_seed,
+          [this](uid_t uid, MakeTask task, bool quietly) {
+              (quietly ? late_maker_ : maker_).add(uid, std::move(task));
+          }),
       sockets_(listener.take(),
                {.clients = settings.clients,
                 .user_clients = settings.user_clients,
@@ -65,6 +76,7 @@ Server::Server(broker::Listener &listener, const Settings &settings)
                *this) {
     sockets_.also_watch(watcher_.event(), [this] { take_looks(); });
     sockets_.also_watch(maker_.event(), [this] { take_made(); });
+    sockets_.also_watch(late_maker_.event(), [this] { take_made_late(); });
     if (listener_.watch() >= 0)
         sockets_.also_watch(listener_.watch(), [this] { listen_again(); });
 }
@@ -97,7 +109,7 @@ bool Server::handle(ClientId id, std::span<const std::byte> packet,
         brought.fd = std::move(attachments.fds.front());
     else if (attachments.lost || attachments.unwelcome)
         brought.error = attachments.lost ? EMFILE : EINVAL;
-    if (brought.fd && !broker::is_memfd(brought.fd.get()) && !is_make(packet)) {
+    if (brought.fd && !broker::is_memfd(brought.fd.get()) && !brings_file(packet)) {
         // Closing it may block: on the account of whoever sent it.
         maker_.add(uid_of(id), {.file = std::move(brought.fd)});
         brought.error = EINVAL;
@@ -141,6 +153,11 @@ void Server::take_looks() {
 void Server::take_made() {
     for (Made &result : maker_.take_results())
         broker_.made(std::move(result), now_ms());
+}
+
+void Server::take_made_late() {
+    for (Made &result : late_maker_.take_results())
+        broker_.made_late(std::move(result), now_ms());
 }
 
 void Server::listen_again() {
@@ -210,8 +227,9 @@ std::optional<int> Server::tick() {
         next = std::min(next, idle_since_ + settings_.idle_exit_ms);
     if (!settings_.metrics_file.empty())
         next = std::min(next, metrics_at_);
-    if (const int makers = maker_.tick(); makers >= 0)
-        next = std::min(next, now + static_cast<std::uint64_t>(makers));
+    for (const int makers : {maker_.tick(), late_maker_.tick()})
+        if (makers >= 0)
+            next = std::min(next, now + static_cast<std::uint64_t>(makers));
     if (next == kNever)
         return -1;
     return static_cast<int>(std::min(kLongest, next - std::min(next, now)));

@@ -57,12 +57,14 @@ class Server final : public broker::Service {
     void begin_looks(std::uint64_t now);
     void take_looks();
     void take_made();
+    void take_made_late();
     [[nodiscard]] uid_t uid_of(ClientId id);
     void listen_again();
 
     Settings settings_;
     broker::Listener &listener_;
     Maker maker_;
+    Maker late_maker_; // in the background
     Broker broker_;
     Processes processes_;
     Watcher watcher_;

@@ -62,7 +62,11 @@ void Usage::release(Client &client, SegmentId id, std::uint64_t now) {
     if (--segment.users != 0)
         return;
     segment.unused_since = now;
-    if (!segment.seeds.empty())
+    let_go(segment, now);
+}
+
+void Usage::let_go(Segment &segment, std::uint64_t now) {
+    if (segment.users != 0 || segment.kept())
         return;
     if (segment.shared && limits_.expire_ms != 0) {
         wanted(now + limits_.expire_ms);
@@ -178,7 +182,7 @@ std::uint64_t Usage::expire(std::uint64_t now) {
             wanted(process.look_at);
     std::vector<SegmentId> over;
     for (const auto &[id, segment] : catalog_.segments()) {
-        if (segment->users != 0 || !segment->seeds.empty())
+        if (segment->users != 0 || segment->kept())
             continue;
         if (segment->unused_since + limits_.expire_ms <= now)
             over.push_back(id);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Which client uses which segment, and so when a segment goes: as soon as nobody uses
-// it, unless a seed keeps it, or a second process had it and the operator wants such content
-// kept.
+// it, unless a seed or a process that was late with it keeps it, or a second process had it and
+// the operator wants such content kept.
 //
 // A client uses a segment from when it gets the descriptor until it reports that it has
 // unmapped all of it, or ends, or a look at the mappings of its process shows none. The
@@ -41,6 +41,8 @@ class Usage {
     void use(ClientId id, Segment &segment, bool published, std::uint64_t now);
     // By the client: so many pages more, or fewer.
     void report(ClientId id, SegmentId segment, std::int64_t pages, std::uint64_t now);
+    // Ends the segment if nobody uses or keeps it, at once or later.
+    void let_go(Segment &segment, std::uint64_t now);
     // It has unmapped something, whatever that was.
     void unmapped(ClientId id, std::uint64_t now);
     // Whether it maps what was made for it is to be known at once.

@@ -5,12 +5,13 @@
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I.
 //       tests/tools/upmd/broker_fuzz.cpp
-//       tools/upmd/{broker,catalog,ledger,making,metrics,seeding,seeds,usage}.cpp
-//       libupm/store/segment.cpp -lfmt
+//       tools/upmd/{backlog,broker,catalog,ledger,making,metrics,seeding,seeds,usage}.cpp
+//       libupm/store/{sample,segment}.cpp -lfmt
 //
 // Otherwise, with a main() of its own, a short run over generated packets for ctest.
 #include "tools/upmd/broker.hpp"
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -54,7 +55,7 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
     std::vector<std::byte> packet;
     store::Header header{};
     const std::uint8_t kind = input.byte();
-    header.op = kind % 11;
+    header.op = kind % 12;
     header.version = version;
     append(packet, header);
     if (header.op == 1) {
@@ -62,7 +63,8 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
         hello.page_size = 4096;
         hello.named = input.byte() % 3;
         hello.key[0] = input.byte() % 2;
-        hello.newest = static_cast<std::uint16_t>(2 + input.byte() % 4);
+        const std::uint8_t newest = input.byte(); // mostly that which the client goes on with
+        hello.newest = newest < 64 ? static_cast<std::uint16_t>(2 + newest % 5) : version;
         // Of a seed: what two calls of `random` in a row give.
         const std::uint64_t first = input.byte() % 64U;
         const std::uint64_t token[] = {first | 1U, (first + 1) | 1U};
@@ -88,6 +90,21 @@ std::vector<std::byte> make_packet(Input &input, std::uint16_t version) {
         seed.expire_s = 1; // so that all of them end at last
         packet.resize(sizeof(seed));
         std::memcpy(packet.data(), &seed, sizeof(seed));
+    } else if (header.op == 9) {
+        store::MakeRequest make{};
+        make.likeness = input.byte() % 3;
+        make.pages = input.byte() % 6U;
+        make.flags = input.byte() % 2U;
+        packet.resize(sizeof(make));
+        std::memcpy(packet.data(), &make, sizeof(make));
+    } else if (header.op == 11) {
+        store::LateRequest late{};
+        late.likeness = input.byte() % 3;
+        late.pages = input.byte() % 64U;
+        late.skew = input.byte() % 2 != 0 ? 512U - input.byte() % 64U : 0U;
+        late.flags = input.byte() % 8 == 0 ? 2U : input.byte() % 2U;
+        packet.resize(sizeof(late));
+        std::memcpy(packet.data(), &late, sizeof(late));
     } else if (header.op == 3 || header.op == 6) {
         append(packet, std::uint32_t{input.byte() % 8U});
         append(packet, std::uint32_t{0});
@@ -111,6 +128,28 @@ upmd::Descriptor make_segment(std::size_t pages) {
     if (::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK) != 0)
         std::abort();
     return upmd::Descriptor(fd);
+}
+
+// What a thread makes of a task: what it is to make, or an error. The pages have the hashes
+// that clients ask for.
+upmd::Made do_task(Input &input, upmd::MakeTask &task) {
+    if (task.look)
+        return upmd::make_segment(task);
+    upmd::Made made;
+    made.number = task.number;
+    made.error = input.byte() % 4 == 0 ? -ENODATA : 0;
+    for (std::uint32_t page = 0; page < task.pages && made.error == 0; ++page)
+        made.hashes.push_back(input.byte() % 16U);
+    if (made.error == 0) {
+        made.fd = make_segment(task.pages);
+        struct stat status {};
+        if (::fstat(made.fd.get(), &status) != 0)
+            std::abort();
+        made.inode = status.st_ino;
+    }
+    if (task.keep)
+        made.file = std::move(task.file);
+    return made;
 }
 
 // What a process maps, as the watcher would say it: anything.
@@ -143,8 +182,12 @@ class Session {
             if (!broker_.consistent())
                 std::abort();
         }
+        while (!tasks_.empty())
+            work();
         for (const Client &client : clients_)
             broker_.disconnect(client.id, now_);
+        while (!tasks_.empty())
+            work();
         (void)broker_.expire(now_ + 5000);
         if (!broker_.idle() || !broker_.consistent())
             std::abort();
@@ -165,11 +208,29 @@ class Session {
         peer.ours = choice % 7 == 0;
         peer.sees_all = choice % 11 == 0;
         clients_.push_back({.id = broker_.connect(std::move(peer)),
-                            .version = static_cast<std::uint16_t>(2 + choice / 2 % 3)});
+                            .version = static_cast<std::uint16_t>(2 + choice / 2 % 5)});
+    }
+
+    // A thread is done with a task, not always the first one.
+    void work() {
+        const std::size_t at = input_.byte() % tasks_.size();
+        auto [task, quietly] = std::move(tasks_[at]);
+        tasks_.erase(tasks_.begin() + static_cast<std::ptrdiff_t>(at));
+        upmd::Made made = do_task(input_, task);
+        if (made.inode != 0)
+            inodes_.push_back(made.inode);
+        if (quietly)
+            broker_.made_late(std::move(made), now_);
+        else
+            broker_.made(std::move(made), now_);
     }
 
     void step() {
         const std::uint8_t choice = input_.byte();
+        if (!tasks_.empty() && choice % 4 == 0) {
+            work();
+            return;
+        }
         if (clients_.size() < 2 || (choice >= 240 && clients_.size() < 6)) {
             connect(choice);
             return;
@@ -186,6 +247,9 @@ class Session {
                 std::abort();
             inodes_.push_back(status.st_ino);
         }
+        const std::byte op = packet.size() > 6 ? packet[6] : std::byte{0};
+        if ((op == std::byte{9} || op == std::byte{11}) && input_.byte() % 8 != 0)
+            brought.fd = make_segment(64);
         (void)broker_.metrics(client.id);
         if (!broker_.handle(client.id, packet, std::move(brought), now_) || choice >= 230) {
             broker_.disconnect(client.id, now_);
@@ -198,12 +262,16 @@ class Session {
     std::uint64_t seed_ = 0;
     std::vector<Client> clients_;
     std::vector<std::uint64_t> inodes_;
-    upmd::Broker broker_{{.max_pages = 20,
-                          .quota_pages = 12,
-                          .client_pages = 9,
+    std::vector<std::pair<upmd::MakeTask, bool>> tasks_; // and if quietly
+    upmd::Broker broker_{{.max_pages = 40,
+                          .quota_pages = 28,
+                          .client_pages = 22,
                           .max_segments = 6,
                           .user_segments = 4,
                           .user_parked = 2,
+                          .late = 3,
+                          .user_late = 2,
+                          .late_ms = 60,
                           .user_names = 5,
                           .expire_ms = 50,
                           .reservation_ms = 20,
@@ -211,6 +279,7 @@ class Session {
                           .look_ms = 30,
                           .look_soon_ms = 5,
                           .blind_ms = 40,
+                          .alone_pages = 30,
                           .seed_pages = 6,
                           .all_seed_pages = 8,
                           .user_seeds = 3},
@@ -221,7 +290,11 @@ class Session {
                                  reply.error > 0)
                                  std::abort();
                          },
-                         [this] { return ++seed_; }};
+                         [this] { return ++seed_; },
+                         [this](uid_t, upmd::MakeTask task, bool quietly) {
+                             if (task.pages != 0) // else a file that is to be closed
+                                 tasks_.emplace_back(std::move(task), quietly);
+                         }};
 };
 
 void drive(std::span<const std::uint8_t> bytes) {

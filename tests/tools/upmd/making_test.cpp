@@ -38,7 +38,7 @@ class UpmdMaking : public PlayedBroker {
     }
     void SetUp() override { begin_with(roomy()); }
     void begin_with(const upmd::Limits &limits) {
-        begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task) {
+        begin(limits, [this](uid_t /*uid*/, upmd::MakeTask task, bool /*quietly*/) {
             if (task.pages == 0)
                 closed += task.file ? 1U : 0U;
             else
