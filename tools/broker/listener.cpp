@@ -121,6 +121,15 @@ bool Listener::take_from_systemd() {
     return true;
 }
 
+std::string Listener::name() const {
+    sockaddr_un address{};
+    socklen_t size = sizeof(address);
+    auto *const plain = reinterpret_cast<sockaddr *>(&address);
+    if (::getsockname(socket_.get(), plain, &size) != 0 || address.sun_path[0] != '/')
+        return "a socket without a name";
+    return address.sun_path;
+}
+
 bool Listener::make(const std::string &path, unsigned mode) {
     if (path.empty() || path.front() != '/')
         throw std::runtime_error("the socket needs an absolute path, not '" + path + "'");

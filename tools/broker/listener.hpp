@@ -26,6 +26,9 @@ class Listener {
     // user.
     bool make(const std::string &path, unsigned mode);
 
+    // The socket's name, until it is taken.
+    [[nodiscard]] std::string name() const;
+
     // Can be read when something in the socket's folder changed; -1: nothing to watch.
     [[nodiscard]] int watch() const { return watch_.get(); }
     // Reads the above. If the name of the socket that make() made is gone, makes another

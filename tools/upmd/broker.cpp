@@ -323,7 +323,7 @@ void Broker::answer_lookup(Client &client, const Parked &request, std::uint64_t 
                     domain.reserved.emplace(hash, client.id);
                     client.reserved.push_back(hash);
                 } else {
-                    count_refusal(client);
+                    count_refusal(client, -EDQUOT, 1);
                 }
             } else if (reserve && holder->second == client.id) {
                 place.segment = store::kReserved;
@@ -435,8 +435,24 @@ bool Broker::waits_for_want(const Client &client) const {
     return plenty_ && client.seed == 0;
 }
 
-void Broker::count_refusal(const Client &client) {
-    ++(waits_for_want(client) ? totals_.put_off : totals_.refused);
+void Broker::count_refusal(const Client &client, int error, std::uint64_t pages) {
+    if (waits_for_want(client)) {
+        ++totals_.put_off;
+        return;
+    }
+    if (error == -EAGAIN)
+        return refuse(client.owner.uid, "too many of its requests wait");
+    if (error != -EDQUOT)
+        return refuse(client.owner.uid, "it sends files that cannot be shared");
+    const char *const why = ledger_.full(client.owner, pages);
+    refuse(client.owner.uid,
+           *why != '\0' ? why : "one of its processes loads much, and maps little");
+}
+
+void Broker::refuse(uid_t uid, const char *why) {
+    ++totals_.refused;
+    if (refused_)
+        refused_(uid, why);
 }
 
 bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought brought,
@@ -468,7 +484,7 @@ bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought 
         ledger_.add(client.owner, &Account::names, 1);
         reply(client, request.header, answer);
     } else {
-        count_refusal(client);
+        count_refusal(client, ret, request.count);
         fail(client, request.header, ret);
     }
     wake_parked(*client.domain, now);

@@ -47,6 +47,9 @@ using Send = std::function<void(ClientId, std::span<const std::byte> packet, int
 // `quietly`: in the background, and made_late() gets it.
 using Make = std::function<void(uid_t, MakeTask, bool quietly)>;
 
+// Is told of each request that is refused, and why; the text has storage of its own.
+using Refused = std::function<void(uid_t, const char *why)>;
+
 // The descriptor that came with a packet, or why there is none.
 struct Brought {
     Descriptor fd;
@@ -80,6 +83,8 @@ class Broker {
     // From now on free memory is plenty, or not: while it is, no content becomes known that
     // is not, but for seeds. What is known is shared as ever.
     void set_plenty(bool plenty) { plenty_ = plenty; }
+
+    void tell_of_refusals(Refused refused) { refused_ = std::move(refused); }
 
     // When to look at which process, and what was seen there.
     [[nodiscard]] Usage &usage() { return usage_; }
@@ -120,7 +125,9 @@ class Broker {
     // Pages that the client may have made, publish or reserve now.
     [[nodiscard]] std::uint64_t room(const Client &client) const;
     [[nodiscard]] bool waits_for_want(const Client &client) const;
-    void count_refusal(const Client &client);
+    // `error` is what the client is told, of a request for so many pages.
+    void count_refusal(const Client &client, int error, std::uint64_t pages);
+    void refuse(uid_t uid, const char *why);
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
     [[nodiscard]] std::uint64_t alone_room(const Owner &owner) const;
     void credit(Segment &segment);
@@ -160,6 +167,7 @@ class Broker {
 
     Limits limits_;
     Send send_;
+    Refused refused_;
     std::function<std::uint64_t()> random_;
     Catalog catalog_;
     Ledger ledger_;

@@ -54,6 +54,19 @@ std::uint64_t Ledger::room(const Owner &owner) const {
                      left(limits_.client_pages, process.pages)});
 }
 
+const char *Ledger::full(const Owner &owner, std::uint64_t pages) const {
+    const Account user = account_of(users_, owner.uid);
+    if (pages > left(limits_.max_pages, all_.pages))
+        return "all users together have what --max allows";
+    if (pages > left(limits_.quota_pages, user.pages))
+        return "it has what --quota allows one user";
+    if (pages > left(limits_.client_pages, account_of(processes_, owner.process).pages))
+        return "one of its processes has what --client-quota allows";
+    if (all_.segments >= limits_.max_segments || user.segments >= limits_.user_segments)
+        return "there are so many segments that files run out (LimitNOFILE=)";
+    return "";
+}
+
 bool Ledger::may_wait(const Owner &owner) const {
     return account_of(users_, owner.uid).parked < limits_.user_parked;
 }

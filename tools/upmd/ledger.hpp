@@ -67,6 +67,8 @@ class Ledger {
 
     // Pages that the owner may still publish or reserve.
     [[nodiscard]] std::uint64_t room(const Owner &owner) const;
+    // Which limit leaves no room for so many, for people; "" if there is room.
+    [[nodiscard]] const char *full(const Owner &owner, std::uint64_t pages) const;
     [[nodiscard]] bool may_wait(const Owner &owner) const;
     [[nodiscard]] bool may_name(const Owner &owner) const;
     [[nodiscard]] bool may_want(const Owner &owner) const;

@@ -10,6 +10,7 @@
 #include "tools/upmd/surroundings.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cxxopts.hpp>
@@ -45,11 +46,13 @@ std::uint64_t eighth_of_memory_mib() {
 }
 
 unsigned parse_mode(const std::string &text) {
-    std::size_t used = 0;
-    const unsigned long mode = std::stoul(text, &used, 8);
-    if (used != text.size() || mode > 0777)
+    unsigned mode = 0;
+    const char *const end = text.data() + text.size();
+    constexpr int kOctal = 8;
+    const auto [rest, error] = std::from_chars(text.data(), end, mode, kOctal);
+    if (error != std::errc{} || rest != end || mode > 0777)
         throw std::runtime_error("--mode takes an octal mode as of chmod, not '" + text + "'");
-    return static_cast<unsigned>(mode);
+    return mode;
 }
 
 // 100 is no condition: then nobody looks at what is free.
@@ -88,6 +91,7 @@ cxxopts::Options description() {
         ("metrics", "write metrics into this file every 10 s, in Prometheus' text format",     //
          cxxopts::value<std::string>()->default_value(""), "FILE")                             //
         ("on-demand", "as started by the library: ends when idle for 60 s, says nothing")      //
+        ("check", "say what is wrong with the other options, and end")                         //
         ("version", "print the version")("h,help", "this text");
     return options;
 }
@@ -154,6 +158,23 @@ void share_out(Options &options, std::uint64_t files, bool several_users) {
     settings.user_clients = static_cast<std::uint32_t>(settings.clients / share);
 }
 
+// What an operator wants to see in the log: where it listens, and what it may take.
+std::string description_of(const Options &options, const std::string &socket) {
+    const Limits &limits = options.settings.limits;
+    const auto mib = [](std::uint64_t pages) { return pages * page_size() / kMib; };
+    std::string text = fmt::format(
+        "listens at {}; shares at most {} MiB, of one user {} MiB, of one process {} MiB; seeds of "
+        "one user keep at most {} MiB",
+        socket, mib(limits.max_pages), mib(limits.quota_pages), mib(limits.client_pages),
+        mib(limits.seed_pages));
+    if (options.settings.start_below_free != 0)
+        text += fmt::format("; new content while less than {} % of the memory is free",
+                            options.settings.start_below_free);
+    if (!options.settings.metrics_file.empty())
+        text += fmt::format("; metrics in {}", options.settings.metrics_file);
+    return text;
+}
+
 void tell(bool on_demand, char word) {
     if (!on_demand)
         return;
@@ -176,6 +197,8 @@ int run(int argc, char **argv) {
     if (!given.unmatched().empty())
         throw std::runtime_error("stray argument '" + given.unmatched().front() + "'");
     Options options = parse(given);
+    if (given.count("check") != 0)
+        return 0;
     if (options.on_demand)
         leave_surroundings();
     const std::uint64_t files = broker::raise_file_limit();
@@ -193,6 +216,9 @@ int run(int argc, char **argv) {
         }
     }
     share_out(options, files, several_users);
+    if (!options.on_demand)
+        options.settings.log = STDERR_FILENO;
+    Log(options.settings.log).say(description_of(options, listener.name()));
     Server server(listener, options.settings);
     tell(options.on_demand, store::kListens);
     server.run();

@@ -34,7 +34,7 @@ bool Broker::make(Client &client, std::span<const std::byte> packet, Brought bro
     const int error =
         same != jobs_.end() && ledger_.may_wait(client.owner) ? 0 : admit(client, brought, request);
     if (error != 0) {
-        count_refusal(client);
+        count_refusal(client, error, request.pages);
         discard();
         fail(client, request.header, error);
         return true;

@@ -71,7 +71,7 @@ void Broker::begin_seed(Client &client, const store::SeedRequest &request, std::
                                      .expire_ms = request.expire_s * kMsPerS},
                                     now, error);
     if (seed == nullptr) {
-        ++totals_.refused;
+        refuse(client.owner.uid, "its seeds have what --seeds allows");
         fail(client, request.header, -error);
         return;
     }

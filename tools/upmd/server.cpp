@@ -15,6 +15,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <system_error>
+#include <utility>
 
 namespace upm::upmd {
 
@@ -52,11 +53,12 @@ std::uint64_t random_seed() {
 } // namespace
 
 Server::Server(broker::Listener &listener, const Settings &settings)
-    : settings_(settings), listener_(listener), maker_({.threads = kMakers,
-                                                        .user_threads = kUserMakers,
-                                                        .user_tasks = settings.tasks / kUserShare,
-                                                        .tasks = settings.tasks},
-                                                       make_segment),
+    : settings_(settings), log_(settings.log), listener_(listener),
+      maker_({.threads = kMakers,
+              .user_threads = kUserMakers,
+              .user_tasks = settings.tasks / kUserShare,
+              .tasks = settings.tasks},
+             make_segment),
       late_maker_({.threads = kLateMakers, .user_threads = 1, .patience_ms = kLatePatienceMs},
                   make_in_background),
       broker_(
@@ -74,6 +76,8 @@ Server::Server(broker::Listener &listener, const Settings &settings)
                 .bytes = store::kMaxPacket,
                 .welcome = is_welcome},
                *this) {
+    broker_.tell_of_refusals(
+        [this](uid_t uid, const char *why) { log_.refused(uid, why, now_ms()); });
     sockets_.also_watch(watcher_.event(), [this] { take_looks(); });
     sockets_.also_watch(maker_.event(), [this] { take_made(); });
     sockets_.also_watch(late_maker_.event(), [this] { take_made_late(); });
@@ -184,20 +188,22 @@ std::string Server::seeds_lost() const {
 
 // Complete or not at all: a collector may read at any time, and as another user, whatever the
 // umask of the service is.
-void Server::write_metrics() const {
+void Server::write_metrics() {
     constexpr mode_t kForCollectors = 0644;
     const std::string fresh = settings_.metrics_file + ".new";
     std::FILE *const file = std::fopen(fresh.c_str(), "we");
-    if (file == nullptr) {
-        fmt::print(stderr, "upmd: {}: {}\n", fresh, std::strerror(errno));
-        return;
+    bool good = file != nullptr;
+    if (good) {
+        const std::string text = broker_.metrics();
+        good = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
+               ::fchmod(::fileno(file), kForCollectors) == 0;
+        good = std::fclose(file) == 0 && good;
     }
-    const std::string text = broker_.metrics();
-    const bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
-                      ::fchmod(::fileno(file), kForCollectors) == 0;
-    if (std::fclose(file) != 0 || !good ||
-        std::rename(fresh.c_str(), settings_.metrics_file.c_str()) != 0)
-        fmt::print(stderr, "upmd: {}: {}\n", settings_.metrics_file, std::strerror(errno));
+    good = good && std::rename(fresh.c_str(), settings_.metrics_file.c_str()) == 0;
+    // The file is written every few seconds, and what stands against it is told once.
+    const std::string lost = good ? "" : std::strerror(errno);
+    if (lost != std::exchange(metrics_lost_, lost) && !good)
+        log_.say(fmt::format("cannot write metrics into {}: {}", settings_.metrics_file, lost));
 }
 
 bool Server::idle_for_long(std::uint64_t now) {

@@ -8,6 +8,7 @@
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
 #include "tools/upmd/broker.hpp"
+#include "tools/upmd/log.hpp"
 #include "tools/upmd/maker.hpp"
 #include "tools/upmd/processes.hpp"
 #include "tools/upmd/watcher.hpp"
@@ -28,6 +29,7 @@ struct Settings {
     std::uint64_t idle_exit_ms = 0;    // end after so long without work; 0: never
     std::string metrics_file;          // for a collector; empty: none
     unsigned start_below_free = 0;     // percent of memory; 0: shares at once
+    int log = -1;                      // a descriptor for messages; -1: none
 };
 
 class Server final : public broker::Service {
@@ -52,7 +54,7 @@ class Server final : public broker::Service {
 
   private:
     void look_at_memory(std::uint64_t now);
-    void write_metrics() const;
+    void write_metrics();
     [[nodiscard]] bool idle_for_long(std::uint64_t now);
     void begin_looks(std::uint64_t now);
     void take_looks();
@@ -62,6 +64,7 @@ class Server final : public broker::Service {
     void listen_again();
 
     Settings settings_;
+    Log log_;
     broker::Listener &listener_;
     Maker maker_;
     Maker late_maker_; // in the background
@@ -72,6 +75,7 @@ class Server final : public broker::Service {
     broker::PacketServer sockets_;
     std::uint64_t idle_since_ = 0;
     std::uint64_t metrics_at_ = 0;
+    std::string metrics_lost_;    // why they could not be written, as it was told
     std::uint64_t memory_at_ = 0; // when to look at it again
 };
 
