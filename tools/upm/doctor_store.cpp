@@ -8,6 +8,7 @@
 #include "tools/upm/doctor.hpp"
 #include "tools/upm/model/cdi.hpp"
 #include "tools/upm/read/broker.hpp"
+#include "tools/upm/read/broker_options.hpp"
 #include "tools/upm/read/hook_file.hpp"
 #include "tools/upm/read/installed.hpp"
 #include "tools/upm/read/memory_limit.hpp"
@@ -25,6 +26,8 @@ namespace upm::tool::cli {
 namespace {
 
 constexpr unsigned kEveryone = 0666;
+// Of the file: no archive has the package, and apt-get keeps no copy of it.
+constexpr const char *kReinstall = "apt-get install --reinstall ./upm_*.deb";
 
 std::string restart_command(const Asker &asker, pid_t pid) {
     if (asker.systemd && asker.packaged)
@@ -41,6 +44,26 @@ std::string cure_after(const Machine &machine, const BrokerLook &look, const std
     return asker.as_root(fmt::format("{} && {}", removal, asker.broker_command()));
 }
 
+// Options that it refuses keep the service from starting, whatever is started again. They stay
+// in the file, behind a '#'.
+std::optional<Finding> refused_options(const Machine &machine) {
+    const Asker &asker = machine.asker;
+    if (!asker.systemd || !asker.packaged || !machine.root.real() ||
+        ::access(kBrokerDefaults, R_OK) != 0)
+        return std::nullopt;
+    const auto options = broker_options(read_file(kBrokerDefaults));
+    const std::string complaint =
+        options ? complaint_about(asker.folder + "/upmd", *options) : std::string();
+    if (complaint.empty())
+        return std::nullopt;
+    return fail(fmt::format("upmd.service cannot start with the options in {}: {}", kBrokerDefaults,
+                            printable(complaint)),
+                asker.as_root(fmt::format(
+                    "sed -i -e 's/^[[:blank:]]*UPMD_OPTIONS=/#&/' -e '$a UPMD_OPTIONS=\"\"' {} && "
+                    "systemctl reset-failed upmd.service && systemctl restart upmd.socket",
+                    kBrokerDefaults)));
+}
+
 Finding no_broker(const Machine &machine, const BrokerLook &look) {
     const Asker &asker = machine.asker;
     if (asker.container)
@@ -53,7 +76,7 @@ Finding no_broker(const Machine &machine, const BrokerLook &look) {
     if (::access((asker.folder + "/upmd").c_str(), X_OK) == 0)
         return ok(fmt::format("none at {}: the first program that shares starts one", look.path));
     return fail(fmt::format("none at {}, and no upmd beside {}/upm", look.path, asker.folder),
-                asker.packaged       ? asker.as_root("apt-get install --reinstall upm")
+                asker.packaged       ? asker.as_root(kReinstall)
                 : asker.tree.empty() ? "install UPM again: its program upmd is missing"
                                      : fmt::format("make -C {} user", asker.tree));
 }
@@ -86,6 +109,10 @@ Finding answering_broker(const Machine &machine, const BrokerLook &look) {
 Finding check_broker_runs(const Machine &machine) {
     const Asker &asker = machine.asker;
     const BrokerLook look = look_at_broker(machine.root);
+    const bool ended = look.state == BrokerState::kNone || look.state == BrokerState::kDead;
+    if (look.system && ended)
+        if (std::optional<Finding> refused = refused_options(machine))
+            return *std::move(refused);
     switch (look.state) {
     case BrokerState::kNone:
         return no_broker(machine, look);
@@ -159,7 +186,7 @@ Finding check_socket(const Machine &machine) {
 
 std::string hook_from_where(const Asker &asker) {
     if (asker.packaged)
-        return asker.as_root("apt-get install --reinstall upm");
+        return asker.as_root(kReinstall);
     return asker.tree.empty() ? "install UPM again: its libupm-preload.so is missing"
                               : fmt::format("make -C {} user", asker.tree);
 }

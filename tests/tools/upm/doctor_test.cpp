@@ -232,7 +232,7 @@ TEST_F(DoctorCheck, Broker) {
     expect("broker", Verdict::kFail, "is no socket", "rm -r /run/upm/upmd.sock && ");
     (void)::setenv("UPM_SOCKET", "/run/own.sock", 1);
     asker.folder = "/nowhere";
-    expect("broker", Verdict::kFail, "no upmd beside", "apt-get install --reinstall upm");
+    expect("broker", Verdict::kFail, "no upmd beside", "apt-get install --reinstall ./upm_*.deb");
     (void)::unsetenv("UPM_SOCKET");
 }
 

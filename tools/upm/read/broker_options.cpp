@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#include "tools/upm/read/broker_options.hpp"
+
+#include "tools/common/descriptor.hpp"
+#include "tools/common/text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace upm::tool::cli {
+
+namespace {
+
+constexpr std::string_view kName = "UPMD_OPTIONS=";
+constexpr std::string_view kBlanks = " \t";
+
+std::vector<std::string> words_of(std::string_view text) {
+    std::vector<std::string> words;
+    while (true) {
+        const std::size_t begin = text.find_first_not_of(kBlanks);
+        if (begin == std::string_view::npos)
+            return words;
+        text.remove_prefix(begin);
+        const std::size_t end = std::min(text.find_first_of(kBlanks), text.size());
+        words.emplace_back(text.substr(0, end));
+        text.remove_prefix(end);
+    }
+}
+
+std::string_view without_quotes(std::string_view value) {
+    const bool quoted = value.size() >= 2 && value.front() == value.back() &&
+                        (value.front() == '"' || value.front() == '\'');
+    return quoted ? value.substr(1, value.size() - 2) : value;
+}
+
+// Until the other end is closed, or enough for a line.
+std::string read_some(int fd) {
+    std::string text;
+    std::array<char, 1024> part{};
+    constexpr std::size_t kMost = 4096;
+    while (text.size() < kMost) {
+        const ssize_t size = ::read(fd, part.data(), part.size());
+        if (size < 0 && errno == EINTR)
+            continue;
+        if (size <= 0)
+            break;
+        text.append(part.data(), static_cast<std::size_t>(size));
+    }
+    return text;
+}
+
+} // namespace
+
+std::optional<std::vector<std::string>> broker_options(std::string_view text) {
+    std::string_view value;
+    for_each_line(text, [&](std::string_view line) {
+        line.remove_prefix(std::min(line.find_first_not_of(kBlanks), line.size()));
+        if (line.starts_with(kName))
+            value = line.substr(kName.size());
+    });
+    value = value.substr(0, value.find_last_not_of(kBlanks) + 1);
+    value = without_quotes(value);
+    if (value.find_first_of("\"'\\$") != std::string_view::npos)
+        return std::nullopt;
+    return words_of(value);
+}
+
+std::string complaint_about(const std::string &upmd, const std::vector<std::string> &options) {
+    std::vector<std::string> words = {upmd};
+    words.insert(words.end(), options.begin(), options.end());
+    words.emplace_back("--check");
+    std::vector<char *> argv;
+    argv.reserve(words.size() + 1);
+    for (std::string &word : words)
+        argv.push_back(word.data());
+    argv.push_back(nullptr);
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return "";
+    const Descriptor out(ends[0]);
+    Descriptor in(ends[1]);
+    posix_spawn_file_actions_t actions;
+    (void)::posix_spawn_file_actions_init(&actions);
+    (void)::posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    (void)::posix_spawn_file_actions_adddup2(&actions, in.get(), STDERR_FILENO);
+    pid_t pid = -1;
+    const int error = ::posix_spawn(&pid, upmd.c_str(), &actions, nullptr, argv.data(), ::environ);
+    (void)::posix_spawn_file_actions_destroy(&actions);
+    in = Descriptor();
+    if (error != 0)
+        return "";
+    const std::string said = read_some(out.get());
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) == 0)
+        return "";
+    return said.substr(0, said.find('\n'));
+}
+
+} // namespace upm::tool::cli
