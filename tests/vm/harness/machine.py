@@ -42,6 +42,9 @@ _BOOT_DEBUG = "page_owner=on page_poison=1"
 # Bytes of a 9p message. Larger ones were not faster, and the guest would need
 # buffers of more contiguous pages than a nearly full memory has.
 _MSIZE = 131072
+# Seconds without a word on the console after which a boot counts as dead. On a busy host
+# a kernel may wait for ever for an interrupt of its emulated timer.
+_SILENCE = 240.0
 
 
 @dataclass
@@ -63,6 +66,9 @@ class Options:
     panic_on_warn: bool = True
     dying_boots: int = 0
     """So many boots, from the first, panic before the guest is ready."""
+    silence: float = _SILENCE
+    halted: bool = False
+    """The processors never start, to test that a silent boot is noticed."""
 
 
 @dataclass
@@ -80,17 +86,21 @@ class Outcome:
     failed: str = ""
     dirty: list[str] = field(default_factory=list)
     timed_out: bool = False
+    silent: bool = False
+    """Nothing more came from the kernel while it booted, and it was stopped."""
     boot_seconds: float = 0
     """When the guest was ready; 0 if it never was."""
     total_seconds: float = 0
 
     def died_in_boot(self) -> bool:
-        """Returns true if the kernel died before the guest was ready.
+        """Returns true if the kernel died or fell silent before the guest was ready.
 
         Nothing of the project has run by then, the module included. A guest that
-        gave up with a reason, one that hangs and a qemu that starts no kernel fail
+        gave up with a reason, one that is slow and a qemu that starts no kernel fail
         at each boot; they do not count.
         """
+        if self.silent:
+            return True
         ended = not (self.boot_seconds or self.failed or self.timed_out)
         return ended and bool(klog.dirty_lines(self.log.decode(errors="replace").splitlines()))
 
@@ -134,6 +144,7 @@ class Machine:
         self._fds: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
+        self._heard = 0.0  # when the kernel last said something
 
     def run(self) -> Outcome:
         """Boots, runs the command and waits for the end of the machine."""
@@ -163,7 +174,7 @@ class Machine:
                 self._fds.append(there.detach())
                 selector.register(here, selectors.EVENT_READ, take)
                 arguments += ["-chardev", f"socket,id={name},fd={self._fds[-1]}"]
-            self._started = time.monotonic()
+            self._started = self._heard = time.monotonic()
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -199,6 +210,8 @@ class Machine:
         line += ["-cpu", "max", "-m", f"{o.memory}M"]
         if o.icount:
             line += ["-icount", "shift=0,sleep=off"]
+        if o.halted:
+            line.append("-S")
         # A socket for each processor, since one cannot stretch over two nodes.
         line += ["-smp", f"{o.cpus},sockets={o.cpus},cores=1,threads=1"]
         line += self._numa_arguments()
@@ -263,11 +276,17 @@ class Machine:
     def _wait(self, selector: selectors.BaseSelector) -> None:
         deadline = self._started + self._options.timeout
         while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 self._outcome.timed_out = True
                 return
-            for key, _ in selector.select(left):
+            until = deadline
+            if not self._outcome.boot_seconds:
+                until = min(deadline, self._heard + self._options.silence)
+            if now >= until:
+                self._outcome.silent = True
+                return
+            for key, _ in selector.select(until - now):
                 data = os.read(key.fd, 1 << 16)
                 if data:
                     key.data(data)
@@ -276,6 +295,7 @@ class Machine:
 
     def _take_log(self, data: bytes) -> None:
         self._outcome.log += data
+        self._heard = time.monotonic()
         self._on_log(data)
 
     def _take_error(self, data: bytes) -> None:
@@ -302,7 +322,7 @@ class Machine:
         process = self._process
         if process is None:
             return
-        if self._outcome.timed_out or sys.exc_info()[0] is not None:
+        if self._outcome.timed_out or self._outcome.silent or sys.exc_info()[0] is not None:
             process.terminate()
         try:
             process.wait(5)
