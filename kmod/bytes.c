@@ -10,16 +10,21 @@
  * loads of the loops below have such entries of their own: a page with an error is equal
  * to nothing, and is reported to the kernel as it reports one that a copy met.
  *
+ * Pages are compared in registers of 32 bytes where the processor has AVX2, which takes half
+ * as long if both are in its caches, and else in registers of 16.
+ *
  * What reads a page by other means (the hash, a copy) asks upm_page_readable() first,
  * which loads a word of each line of the cache: an error is one of a line. The lines are
  * in the cache then, where the memory behind them is of no matter to who reads them next.
  */
 #include <linux/hash.h>
+#include <linux/init.h>
 #include <linux/mm.h>
 
 #if defined(CONFIG_X86_64) && defined(CONFIG_ARCH_HAS_COPY_MC)
 #include <asm/asm.h>
 #include <asm/fpu/api.h>
+#include <asm/fpu/types.h>
 #endif
 
 #include "upm.h"
@@ -28,6 +33,7 @@
 
 /* Bytes that one block of assembler goes over, and those of a line of the cache. */
 #define BLOCK 512U
+#define WIDE_BLOCK 1024U
 #define LINE 64U
 
 /* A load whose memory error goes on at the label 9. */
@@ -66,6 +72,44 @@ differ:
 	return 0;
 broken:
 	return -EIO;
+}
+
+/* The same in registers of 32 bytes. wide_end() follows the last block. */
+static __always_inline int block_equal_wide(const char *a, const char *b)
+{
+	asm goto("vpxor %%xmm1, %%xmm1, %%xmm1\n"
+		 ".irp part, 0, 256, 512, 768\n"
+		 ".irp word, 0, 32, 64, 96, 128, 160, 192, 224\n"
+		 SURVIVED("vmovdqa \\part + \\word(%[a]), %%ymm0")
+		 SURVIVED("vpxor \\part + \\word(%[b]), %%ymm0, %%ymm0")
+		 "vpor %%ymm0, %%ymm1, %%ymm1\n"
+		 ".endr\n"
+		 ".endr\n"
+		 "vptest %%ymm1, %%ymm1\n"
+		 "jz 8f\n"
+		 "jmp %l[differ]\n"
+		 "9: jmp %l[broken]\n"
+		 "8:\n"
+		 : /* no outputs */
+		 : [a] "r" (a), [b] "r" (b)
+		 : "cc", "memory"
+		 : differ, broken);
+	return 1;
+differ:
+	return 0;
+broken:
+	return -EIO;
+}
+
+static __always_inline void wide_end(void)
+{
+	asm volatile("vzeroupper");
+}
+
+static bool __init wide_usable(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX2) &&
+	       cpu_has_xfeatures(XFEATURE_MASK_SSE | XFEATURE_MASK_YMM, NULL);
 }
 
 static __always_inline int line_zero(const char *a)
@@ -111,6 +155,7 @@ broken:
 #else /* memory errors are fatal where the kernel reads */
 
 #define BLOCK 64U
+#define WIDE_BLOCK 64U
 #define LINE 64U
 
 static inline void kernel_fpu_begin(void)
@@ -130,6 +175,20 @@ static __always_inline int block_equal(const char *a, const char *b)
 		 (x[6] ^ y[6]) | (x[7] ^ y[7]));
 }
 
+static __always_inline int block_equal_wide(const char *a, const char *b)
+{
+	return block_equal(a, b);
+}
+
+static __always_inline void wide_end(void)
+{
+}
+
+static bool __init wide_usable(void)
+{
+	return false;
+}
+
 static __always_inline int line_zero(const char *a)
 {
 	const u64 *x = (const u64 *)a;
@@ -144,6 +203,13 @@ static __always_inline bool block_readable(const char *a)
 
 #endif
 
+static bool wide __ro_after_init; /* registers of 32 bytes can be used */
+
+void __init upm_bytes_init(void)
+{
+	wide = wide_usable();
+}
+
 /*
  * Returns 1 if the pages at @a and @b are equal, 0 if not, -EIO if one cannot be read. Not
  * in an interrupt. It cannot be preempted: for less than a microsecond.
@@ -154,8 +220,14 @@ int upm_bytes_equal(const void *a, const void *b)
 	int equal = 1;
 
 	kernel_fpu_begin();
-	for (at = 0; at < PAGE_SIZE && equal == 1; at += BLOCK)
-		equal = block_equal(a + at, b + at);
+	if (wide) {
+		for (at = 0; at < PAGE_SIZE && equal == 1; at += WIDE_BLOCK)
+			equal = block_equal_wide(a + at, b + at);
+		wide_end();
+	} else {
+		for (at = 0; at < PAGE_SIZE && equal == 1; at += BLOCK)
+			equal = block_equal(a + at, b + at);
+	}
 	kernel_fpu_end();
 	return equal;
 }

@@ -109,7 +109,7 @@ void upm_finder_refill(struct upm_finder *f)
 }
 
 /* Forget the last hit. */
-static void cursor_drop(struct upm_finder *f)
+static __always_inline void cursor_drop(struct upm_finder *f)
 {
 	if (f->kept)
 		put_page(f->cursor->page);

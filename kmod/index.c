@@ -127,16 +127,6 @@ void upm_entry_free(struct upm_entry *entry)
 	kmem_cache_free(entry_cache, entry);
 }
 
-/*
- * Returns true if the page of @entry, which the caller holds, is for nobody else: it has
- * its mappings, or it has a memory error. Then it is not looked at either.
- */
-bool upm_entry_closed(const struct upm_entry *entry)
-{
-	return (unsigned int)page_ref_count(entry->page) >= UPM_SHARING_MAX ||
-	       PageHWPoison(entry->page);
-}
-
 /* Bytes that the bookkeeping of a domain takes: entries and hash buckets. */
 u64 upm_index_metadata(struct upm_domain *dom)
 {
@@ -151,7 +141,7 @@ u64 upm_index_metadata(struct upm_domain *dom)
 	       buckets * sizeof(struct rhash_lock_head *);
 }
 
-static bool entry_tryget(struct upm_entry *entry)
+static __always_inline bool entry_tryget(struct upm_entry *entry)
 {
 	struct page *page = READ_ONCE(entry->page);
 

@@ -16,6 +16,7 @@ static int __init upm_init(void)
 	struct kobject *domains;
 	int err;
 
+	upm_bytes_init();
 	upm_knobs_init();
 	err = upm_index_global_init();
 	if (err)

@@ -170,6 +170,7 @@ bool upm_owner_may(unsigned long own, unsigned long total, unsigned long max);
 
 struct upm_domain;
 
+void upm_bytes_init(void);
 int upm_bytes_equal(const void *a, const void *b);
 int upm_bytes_zero(const void *a);
 bool upm_page_readable(struct page *page, const void *bytes);
@@ -204,7 +205,15 @@ void upm_index_destroy(struct upm_domain *dom);
 struct upm_entry *upm_entry_alloc(gfp_t gfp);
 void upm_entry_free(struct upm_entry *entry);
 
-bool upm_entry_closed(const struct upm_entry *entry);
+/*
+ * Returns true if the page of @entry, which the caller holds, is for nobody else: it has
+ * its mappings, or it has a memory error. Then it is not looked at either.
+ */
+static inline bool upm_entry_closed(const struct upm_entry *entry)
+{
+	return (unsigned int)page_ref_count(entry->page) >= UPM_SHARING_MAX ||
+	       PageHWPoison(entry->page);
+}
 
 struct upm_entry *upm_index_get(struct upm_domain *dom, u64 hash);
 struct upm_entry *upm_index_get_next(struct upm_domain *dom,

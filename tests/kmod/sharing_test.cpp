@@ -5,8 +5,12 @@
 #include "tests/kmod/support/actor.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <map>
 #include <vector>
+
+#include <sys/mman.h>
 
 namespace upm::test {
 
@@ -133,6 +137,39 @@ TEST_P(Sharing, NearlyEqualPagesStayApart) {
     }
     EXPECT_EQ(distinct_frames(frames), pages() / 4 * 2 + 1 + (of_file(kind()) ? 1 : 0));
     a.check();
+}
+
+// The comparison sees each byte of a page. Behind a page that is known the index has another
+// one; what follows here differs from that in one byte, so nothing but the comparison keeps it
+// from being taken for it. It may not be inserted, so it stays.
+TEST_F(SharingBound, EveryByteIsCompared) {
+    constexpr std::size_t kAtOnce = 128; // pages that map the known one
+    const std::uint64_t seed = fresh_seed();
+    std::array<std::byte, kPage> known{};
+    std::array<std::byte, kPage> next{};
+    Pattern{Content::kDistinct, seed}.fill(0, known.data());
+    Pattern{Content::kDistinct, seed}.fill(1, next.data());
+    Actor keeper(Kind::kAnonymous, {Content::kDistinct, seed}, 2);
+    ASSERT_EQ(keeper.advise().counts.inserted, 2U);
+    const Knob full("domain_max_pages", 2);
+    const Device upm;
+    for (std::size_t from = 0; from < kPage; from += kAtOnce) {
+        const Mapping pages(2 * kAtOnce * kPage, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS);
+        for (std::size_t i = 0; i < kAtOnce; i++) {
+            std::memcpy(pages.page(2 * i), known.data(), kPage);
+            std::memcpy(pages.page(2 * i + 1), next.data(), kPage);
+            pages.page(2 * i + 1)[from + i] ^= std::byte{1};
+        }
+        const Advice advice = upm.advise(pages.base(), pages.len());
+        EXPECT_EQ(advice.counts.merged, kAtOnce);
+        EXPECT_EQ(advice.skipped(UPM_SKIP_LIMIT), kAtOnce);
+        for (std::size_t i = 0; i < kAtOnce; i++) {
+            next[from + i] ^= std::byte{1};
+            EXPECT_EQ(std::memcmp(pages.page(2 * i + 1), next.data(), kPage), 0) << from + i;
+            next[from + i] ^= std::byte{1};
+        }
+    }
 }
 
 // Zeros of anonymous memory need no frame at all; a page of a file is not
