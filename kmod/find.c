@@ -51,6 +51,7 @@ void upm_finder_init(struct upm_finder *f, struct upm_domain *dom,
 	f->want_spare = atomic_long_read(&dom->pages) ?
 				SPARE_FEW : READ_ONCE(upm_knobs.batch_pages);
 	f->no_spare = false;
+	f->known = false;
 	f->may_crowd = has_capability_noaudit(current, CAP_SYS_RESOURCE);
 }
 
@@ -256,9 +257,12 @@ static void spare_back(struct upm_spare *spare, struct upm_source *from)
 static struct upm_verdict insert(struct upm_finder *f, struct upm_source *from,
 				 u64 hash, struct page **shared)
 {
-	struct upm_spare *spare = spare_peek(f, from->nid);
+	struct upm_spare *spare;
 	struct upm_entry *entry;
 
+	if (f->known)
+		return upm_page_is(UPM_FOUND_LATER);
+	spare = spare_peek(f, from->nid);
 	if (!spare) {
 		if (f->no_spare || f->nr_spare)
 			return upm_page_left(UPM_SKIP_NOMEM);
@@ -347,8 +351,9 @@ static struct upm_verdict find_mapped(struct upm_finder *f, struct page *page,
  * Does not sleep and does not allocate from what reclaim must free first.
  *
  * Return: UPM_FOUND_KNOWN; UPM_FOUND_NEW if it was made now; UPM_FOUND_ZERO if
- * none is needed; UPM_FOUND_LATER if the spare pages are used up: refill and
- * ask again; UPM_PAGE_LEFT with the reason, also if its memory is broken.
+ * none is needed; UPM_FOUND_LATER if the spare pages are used up (refill and
+ * ask again), or where the finder is to make nothing; UPM_PAGE_LEFT with the
+ * reason, also if its memory is broken.
  */
 struct upm_verdict upm_find(struct upm_finder *f, struct page *page, bool anon,
 			    struct page **shared)

@@ -21,7 +21,8 @@
  *    is allocated for that, since the zapped one stays.
  * 4. migrate_vma_finalize() gives every page that was not replaced back to all
  *    its mappings, ours included. A replaced one has lost our mapping and keeps
- *    those of other processes (after fork).
+ *    those of other processes (after fork). Nothing migrates, so
+ *    migrate_vma_pages() has nothing to do.
  *
  * A write to a shared page takes the ordinary copy-on-write fault. The page is
  * not anonymous, so the kernel never reuses it in place.
@@ -62,6 +63,7 @@
  *   unmap of it takes the mark off, maybe late. So the last reference is dropped by
  *   put_page(), which takes it off, too, and not by __free_page(), which calls it bad.
  */
+#include <linux/highmem.h>
 #include <linux/lockdep.h>
 #include <linux/migrate.h>
 #include <linux/mmap_lock.h>
@@ -69,6 +71,10 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/timekeeping.h>
+
+#ifdef CONFIG_FAULT_INJECTION
+#include <linux/fault-inject.h>
+#endif
 
 #include "compat/compat.h"
 #include "trace.h"
@@ -88,6 +94,10 @@ struct batch {
 	struct page *pages[UPM_BATCH_MAX];
 	unsigned int nr_gone;	/* of these, at the end: to be freed */
 
+	bool huge;		/* a huge page, to be frozen as one (huge.c) */
+	unsigned long split;	/* address of one that is not, or 0 */
+	struct page *whole;	/* it is frozen: its first page, else NULL */
+
 	u64 mark;		/* start of the running phase */
 	u64 phase_ns[UPM_PHASE_NR];
 };
@@ -102,30 +112,17 @@ static void phase_end(struct batch *b, enum upm_phase phase)
 
 /* ---- find --------------------------------------------------------------- */
 
-/* Decide on every frozen page. Cuts the batch off where spare pages ran out. */
-static void batch_find(struct batch *b, unsigned int first, unsigned int last)
+/* What migrate_vma_setup() says of page @i. */
+static unsigned long frozen_src(const struct batch *b, unsigned int i)
 {
-	bool anon = vma_is_anonymous(b->vma);
-	unsigned int i;
+	return b->src[b->whole ? 0 : i - b->scan.first];
+}
 
-	for (i = first; i <= last; i++) {
-		unsigned long src = b->src[i - first];
-		struct page *page = migrate_pfn_to_page(src);
-		struct upm_verdict *v = &b->scan.page[i];
-
-		if (v->state != UPM_PAGE_CANDIDATE)
-			continue;
-		if (page)
-			*v = upm_find(&b->finder, page, anon, &b->pages[i]);
-		else if (src & MIGRATE_PFN_MIGRATE)
-			*v = upm_page_is(UPM_FOUND_ZEROED);
-		else
-			*v = upm_page_left(UPM_SKIP_BUSY);
-		if (v->state == UPM_FOUND_LATER) {
-			b->nr = i;
-			break;
-		}
-	}
+/* Page @i, if it is frozen, or NULL. */
+static struct page *frozen_page(const struct batch *b, unsigned int i)
+{
+	return b->whole ? b->whole + i :
+			  migrate_pfn_to_page(frozen_src(b, i));
 }
 
 static bool shares(const struct batch *b, unsigned int i)
@@ -139,28 +136,143 @@ static bool replaces(const struct batch *b, unsigned int i)
 	return shares(b, i) || b->scan.page[i].state == UPM_FOUND_ZERO;
 }
 
+/*
+ * Decide on every frozen page. Cuts the batch off where spare pages ran out, and that of a
+ * huge page where a page is not to be replaced.
+ */
+static void batch_find(struct batch *b, unsigned int first, unsigned int last)
+{
+	bool anon = vma_is_anonymous(b->vma);
+	unsigned int i;
+
+	b->finder.known = b->whole;
+	for (i = first; i <= last; i++) {
+		struct page *page = frozen_page(b, i);
+		struct upm_verdict *v = &b->scan.page[i];
+
+		if (v->state != UPM_PAGE_CANDIDATE)
+			continue;
+		if (page)
+			*v = upm_find(&b->finder, page, anon, &b->pages[i]);
+		else if (frozen_src(b, i) & MIGRATE_PFN_MIGRATE)
+			*v = upm_page_is(UPM_FOUND_ZEROED);
+		else
+			*v = upm_page_left(UPM_SKIP_BUSY);
+		if (v->state == UPM_FOUND_LATER ||
+		    (b->whole && !replaces(b, i))) {
+			b->nr = i;
+			break;
+		}
+	}
+	b->finder.known = false;
+}
+
+/* Page @i stays as it is: let go of the shared page that was found for it. */
+static void leave_page(struct batch *b, unsigned int i)
+{
+	upm_finder_keep(&b->finder);
+	if (shares(b, i))
+		put_page(b->pages[i]);
+	b->scan.page[i] = upm_page_left(UPM_SKIP_BUSY);
+}
+
+/*
+ * A huge page goes as a whole or not at all (huge.c). If it stays, nothing was done yet,
+ * and it is the next batch's again, which has it split.
+ */
+static void batch_keep_whole(struct batch *b)
+{
+	unsigned int i;
+
+	if (b->nr == b->scan.nr)
+		return;
+	for (i = 0; i < b->scan.nr; i++)
+		leave_page(b, i);
+	b->nr = 0;
+	b->split = b->addr;
+}
+
 /* ---- map ---------------------------------------------------------------- */
 
 /*
- * The range has lost its pages and did not get the shared ones. It cannot
- * happen: the PTEs were ours and the page table is there. Should it happen, the
- * program must not go on and read zeros. It is dead before it can run again,
- * since we still hold its locks.
+ * The range has lost page @i, which is still frozen, and did not get the shared one. That
+ * cannot happen: the PTEs were ours and the page table is there. Should it happen, the
+ * program gets its bytes back, in a page of its own, by a fault as it might take itself;
+ * in a file mapping by its own next fault, since the page was the file's. That fault may
+ * use the last of the memory, and waits for none: see the head of upm.h.
  */
-static void fail_stop(struct batch *b, int err)
+static bool give_back(struct batch *b, unsigned int i)
 {
-	WARN_ONCE(1, "upm: cannot map shared pages: %d\n", err);
-	send_sig(SIGKILL, b->call->task, 1);
+	unsigned int flags;
+	struct page *page;
+	bool got;
+
+	if (b->vma->vm_file)
+		return true;
+	flags = memalloc_noreclaim_save();
+	got = upm_gup_remote(b->vma->vm_mm, b->addr + i * PAGE_SIZE, 1,
+			     FOLL_WRITE | FOLL_FORCE, &page) == 1;
+	memalloc_noreclaim_restore(flags);
+	if (!got)
+		return false;
+	copy_highpage(page, frozen_page(b, i));
+	put_page(page);
+	return true;
+}
+
+/*
+ * Pages [@from, @to) are in no table, neither old nor new. If that cannot be mended, the
+ * program must not go on and read zeros. It is dead before it can run again, since we
+ * still hold its locks.
+ */
+static void unmapped(struct batch *b, unsigned int from, unsigned int to,
+		     int err)
+{
+	unsigned int i;
+
+	pr_warn_once("upm: cannot map shared pages: %d\n", err);
+	for (i = from; i < to; i++) {
+		if (!give_back(b, i)) {
+			WARN_ONCE(1, "upm: a page is lost\n");
+			send_sig(SIGKILL, b->call->task, 1);
+		}
+		leave_page(b, i);
+	}
+}
+
+#ifdef CONFIG_FAULT_INJECTION
+/* For /proc/PID/fail-nth: what cannot fail does. */
+static DECLARE_FAULT_ATTR(fail_insert);
+#define insert_fails() should_fail(&fail_insert, 1)
+#else
+#define insert_fails() false
+#endif
+
+/* Maps shared pages, and says in *@left how many of them it did not. */
+static int insert_shared(struct batch *b, unsigned int i, unsigned long *left)
+{
+	if (insert_fails())
+		return -ENOMEM;
+	return vm_insert_pages(b->vma, b->addr + i * PAGE_SIZE, &b->pages[i],
+			       left);
+}
+
+static void zap_run(struct batch *b, unsigned int from, unsigned int to)
+{
+	if (b->whole)
+		upm_huge_zap(b->vma, b->addr);
+	else
+		upm_zap_range(b->vma, b->addr + from * PAGE_SIZE,
+			      (to - from) * PAGE_SIZE);
 }
 
 static void map_run(struct batch *b, unsigned int from, unsigned int to)
 {
-	unsigned long addr = b->addr + from * PAGE_SIZE;
 	unsigned long left;
 	unsigned int i, j;
 	int err;
 
-	upm_zap_range(b->vma, addr, (to - from) * PAGE_SIZE);
+	zap_run(b, from, to);
 	for (i = from; i < to; i = j) {
 		for (j = i; j < to && shares(b, j); j++)
 			;
@@ -169,10 +281,9 @@ static void map_run(struct batch *b, unsigned int from, unsigned int to)
 			j++;
 			continue;
 		}
-		err = vm_insert_pages(b->vma, b->addr + i * PAGE_SIZE,
-				      &b->pages[i], &left);
+		err = insert_shared(b, i, &left);
 		if (err || left)
-			fail_stop(b, err);
+			unmapped(b, j - left, j, err);
 	}
 }
 
@@ -196,9 +307,9 @@ static bool batch_map(struct batch *b)
 /* ---- finish ------------------------------------------------------------- */
 
 /*
- * A replaced page that nobody else maps needs no way back to the LRU. Its PTE was
- * writable in a private mapping, so the page was anonymous and exclusive: no other PTE,
- * and so no other migration entry, refers to it. It is locked and isolated, and one
+ * A replaced page, or huge page, that nobody else maps needs no way back to the LRU. Its
+ * PTE was writable in a private mapping, so the page was anonymous and exclusive: no other
+ * PTE, and so no other migration entry, refers to it. It is locked and isolated, and one
  * reference is left, that of the isolation, which becomes the batch's: no pin and no
  * swap cache either.
  */
@@ -215,6 +326,14 @@ static bool take_replaced(struct page *page, unsigned long src)
 	return true;
 }
 
+static void finish_whole(struct batch *b)
+{
+	if (b->nr && take_replaced(b->whole, b->src[0])) {
+		b->pages[b->nr_gone++] = b->whole;
+		b->src[0] = 0;
+	}
+}
+
 /*
  * Give back what was not replaced, and the references on the shared pages. What is gone
  * for good is left in b->pages, in the place of those that were looked at before.
@@ -224,22 +343,25 @@ static void batch_finish(struct batch *b, struct migrate_vma *mig,
 {
 	unsigned int i;
 
-	migrate_vma_pages(mig);
 	upm_finder_keep(&b->finder);
 	for (i = first; i <= last; i++) {
 		unsigned long src = b->src[i - first];
 		struct page *page;
 
-		if (!replaces(b, i))
-			continue;
 		if (shares(b, i))
 			put_page(b->pages[i]);
+		else if (!replaces(b, i))
+			continue;
+		if (b->whole)
+			continue;
 		page = migrate_pfn_to_page(src);
 		if (page && take_replaced(page, src)) {
 			b->pages[b->nr_gone++] = page;
 			b->src[i - first] = 0;
 		}
 	}
+	if (b->whole)
+		finish_whole(b);
 	migrate_vma_finalize(mig);
 }
 
@@ -269,10 +391,12 @@ static void batch_replace(struct batch *b)
 		.end = b->addr + (last + 1) * PAGE_SIZE,
 		.src = b->src,
 		.dst = b->dst,
-		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+		.flags = MIGRATE_VMA_SELECT_SYSTEM |
+			 (b->huge ? UPM_MIGRATE_COMPOUND : 0),
 	};
 
 	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
+	b->whole = NULL;
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
 	if (migrate_vma_setup(&mig)) {
 		upm_scan_refuse(&b->scan, UPM_SKIP_BUSY);
@@ -280,9 +404,13 @@ static void batch_replace(struct batch *b)
 			upm_vm_flags_set(vma, VM_MIXEDMAP);
 		return;
 	}
+	if (b->huge)
+		b->whole = upm_huge_frozen(b->src);
 	phase_end(b, UPM_PHASE_FREEZE);
 
 	batch_find(b, first, last);
+	if (b->whole)
+		batch_keep_whole(b);
 	phase_end(b, UPM_PHASE_FIND);
 
 	upm_vm_flags_set(vma, VM_MIXEDMAP);
@@ -346,6 +474,9 @@ static int batch_run(struct batch *b, bool *idle)
 		goto out;
 	b->addr = call->addr;
 	upm_vma_start_write(b->vma);
+	b->huge = b->addr != b->split &&
+		  upm_huge_next(b->vma, b->addr,
+				min(call->end, b->vma->vm_end), &b->nr);
 	upm_scan_range(b->vma, b->addr, b->nr, &b->scan);
 	phase_end(b, UPM_PHASE_SCAN);
 
@@ -353,6 +484,9 @@ static int batch_run(struct batch *b, bool *idle)
 		upm_scan_refuse(&b->scan, UPM_SKIP_SPECIAL);
 	else
 		upm_prepare(b->vma, b->addr, &b->scan);
+	/* Split by now, and so not merged as a whole? */
+	b->huge &= b->scan.nr == b->nr && !b->scan.first &&
+		   b->scan.last == b->nr - 1;
 	b->nr = b->scan.nr;
 	if (b->scan.first < b->nr) {
 		*idle = false;

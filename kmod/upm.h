@@ -51,6 +51,7 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
+#include "compat/probed.h"
 #include "uapi/upm.h"
 
 /* Pages of one batch: an array element each, a page table's worth at most. */
@@ -345,7 +346,7 @@ enum upm_page_state {
 	UPM_FOUND_ZEROED,	/* the same; splitting its huge page did it */
 	UPM_FOUND_KNOWN,	/* a shared page takes its place */
 	UPM_FOUND_NEW,		/* the same, and it was made for it */
-	UPM_FOUND_LATER,	/* spare pages ran out: in the next batch */
+	UPM_FOUND_LATER,	/* is to be made by the next batch */
 };
 
 /* What is known of a page of a batch. */
@@ -389,6 +390,31 @@ pte_t *upm_pte_table(struct mm_struct *mm, unsigned long addr,
 		     struct upm_verdict *all);
 struct page *upm_pte_page(pte_t pte);
 
+/* ---- huge.c: a huge page, frozen as one -------------------------------- */
+
+#ifdef UPM_HAVE_MIGRATE_COMPOUND
+bool upm_huge_next(struct vm_area_struct *vma, unsigned long addr,
+		   unsigned long end, unsigned int *nr);
+struct page *upm_huge_frozen(unsigned long *src);
+void upm_huge_zap(struct vm_area_struct *vma, unsigned long addr);
+#else
+static inline bool upm_huge_next(struct vm_area_struct *vma,
+				 unsigned long addr, unsigned long end,
+				 unsigned int *nr)
+{
+	return false;
+}
+
+static inline struct page *upm_huge_frozen(unsigned long *src)
+{
+	return NULL;
+}
+
+static inline void upm_huge_zap(struct vm_area_struct *vma, unsigned long addr)
+{
+}
+#endif
+
 /* ---- find.c: the shared page for some bytes --------------------------- */
 
 /* A page that may become shared, with its entry. */
@@ -408,6 +434,7 @@ struct upm_finder {
 	unsigned int want_spare;
 	bool no_spare;		/* even one could not be had */
 	bool may_crowd;		/* leave nothing to others */
+	bool known;		/* make nothing: UPM_FOUND_LATER in its place */
 	struct upm_spare spare[UPM_BATCH_MAX];
 };
 

@@ -115,6 +115,16 @@ static inline void upm_zap_range(struct vm_area_struct *vma,
 }
 
 /*
+ * MIGRATE_VMA_SELECT_COMPOUND: a30b48bf1b24 ("mm/migrate_device: implement THP migration
+ * of zone device pages"), v6.19. Without it the freeze splits huge pages (huge.c).
+ */
+#ifdef UPM_HAVE_MIGRATE_COMPOUND
+#define UPM_MIGRATE_COMPOUND MIGRATE_VMA_SELECT_COMPOUND
+#else
+#define UPM_MIGRATE_COMPOUND 0
+#endif
+
+/*
  * get_user_pages_remote() lost its vmas argument with ca5e863233e8 ("mm/gup:
  * remove vmas parameter from get_user_pages_remote()"), v6.5.
  */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Every allocation of a call fails once, and every copy from and to the caller.
+// Every allocation of a call fails once, and every copy from and to the caller, and every
+// mapping of shared pages in the place of frozen ones, which in truth cannot fail.
 // On a kernel with fault injection (tests/vm/run --kernel debug):
 // /proc/self/fail-nth makes the n-th of the thread fail, so n = 1, 2, 3 ... visits
 // all of them, until a call has fewer.
@@ -128,6 +129,10 @@ TEST_F(Injection, InsertFile) {
 
 TEST_F(Injection, MergeKnown) {
     fail_each(Kind::kAnonymous, 0, true, 2);
+}
+
+TEST_F(Injection, MergeKnownReadOnly) {
+    fail_each(Kind::kReadOnly, 0, true, 2);
 }
 
 TEST_F(Injection, DryRun) {
