@@ -26,6 +26,11 @@ struct Setup {
 // it back ("unmerge"). Throws Error, also if less than 99 % of the pages merged.
 nlohmann::json measure_advise(const Setup &setup);
 
+// A file in memory of the content of a process. Steps: a plain read of it into fresh memory
+// ("read"), the first load, which inserts ("first"), and one of known content ("known").
+// Throws Error.
+nlohmann::json measure_load(const Setup &setup);
+
 // The same content under ksmd, which scans without a pause. Steps: until 99 % of
 // what two processes can share is shared ("pair"), and of what a third one adds
 // ("later"). In each run the steps of measure_advise() and measure_copy() come

@@ -102,6 +102,9 @@ Plan plan(const std::string &name, const Choice &choice) {
                                         .pages = pages,
                                         .batch_pages = batch,
                                         .runs = choice.runs});
+    } else if (name == "load") {
+        found.measure = measure_load;
+        found.setups.push_back({.mib = choice.batch_mib, .runs = choice.runs});
     } else if (name == "versus") {
         found.measure = measure_versus;
         for (const Pages pages : kKinds)
@@ -169,13 +172,13 @@ void run(const Choice &choice, const cxxopts::ParseResult &options) {
 int run_program(int argc, char **argv) {
     cxxopts::Options parser("upm-bench", "What merging costs. Run it as root, where upm.ko is.");
     parser.add_options()("h,help", "this text")("quick", "every case once, with little memory")(
-        "cases", "size, order, batch, versus, neighbour, copy",
-        cxxopts::value<std::vector<std::string>>()->default_value("size,order,batch,versus"))(
+        "cases", "size, order, batch, load, versus, neighbour, copy",
+        cxxopts::value<std::vector<std::string>>()->default_value("size,order,batch,load,versus"))(
         "sizes", "MiB of each process in case size",
         cxxopts::value<std::vector<std::size_t>>()->default_value("16,64,256,1024,2048"))(
         "versus-mib", "MiB of each process in case versus",
         cxxopts::value<std::size_t>()->default_value("64"))(
-        "batch-mib", "MiB of each process in cases batch and order",
+        "batch-mib", "MiB of each process in cases batch, order and load",
         cxxopts::value<std::size_t>()->default_value("64"))(
         "neighbour-mib", "MiB of each process in case neighbour",
         cxxopts::value<std::size_t>()->default_value("1024"))(
