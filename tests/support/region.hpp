@@ -62,7 +62,7 @@ class Mapping {
 
 enum class Kind : std::uint8_t {
     kAnonymous, // 4 KiB pages
-    kHuge,      // transparent huge pages: freezing has to split them
+    kHuge,      // transparent huge pages: freezing splits them, but see huge_test.cpp
     kTornHuge,  // the same, cut off by munmap(2), so that it is mapped page by page
     kReadOnly,  // anonymous, mprotect after the fill
     kFileClean, // private mapping of a file on a disk, only read
