@@ -209,6 +209,30 @@ class Tracers(Case):
         self.assertEqual(len(self.brokers()), 1, "it lives on for a minute")
 
 
+class Descriptors(Case):
+    """What the hook's thread opens before it has descriptors of its own."""
+
+    def test_begin(self) -> None:
+        if not shutil.which("strace"):
+            self.skipTest("no strace")
+        log = self.path / "trace"
+        words = [f"-E{k}={v}" for k, v in self.hook.items()]
+        calls = "trace=open,openat,socket,pipe2,memfd_create,userfaultfd,close_range"
+        done = run(["strace", "-f", "-qq", "-o", log, "-e", calls, *words, ODD, "load", self.file], {})
+        self.assertIn(done.returncode, (0, EXIT_SKIPPED), done.stderr)
+        lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+        own = [thread for thread, call in lines if "CLOSE_RANGE_UNSHARE) = 0" in call]
+        self.assertEqual(len(own), 1, lines)
+        calls_before = []
+        for thread, call in lines:
+            if thread == own[0] and call.startswith("close_range"):
+                break
+            if thread == own[0]:
+                calls_before.append(call)
+        others = [call for call in calls_before if "/proc/self/status" not in call]
+        self.assertEqual(others, [])
+
+
 class Silence:
     """Stands between programs and a broker, and forwards nothing from one packet on."""
 

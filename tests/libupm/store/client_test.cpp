@@ -4,12 +4,14 @@
 // when the program does something to their descriptors.
 #include "tests/libupm/store/fixture.hpp"
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
 #include <set>
 #include <sys/socket.h>
+#include <thread>
 #include <unistd.h>
 
 namespace upm::test {
@@ -109,6 +111,52 @@ TEST_F(StoreClient, DomainsOfOneProcessAreApart) {
     EXPECT_EQ(counts.merged, kCount);
     (void)::close(one);
     (void)::close(other);
+}
+
+// A number means something in one table only.
+TEST_F(StoreClient, ThreadsWithOtherDescriptorsHaveOtherConnections) {
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(insert(1), kAll);
+    const std::set<int> before = connections();
+    for (const bool own : {true, false, true}) {
+        std::thread([&] {
+            if (own)
+                ASSERT_TRUE(backend.take_own_table());
+            EXPECT_EQ(insert(own ? 2 : 3), kAll);
+            EXPECT_TRUE(backend.unmapped());
+            EXPECT_EQ(insert(own ? 4 : 5), kAll);
+        }).join();
+        // What was idle went to the thread's table, and with it.
+        EXPECT_EQ(connections().size(), own ? 0U : 1U);
+    }
+    EXPECT_EQ(insert(6), kAll);
+    EXPECT_EQ(connections().size(), 1U);
+}
+
+// Those of a thread with descriptors of its own are still in use while others call.
+TEST_F(StoreClient, TablesAtTheSameTime) {
+    ASSERT_EQ(open(), 0) << text;
+    constexpr int kRounds = 10;
+    std::atomic<int> step{0}; // they take turns
+    const auto done = [&](int number) {
+        step = number;
+        step.notify_all();
+    };
+    std::thread other([&] {
+        EXPECT_TRUE(backend.take_own_table());
+        for (int round = 0; round < kRounds; ++round) {
+            EXPECT_EQ(insert(static_cast<std::uint64_t>(100 + round)), kAll);
+            done(2 * round + 1);
+            step.wait(2 * round + 1);
+        }
+    });
+    for (int round = 0; round < kRounds; ++round) {
+        step.wait(2 * round);
+        EXPECT_EQ(insert(static_cast<std::uint64_t>(200 + round)), kAll);
+        EXPECT_EQ(connections().size(), 1U);
+        done(2 * round + 2);
+    }
+    other.join();
 }
 
 // Daemons close all descriptors that they do not know.
