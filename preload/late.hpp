@@ -60,12 +60,15 @@ class LateNotes final : public LateParts {
     void add(const std::byte *at, std::size_t size) noexcept override {
         note_late(block_, fd_, offset_ + (at - into_), at, size);
     }
+    void skipped() noexcept override { skipped_ = true; }
+    [[nodiscard]] bool was_skipped() const noexcept { return skipped_; }
 
   private:
     Block &block_;
     int fd_;
     off_t offset_;
     const std::byte *into_;
+    bool skipped_ = false;
 };
 
 } // namespace upm::hook

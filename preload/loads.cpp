@@ -106,7 +106,7 @@ class NoSignals {
 // special to the block.
 class LoadGate final : public Gate {
   public:
-    LoadGate(const Block &block, const iovec &part) noexcept
+    LoadGate(Block &block, const iovec &part) noexcept
         : block_(block), number_(block.number), buffer_(part.iov_base), len_(part.iov_len) {}
 
     bool enter() noexcept override {
@@ -116,6 +116,7 @@ class LoadGate final : public Gate {
             return false;
         }
         Change::end_piece(buffer_, len_);
+        block_.advised = true; // before anything is mapped there: free() asks for it
         return true;
     }
     bool leave() noexcept override {
@@ -127,7 +128,7 @@ class LoadGate final : public Gate {
     [[nodiscard]] bool over() const noexcept override { return all_pieces_ended(); }
 
   private:
-    const Block &block_;
+    Block &block_;
     std::uint64_t number_;
     const void *buffer_;
     std::size_t len_;
@@ -154,7 +155,6 @@ bool are_shared(std::size_t len) noexcept {
 }
 
 std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcept {
-    block.advised = true; // before anything is mapped there: free() asks for it
     LoadGate gate(block, part);
     LateNotes late(block, fd, offset, part.iov_base);
     upm_load_counts counts{};
@@ -166,6 +166,10 @@ std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcep
                                             .gate = &gate,
                                             .late = &late},
                                            counts);
+    // Freed, it is unmapped, so that the next load finds memory that does not exist yet; but not
+    // where nobody shares anything.
+    if (!late.was_skipped())
+        block.advised = true;
     shared += counts.shared;
     made += counts.made;
     return got;

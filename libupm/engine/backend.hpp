@@ -106,6 +106,8 @@ class LateParts {
     LateParts &operator=(const LateParts &) = delete;
     // Whole pages of the destination.
     virtual void add(const std::byte *at, std::size_t size) noexcept = 0;
+    // Nothing was asked about the load at all, since nobody shares what this process loads.
+    virtual void skipped() noexcept {}
 
   protected:
     ~LateParts() = default;

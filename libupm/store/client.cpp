@@ -491,7 +491,10 @@ bool ConnectionPool::in_other_table(std::size_t slot) const noexcept {
 // process came here by fork: its number is forgotten and the descriptor kept. The
 // process stands in the word, since not every way to fork runs fork handlers.
 bool ConnectionPool::take(std::size_t slot, bool idle) noexcept {
+    constexpr std::uint64_t kStates = 0xf;
     std::uint64_t seen = slots_[slot].word.load();
+    if (idle && (seen & kStates) != kIdle) // whosever it is, which would be a system call
+        return false;
     const bool own = seen == word(kIdle) || seen == word(kBusy) || in_other_table(slot);
     if (idle ? seen != word(kIdle) : own)
         return false;

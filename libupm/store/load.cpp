@@ -69,7 +69,12 @@ Load::~Load() {
 
 // Returns true if something can be shared.
 bool Load::begin() noexcept {
-    if (luck_.skips_all(call_.len) || pagemap_.error() != 0)
+    if (luck_.skips_all(call_.len)) {
+        if (call_.late != nullptr)
+            call_.late->skipped();
+        return false;
+    }
+    if (pagemap_.error() != 0)
         return false;
     talk_ = finder_.begin(call_.patient);
     if (!talk_)
@@ -97,7 +102,7 @@ bool Load::begin() noexcept {
 
 bool Load::make_scratch() noexcept {
     void *const memory = ::mmap(nullptr, sizeof(Scratch), PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (memory == MAP_FAILED)
         return false;
     (void)::madvise(memory, sizeof(Scratch), MADV_DONTFORK); // no child has a use for it
@@ -145,8 +150,20 @@ std::int64_t Load::run() noexcept {
     return static_cast<std::int64_t>(done) + std::max<std::int64_t>(after, 0);
 }
 
+// Has the kernel find memory for all of it at once: in a read it takes the lock of the process's
+// mappings again for each page, which many threads that read at one time wait for.
+void Load::populate(std::byte *at, std::size_t size) const noexcept {
+    const std::uint64_t mask = page_size() - 1;
+    const auto start = reinterpret_cast<std::uint64_t>(at);
+    const std::uint64_t first = (start + mask) & ~mask;
+    const std::uint64_t end = (start + size) & ~mask;
+    if (call_.ordinary && size >= kLeast)
+        (void)::madvise(at + (first - start), end - first, MADV_POPULATE_WRITE);
+}
+
 // A plain read, counted.
 std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept {
+    populate(at, size);
     const std::int64_t got = size != 0 ? plain_read(call_.fd, offset, at, size) : 0;
     counts_.copied += static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0));
     return got;
