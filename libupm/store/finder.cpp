@@ -72,8 +72,10 @@ bool Finder::connect(std::size_t turn) noexcept {
     std::size_t &slot = slots_[turn];
     if (slot != kNoSlot)
         return true;
-    const int ret =
-        tools_.pool.acquire_existing(tools_.path, domain_, std::max(pace_.answer_ms(), 1), slot);
+    int ret = tools_.pool.acquire_open(domain_, slot);
+    if (ret != 0) // only now is it looked up how long that may take
+        ret = tools_.pool.acquire_existing(tools_.path, domain_, std::max(pace_.answer_ms(), 1),
+                                           slot);
     if (ret == 0) {
         terms_ = connection(turn).terms();
         return true;

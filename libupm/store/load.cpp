@@ -97,7 +97,7 @@ bool Load::begin() noexcept {
     if (!make_scratch())
         return false;
     pace_.begin(call_.patient);
-    return view_.reserve(kMaxPages * page_size() + kHugePage);
+    return true;
 }
 
 bool Load::make_scratch() noexcept {
@@ -332,6 +332,8 @@ bool Load::same(const LoadWindow &window, const std::byte *view, std::size_t at,
 // Returns the bytes read from the beginning of the window, fewer than `size` if the file
 // ends or, with `differs`, if the segment is too different to go on with it.
 std::int64_t Load::compare_and_map(LoadWindow &window, std::size_t size, bool &differs) noexcept {
+    if (!view_ && !view_.reserve(kMaxPages * page_size() + kHugePage))
+        return copy(window.at, window.offset, size);
     std::byte *const view = view_.data() + reinterpret_cast<std::uintptr_t>(window.at) % kHugePage;
     const std::uint64_t start = now_ns();
     const std::uint64_t cpu = thread_cpu_ns();

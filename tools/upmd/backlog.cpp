@@ -148,6 +148,7 @@ void Backlog::take_made(Order &order, Made &result) {
         made_ += result.hashes.size();
         Segment &segment = catalog_.add(*order.domain, order.owner, result.hashes,
                                         std::move(result.fd), result.inode);
+        catalog_.enter(segment);
         segment.made = true;
         segment.alone = true;
         keep(order.owner, segment);

@@ -478,6 +478,7 @@ bool Broker::publish(Client &client, std::span<const std::byte> packet, Brought 
         totals_.published += hashes.size();
         Segment &segment =
             catalog_.add(*client.domain, client.owner, hashes, std::move(brought.fd), inode);
+        catalog_.enter(segment);
         hand_out(client, segment, true, now);
         store::PublishReply answer{};
         answer.segment = client.names.add(segment.id);

@@ -62,16 +62,20 @@ Segment &Catalog::add(Domain &domain, const Owner &owner, std::span<const std::u
     segment.owner = owner;
     segment.pages.resize(hashes.size());
     segments_.emplace(last_, std::move(fresh));
-    for (std::uint32_t i = 0; i < hashes.size(); ++i) {
+    for (std::uint32_t i = 0; i < hashes.size(); ++i)
         segment.pages[i].hash = hashes[i];
-        link(domain, {.segment = segment.id, .page = i});
-    }
     inodes_[inode] = segment.id;
     ++domain.segments;
     domain.pages += hashes.size();
     return segment;
 }
 
+void Catalog::enter(const Segment &segment) {
+    for (std::uint32_t i = 0; i < segment.pages.size(); ++i)
+        link(*segment.domain, {.segment = segment.id, .page = i});
+}
+
+// Pre: it was entered.
 void Catalog::remove(Segment &segment) {
     Domain &domain = *segment.domain;
     for (const SegmentPage &page : segment.pages)

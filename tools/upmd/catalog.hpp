@@ -94,8 +94,10 @@ class Catalog {
     // Forgets a domain that has no members, segments, jobs and seeds.
     void leave(Domain &domain);
 
+    // Nobody finds its pages before enter(), which takes a while.
     Segment &add(Domain &domain, const Owner &owner, std::span<const std::uint64_t> hashes,
                  Descriptor fd, std::uint64_t inode);
+    void enter(const Segment &segment);
     void remove(Segment &segment);
 
     [[nodiscard]] Segment *find(SegmentId id) const;

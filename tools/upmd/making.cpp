@@ -126,6 +126,8 @@ void Broker::made(Made result, std::uint64_t now) {
         answer.pages = static_cast<std::uint32_t>(segment->pages.size());
         reply(client, waiting.header, answer, segment->fd.get());
     }
+    if (segment != nullptr)
+        catalog_.enter(*segment); // those who wait have their answers by now
     if (segment != nullptr && segment->users == 0 && !segment->kept())
         drop(*segment);
     catalog_.leave(domain);
