@@ -16,6 +16,8 @@ namespace upm {
 
 namespace {
 
+constexpr const char *kSystemLock = "/run/upm/upmd.sock.lock";
+
 int copy_path(SocketPath &path, std::string_view text) noexcept {
     path = {};
     if (text.size() >= sizeof(path.text))
@@ -80,11 +82,13 @@ int find_socket(SocketPath &path) noexcept {
     return own_socket(path);
 }
 
-// systemd keeps a link there for each unit that is active.
+// systemd keeps a link there for each unit with a process. A broker that made its socket itself
+// has a lock beside it.
 bool starts_on_demand(const SocketPath &path) noexcept {
     struct stat status {};
     return std::string_view(path.text) == kSystemSocket &&
-           ::lstat("/run/systemd/units/invocation:upmd.socket", &status) == 0 &&
+           ::lstat("/run/systemd/system", &status) == 0 && ::lstat(kSystemSocket, &status) == 0 &&
+           ::lstat(kSystemLock, &status) != 0 &&
            ::lstat("/run/systemd/units/invocation:upmd.service", &status) != 0;
 }
 

@@ -109,8 +109,9 @@ Finding answering_broker(const Machine &machine, const BrokerLook &look) {
 Finding check_broker_runs(const Machine &machine) {
     const Asker &asker = machine.asker;
     const BrokerLook look = look_at_broker(machine.root);
-    const bool ended = look.state == BrokerState::kNone || look.state == BrokerState::kDead;
-    if (look.system && ended)
+    const bool runs = look.state != BrokerState::kNone && look.state != BrokerState::kDead &&
+                      look.state != BrokerState::kWaits;
+    if (look.system && !runs)
         if (std::optional<Finding> refused = refused_options(machine))
             return *std::move(refused);
     switch (look.state) {
