@@ -12,8 +12,8 @@
 ##               containers of containerd and Docker (as root; 700 MB in ~/.cache/upm, once)
 ##   test-programs  large programs under the hook, and with --layout keyed, do what they do
 ##               without (an hour; installs compilers of Go, Java and Rust: 1 GB)
-##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13
-##               (as root; 2 GB in ~/.cache/upm, once)
+##   test-packages  the Debian packages installed, upgraded and purged on Debian 12 and 13, and
+##               their service run by a systemd of its own (as root; 2 GB in ~/.cache/upm, once)
 ##   test-first-hour  what an operator types in the first hour, in a Debian of its own, with
 ##               PyTorch in podman and a Prometheus (as root; 2 GB more; RECORD=1 writes
 ##               docs/first-hour.md)
@@ -203,6 +203,7 @@ test-programs: tests $(call deps,programs) $(EXTRA_PYTHON)/.done
 test-packages: deb $(call deps,packages)
 	@for release in 12 13; do tests/adopt/debian-folder $$release; done
 	@tests/adopt/packages_test.py
+	@tests/adopt/service_test.py
 
 test-first-hour: deb $(call deps,packages)
 	@for what in 12 torch; do tests/adopt/debian-folder $$what; done

@@ -157,6 +157,7 @@ class Packages(unittest.TestCase):
         pages = ("man1/upm.1.gz", "man8/upmd.8.gz", "man3/upm_load.3.gz")
         for file in (*(f"man/{page}" for page in pages), "upm/upm.rules.yml", "upm/upm.json"):
             self.assertTrue((self.folder.root / "usr/share" / file).exists(), file)
+        self.assertTrue((self.folder.root / "usr/lib/tmpfiles.d/upm.conf").exists())
 
     def check_units(self) -> None:
         """The system's socket is on after the next start, that of users is theirs to choose."""
