@@ -78,10 +78,10 @@ constexpr OptionRow kOptions[] = {
 };
 
 cxxopts::Options description() {
-    cxxopts::Options options("pss-report",
-                             "Where the memory of processes goes, and what merging saves.\n"
-                             "What came by a load and what by a merge look the same here, and what\n"
-                             "was trimmed is gone: upm status tells load, merge and trim apart.\n");
+    cxxopts::Options options(
+        "pss-report", "Where the memory of processes goes, and what merging saves.\n"
+                      "What came by a load and what by a merge look the same here, and what\n"
+                      "was trimmed is gone: upm status tells load, merge and trim apart.\n");
     options.custom_help("[OPTION...] [RECORDING...]");
     for (const OptionRow &row : kOptions) {
         std::shared_ptr<cxxopts::Value> value = cxxopts::value<bool>();
