@@ -51,6 +51,27 @@ def hooked(command: Words, **variables: str) -> subprocess.CompletedProcess[str]
     return run(command, EAGER | variables)
 
 
+PRINTS_ITS_ENVIRONMENT = r"""
+__asm__(".globl _start\n_start: mov %esp, %eax\npush %eax\ncall begin\n");
+static int call(int number, int first, const void *second, int third) {
+    int result;
+    __asm__ volatile("int $0x80" : "=a"(result)
+                     : "a"(number), "b"(first), "c"(second), "d"(third) : "memory");
+    return result;
+}
+void begin(char **stack) {
+    for (char **word = stack + 1 + *(int *)stack + 1; *word; ++word) {
+        int length = 0;
+        while ((*word)[length])
+            ++length;
+        call(4, 1, *word, length);
+        call(4, 1, "\n", 1);
+    }
+    call(1, 0, 0, 0);
+}
+"""
+
+
 class Case(HookCase):
     """What the tests share."""
 
@@ -211,6 +232,21 @@ class Command(Case):
 
     def test_options_of_the_program_are_its_own(self) -> None:
         self.assertEqual(self.fine(self.upm("echo", "--profile", "-h")), "--profile -h\n")
+
+    def test_program_of_another_word_size(self) -> None:
+        """ld.so would say of each that it cannot load the hook."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, program = Path(folder) / "a.c", Path(folder) / "a"
+            source.write_text(PRINTS_ITS_ENVIRONMENT)
+            command: Words = ["gcc", "-m32", "-O1", "-nostdlib", "-static", "-ffreestanding"]
+            if plain([*command, "-fno-pie", "-no-pie", "-o", program, source]).returncode != 0:
+                self.skipTest("no compiler for programs of 32 bits")
+            if plain([program]).returncode != 0:
+                self.skipTest("the kernel runs no programs of 32 bits")
+            done = self.upm("--", program)
+        self.assertIn("PATH=", self.fine(done))
+        self.assertNotIn("libupm-preload", done.stdout)
+        self.assertIn("nothing will be merged", done.stderr)
 
     def test_refuses_nonsense(self) -> None:
         for arguments in (

@@ -152,7 +152,7 @@ int run_run(const Arguments &arguments) {
 
     const std::string layout = layout_of(chosen);
     say_what_merges("run", *command, scope_of(chosen, layout));
-    preload(find_hook());
+    preload(find_hook(), *command);
     pass_on(chosen);
     choose_layout(layout, *command); // last: what is done from here on has its limits
     return become("run", Arguments(command, arguments.end()));

@@ -251,7 +251,7 @@ int run_seeded(const Arguments &command, const SeedOptions &wish, bool as_json) 
         throw SystemError("start", command.front(), errno);
     if (child == 0) {
         (void)::sigprocmask(SIG_SETMASK, &before, nullptr);
-        preload(hook);
+        preload(hook, command.front());
         set_environment("UPM_SEED", seed.token);
         ::_exit(become("seed", command));
     }

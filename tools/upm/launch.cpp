@@ -24,7 +24,9 @@ void set_environment(const char *name, const std::string &value) {
         throw SystemError("set", name, errno);
 }
 
-void preload(const std::string &hook) {
+void preload(const std::string &hook, const std::string &command) {
+    if (look_at_program(command).loader == Loader::kForeign)
+        return;
     // ld.so knows no way to quote these.
     if (hook.find_first_of(" :") != std::string::npos)
         throw std::runtime_error(

@@ -13,8 +13,9 @@ namespace upm::tool::cli {
 // Sets a variable of the environment. Throws SystemError.
 void set_environment(const char *name, const std::string &value);
 
-// Has ld.so load the hook in front of what it loads already. Throws std::runtime_error.
-void preload(const std::string &hook);
+// Has ld.so load the hook in front of what it loads already, unless `command` is of another
+// machine or word size: then ld.so would only complain. Throws std::runtime_error.
+void preload(const std::string &hook, const std::string &command);
 
 // A program in which nothing will be merged runs all the same, but not without a word.
 // UPM_VERBOSE asks for one in any case; UPM_BACKEND=none asks for nothing else. `speaker` is
