@@ -471,8 +471,11 @@ void notice_late() noexcept {
 void notice_exit() noexcept {
     if (sandboxed() || ::gettid() != ::getpid())
         return;
+    const Guard guard;
+    const int error = errno;
     first_left = true;
-    ring();
+    end_work();
+    errno = error;
 }
 
 void wake_adviser() noexcept {

@@ -3,6 +3,7 @@
 // The hooked functions that change mappings. With a backend that maps shared content over
 // memory, each goes through with_blocks() (changes.hpp), which has the one rule; each
 // says what becomes of a block, and does what it does meanwhile.
+#include "libupm/api/library.hpp"
 #include "libupm/mm/vma_reader.hpp"
 #include "preload/adviser.hpp"
 #include "preload/blocks.hpp"
@@ -22,7 +23,6 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <upm/upm.hpp>
 
 #define UPM_HOOK extern "C" __attribute__((visibility("default")))
 
@@ -274,8 +274,14 @@ bool make_private(void *addr, std::size_t len) noexcept {
             reshape(block);
         },
         [] {});
-    if (advised && !sandboxed())
-        (void)upm::unmerge(addr, len);
+    if (advised && !sandboxed()) {
+        upm_counts unused;
+        (void)engine().submit({.addr = reinterpret_cast<std::uintptr_t>(addr),
+                               .len = round_up(len),
+                               .unmerge = true,
+                               .holes = true}, // made by the program
+                              unused);
+    }
     return advised;
 }
 

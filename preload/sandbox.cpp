@@ -107,18 +107,22 @@ void begin() noexcept {
     const int error = errno;
     if (!begun.exchange(true)) {
         const Guard guard;
-        set_threshold(SIZE_MAX);
-        end_loads();
-        end_all_pieces();
-        end_waits();
-        wake_adviser();
-        if (local().thread_runs.load())
-            wait_until_ended();
+        end_work();
     }
     errno = error;
 }
 
 } // namespace
+
+void end_work() noexcept {
+    set_threshold(SIZE_MAX);
+    end_loads();
+    end_all_pieces();
+    end_waits();
+    wake_adviser();
+    if (local().thread_runs.load())
+        wait_until_ended();
+}
 
 bool system_calls_allowed() noexcept {
     has_filter = find_filter();

@@ -24,6 +24,9 @@ bool sandboxed() noexcept;
 // Returns true if some filter was in force when the adviser's thread began.
 bool filtered() noexcept;
 
+// Ends the hook's work for good, and waits until its thread has ended.
+void end_work() noexcept;
+
 // Who the adviser's thread is: it has ended before the program is locked in.
 void note_thread(pid_t thread) noexcept;
 // It could not be started.

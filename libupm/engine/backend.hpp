@@ -85,6 +85,7 @@ struct Call {
     int pid = 0;            // 0: this process
     int domain_fd = -1;     // -1: the default domain
     bool unmerge = false;
+    bool holes = false; // what is not mapped may be passed over
     bool dry_run = false;
     bool quiescent = false; // the caller vouches that nobody writes meanwhile
     // Pages merge with content that others can share already; none is given to others.

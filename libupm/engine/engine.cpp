@@ -55,6 +55,7 @@ int Engine::prepare(const Request &request, Call &call) const noexcept {
     call.pid = request.pid == ::getpid() ? 0 : request.pid;
     call.domain_fd = request.domain_fd >= 0 ? request.domain_fd : default_domain();
     call.unmerge = request.unmerge;
+    call.holes = request.holes;
     call.dry_run = (request.flags & UPM_DRY_RUN) != 0;
     call.quiescent = (request.flags & UPM_QUIESCENT) != 0;
     call.known_only = request.known_only;

@@ -100,6 +100,7 @@ int main(int argc, char **argv) {
                             {"no-more-mappings", no_more_mappings},
                             {"key", key},
                             {"guard", guard},
+                            {"holes", holes},
                             {"process-advice", process_advice},
                             {"attach", attach},
                             {"locked", locked},

@@ -54,6 +54,7 @@ int protect_meanwhile();
 int no_more_mappings();
 int key();
 int guard();
+int holes();
 int process_advice();
 int locked();
 int attach();

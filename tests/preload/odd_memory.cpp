@@ -115,6 +115,25 @@ int guard() {
     return 0;
 }
 
+// Some advice is refused for mappings of files, and for anonymous memory in another way.
+int holes() {
+    for (const bool wipe : {false, true}) {
+        char *const block = load();
+        UPM_CHECK(::munmap(block + 2 * kMib, kMib) == 0);
+        const int advice = wipe ? MADV_WIPEONFORK : MADV_REMOVE;
+        UPM_CHECK(::madvise(block, kBlock, advice) == -1);
+        // The first of all errors, but holes come last.
+        UPM_CHECK(errno == (wipe ? ENOMEM : EINVAL));
+        UPM_CHECK(!is_zero(block, kMib) && !is_zero(block + 3 * kMib, kMib));
+        UPM_CHECK(in_child([&] {
+                      return is_zero(block, kMib) == wipe && is_zero(block + 3 * kMib, kMib) == wipe
+                                 ? 0
+                                 : 1;
+                  }) == 0);
+    }
+    return 0;
+}
+
 // By another name, madvise, which a process may use on itself since Linux 6.13.
 int process_advice() {
     constexpr int kSelf = -10001;    // PIDFD_SELF_THREAD_GROUP, where the kernel knows it

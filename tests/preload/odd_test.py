@@ -76,6 +76,9 @@ class Calls(Case):
     def test_guards(self) -> None:
         self.done(self.odd("guard"))
 
+    def test_advice_over_holes(self) -> None:
+        self.done(self.odd("holes"))
+
     def test_advice_to_a_process(self) -> None:
         self.done(self.odd("process-advice"))
 
@@ -150,12 +153,16 @@ class Ends(Case):
         program.process.returncode = os.waitstatus_to_exitcode(status)
         return program.process.returncode, usage.ru_utime + usage.ru_stime
 
-    def status_of(self, command: list[str | Path], variables: dict[str, str]) -> int:
+    def end_of(self, command: list[str | Path], variables: dict[str, str]) -> tuple[int, str]:
+        """Status and output."""
         program = self.start(command, variables)
         try:
-            return program.process.wait(timeout=SECONDS)
+            program.process.wait(timeout=SECONDS)
         except subprocess.TimeoutExpired:
             self.fail("it does not end")
+        out, _ = program.end()
+        assert program.status is not None
+        return program.status, out
 
     def test_first_thread_ends(self) -> None:
         """The process ends with the last of its own threads; the hook's is none of them."""
@@ -165,7 +172,7 @@ class Ends(Case):
                 if how == "k":  # ended by a filter that it inherits
                     command = [ODD, "thread-locked-in", self.file, *command]
                 plain = {"UPM_TEST_PLAIN": "1"}
-                self.assertEqual(self.status_of(command, self.hook), self.status_of(command, plain))
+                self.assertEqual(self.end_of(command, self.hook), self.end_of(command, plain))
 
     def test_ended_while_it_reads(self) -> None:
         """As by the kernel, which ends a read for a signal that ends the process."""
@@ -218,7 +225,8 @@ class Descriptors(Case):
         log = self.path / "trace"
         words = [f"-E{k}={v}" for k, v in self.hook.items()]
         calls = "trace=open,openat,socket,pipe2,memfd_create,userfaultfd,close_range"
-        done = run(["strace", "-f", "-qq", "-o", log, "-e", calls, *words, ODD, "load", self.file], {})
+        trace: list[str | Path] = ["strace", "-f", "-qq", "-o", log, "-e", calls, *words]
+        done = run([*trace, ODD, "load", self.file], {})
         self.assertIn(done.returncode, (0, EXIT_SKIPPED), done.stderr)
         lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
         own = [thread for thread, call in lines if "CLOSE_RANGE_UNSHARE) = 0" in call]
