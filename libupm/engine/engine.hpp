@@ -21,7 +21,7 @@ struct Request {
     int pid = 0;
     int domain_fd = -1; // -1: the engine's default
     bool unmerge = false;
-    bool holes = false; // as in Call
+    bool holes = false;             // as in Call
     bool known_only = false;        // see Call
     const Layout *layout = nullptr; // see Call
     Gate *gate = nullptr;           // see Call

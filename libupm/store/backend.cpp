@@ -196,8 +196,7 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     if (ret != 0)
         return ret;
     // MS_ASYNC does nothing but to look for holes, far faster than /proc does.
-    if (!call.holes &&
-        ::msync(reinterpret_cast<void *>(call.addr), call.len, MS_ASYNC) != 0)
+    if (!call.holes && ::msync(reinterpret_cast<void *>(call.addr), call.len, MS_ASYNC) != 0)
         return -errno;
     budget_.recount();
     Borrowed borrowed(pool_);

@@ -72,7 +72,7 @@ int read_long() {
 int leave(const char *how) {
     if (std::strchr(how, 'k') == nullptr && std::getenv("UPM_TEST_PLAIN") == nullptr)
         std::free(load());
-    (void)allocate(kBlock); // and the hook's thread lives on
+    (void)allocate(kBlock);           // and the hook's thread lives on
     (void)std::fputs("left", stdout); // by the last one, if libc knows that it is
     if (std::strchr(how, 'w') != nullptr)
         std::thread([] { sleep_ms(500); }).detach();
