@@ -150,23 +150,33 @@ std::int64_t Load::run() noexcept {
     return static_cast<std::int64_t>(done) + std::max<std::int64_t>(after, 0);
 }
 
-// Has the kernel find memory for all of it at once: in a read it takes the lock of the process's
-// mappings again for each page, which many threads that read at one time wait for.
+// Has the kernel find memory for a part at once: in a read it takes the lock of the process's
+// mappings again for each page, which many threads that read at one time wait for. Who forks
+// waits for it, too: so it is no more than a part.
 void Load::populate(std::byte *at, std::size_t size) const noexcept {
     const std::uint64_t mask = page_size() - 1;
     const auto start = reinterpret_cast<std::uint64_t>(at);
     const std::uint64_t first = (start + mask) & ~mask;
     const std::uint64_t end = (start + size) & ~mask;
-    if (call_.ordinary && size >= kLeast)
+    if (call_.ordinary && end >= first + kLeast)
         (void)::madvise(at + (first - start), end - first, MADV_POPULATE_WRITE);
 }
 
 // A plain read, counted.
 std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept {
-    populate(at, size);
-    const std::int64_t got = size != 0 ? plain_read(call_.fd, offset, at, size) : 0;
-    counts_.copied += static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0));
-    return got;
+    std::size_t done = 0;
+    while (done < size) {
+        const std::size_t part = std::min(size - done, kPiece);
+        populate(at + done, part);
+        const std::int64_t got = plain_read(call_.fd, offset + done, at + done, part);
+        if (got < 0 && done == 0)
+            return got;
+        done += static_cast<std::size_t>(std::max<std::int64_t>(got, 0));
+        if (got < static_cast<std::int64_t>(part))
+            break;
+    }
+    counts_.copied += done;
+    return static_cast<std::int64_t>(done);
 }
 
 // The rest of a window that no segment has. What was too late may come to share another time.
