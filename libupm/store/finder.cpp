@@ -44,9 +44,7 @@ void Finder::end() noexcept {
     for (std::size_t turn = 0; turn < kDepth; ++turn) {
         if (slots_[turn] == kNoSlot)
             continue;
-        if (settle(turn))
-            stays = true;
-        else if (!stays && owed_[turn] == Owed::kPlaces && connection(turn).abandon())
+        if (settle(turn) || (!stays && owed_[turn] == Owed::kPlaces && connection(turn).abandon()))
             stays = true;
         else
             connection(turn).close();

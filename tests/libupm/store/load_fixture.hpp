@@ -26,6 +26,8 @@ class StoreLoad : public StoreTest {
         fd_ = ::open((dir_.path() + "/file").c_str(), O_RDWR | O_CLOEXEC);
     }
     ~StoreLoad() override { ::close(fd_); }
+    StoreLoad(const StoreLoad &) = delete;
+    StoreLoad &operator=(const StoreLoad &) = delete;
 
     // Loads the file, and expects its bytes.
     std::int64_t load(const Pages &into) { return load_from(fd_, into); }

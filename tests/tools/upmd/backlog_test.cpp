@@ -16,7 +16,7 @@ namespace {
 class UpmdLate : public PlayedBroker {
   protected:
     static constexpr std::uint32_t kHuge = 512; // pages
-    static constexpr std::uint64_t kPages = 2 * kHuge;
+    static constexpr std::uint64_t kPages = std::uint64_t{2} * kHuge;
 
     UpmdLate() {
         const Pages content(kPages);
@@ -35,7 +35,7 @@ class UpmdLate : public PlayedBroker {
     [[nodiscard]] std::string file() const { return dir_.path() + "/file"; }
     void write_file(const Pages &content) { dir_.write("file", {content.data(), content.size()}); }
 
-    store::LateRequest request(std::uint32_t skew = 0) const {
+    [[nodiscard]] store::LateRequest request(std::uint32_t skew = 0) const {
         store::LateRequest request{};
         request.likeness = 7;
         request.pages = pages_;
