@@ -2,14 +2,18 @@
 #include "libupm/base/descriptor_table.hpp"
 
 #include "libupm/base/close_range.hpp"
+#include "libupm/base/sharable_file.hpp"
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
+#include <fcntl.h>
 #include <iterator>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 namespace upm {
@@ -20,16 +24,32 @@ namespace {
 
 // The kernel copies so many descriptors whatever is asked for, and then closes the copies. That
 // is nothing to pipes, sockets and files of disks. A queue of POSIX forgets whom to notify, and
-// some drivers take it for the end of what the program does with the device.
+// some drivers take it for the end of what the program does with the device. The program behind
+// a file system of FUSE is asked, may take it for the end of the writing, and may not answer;
+// servers of network file systems may get what was written, and the kernel tells the one that
+// closes, and nobody later, of errors.
 constexpr int kCopied = 64;
+
+bool file_may_be_closed_twice(int fd) noexcept {
+    constexpr std::uint32_t kFuse = 0x65735546; // include/uapi/linux/magic.h
+    struct statfs system {};
+    if (::syscall(SYS_mq_getsetattr, fd, nullptr, nullptr) == 0 || ::fstatfs(fd, &system) != 0)
+        return false;
+    const int flags = ::fcntl(fd, F_GETFL);
+    const bool writes = flags < 0 || (flags & O_ACCMODE) != O_RDONLY;
+    return keeps_pages(static_cast<std::uint64_t>(system.f_type)) ||
+           (!writes && static_cast<std::uint32_t>(system.f_type) != kFuse);
+}
 
 bool may_be_closed_twice(int fd) noexcept {
     struct stat status {};
-    if (::fstat(fd, &status) != 0)
+    // Whoever serves the file is not asked. Not all that play Linux know how.
+    if (::syscall(SYS_newfstatat, fd, "", &status, AT_EMPTY_PATH | AT_STATX_DONT_SYNC) != 0 &&
+        (errno != EINVAL || ::fstat(fd, &status) != 0))
         return errno == EBADF;
     switch (status.st_mode & S_IFMT) {
     case S_IFREG: // so is a queue
-        return ::syscall(SYS_mq_getsetattr, fd, nullptr, nullptr) != 0;
+        return file_may_be_closed_twice(fd);
     case S_IFCHR: {
         constexpr unsigned kMemory = 1; // Documentation/admin-guide/devices.txt
         constexpr unsigned kTerminals[] = {4, 5, 136, 137, 138, 139, 140, 141, 142, 143};

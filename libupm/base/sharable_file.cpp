@@ -9,7 +9,7 @@
 
 namespace upm {
 
-std::uint64_t sharable_size(int fd) noexcept {
+bool keeps_pages(std::uint64_t system) noexcept {
     // From the kernel's include/uapi/linux/magic.h and the file systems' own sources.
     constexpr std::uint32_t kKinds[] = {
         0xef53,     // ext2, ext3, ext4
@@ -24,6 +24,11 @@ std::uint64_t sharable_size(int fd) noexcept {
         0x2fc12fc1, // ZFS
         0xca451a4e, // bcachefs
     };
+    return std::find(std::begin(kKinds), std::end(kKinds), static_cast<std::uint32_t>(system)) !=
+           std::end(kKinds);
+}
+
+std::uint64_t sharable_size(int fd) noexcept {
     const int flags = ::fcntl(fd, F_GETFL);
     struct stat status {};
     struct statfs system {};
@@ -31,10 +36,9 @@ std::uint64_t sharable_size(int fd) noexcept {
         ::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size <= 0 ||
         ::fcntl(fd, F_GETLEASE) == F_WRLCK || ::fstatfs(fd, &system) != 0)
         return 0;
-    const bool known = std::any_of(std::begin(kKinds), std::end(kKinds), [&](std::uint32_t kind) {
-        return kind == static_cast<std::uint32_t>(system.f_type);
-    });
-    return known ? static_cast<std::uint64_t>(status.st_size) : 0;
+    return keeps_pages(static_cast<std::uint64_t>(system.f_type))
+               ? static_cast<std::uint64_t>(status.st_size)
+               : 0;
 }
 
 // Asked for in the name of the open file, the kernel names the process's own locks, too.

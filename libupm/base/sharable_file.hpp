@@ -8,9 +8,12 @@
 
 namespace upm {
 
+// Returns true if file systems of that kind, as statfs(2) has it, keep what they read in the page
+// cache, serve it without a program in between, and do nothing when a file is closed.
+bool keeps_pages(std::uint64_t system) noexcept;
+
 // Returns the size in bytes of a file whose content can be shared: a regular one, open
-// for reading and not for direct I/O, on a file system that keeps what it reads in the
-// page cache and serves it without a program in between. 0 for all others.
+// for reading and not for direct I/O, where keeps_pages(). 0 for all others.
 std::uint64_t sharable_size(int fd) noexcept;
 
 // Returns true if the file may be opened once more, and that descriptor closed, without a

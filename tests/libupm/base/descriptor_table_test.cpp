@@ -106,5 +106,19 @@ TEST(DescriptorTable, IsNotTakenWhileThereIsAQueue) {
     in_thread([] { EXPECT_TRUE(take_own_table()); });
 }
 
+// Of the kinds of files that are not known to take no notice of a close, the one that any user
+// can open.
+TEST(DescriptorTable, IsNotTakenWhileAFileMayNoticeTheClose) {
+    const int reads = ::open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+    ASSERT_GE(reads, 0);
+    in_thread([] { EXPECT_TRUE(take_own_table()); });
+    const int writes = ::open("/proc/self/comm", O_RDWR | O_CLOEXEC);
+    ASSERT_GE(writes, 0);
+    in_thread([] { EXPECT_FALSE(take_own_table()); });
+    ::close(writes);
+    ::close(reads);
+    in_thread([] { EXPECT_TRUE(take_own_table()); });
+}
+
 } // namespace
 } // namespace upm
