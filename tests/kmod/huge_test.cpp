@@ -71,8 +71,7 @@ class Huge : public KmodTest {
   protected:
     void SetUp() override {
         KmodTest::SetUp();
-        if (read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
-            std::string::npos)
+        if (huge_pages_are_off())
             GTEST_SKIP() << "transparent huge pages are off";
     }
 
@@ -88,6 +87,15 @@ class Huge : public KmodTest {
         EXPECT_EQ(equal_frames(a.frames(), b.frames()), b.pages());
         EXPECT_EQ(b.usage().anon_huge, 0U);
         b.check();
+    }
+
+    // Runs it in a process that may fill a huge page with what another one has inserted.
+    void beside_known(void (*function)(std::uint64_t seed)) {
+        Actor a(Kind::kHuge, pattern_, kPages);
+        EXPECT_EQ(a.advise().counts.inserted, kPages);
+        Process child;
+        child.call(function, pattern_.seed);
+        a.check();
     }
 
     Device upm_;
@@ -127,25 +135,20 @@ TEST_F(Huge, BordersElsewhere) {
 
 // Zeros need no shared page; nothing is mapped in their place.
 TEST_F(Huge, WithZeros) {
-    Actor a(Kind::kHuge, pattern_, kPages);
-    EXPECT_EQ(a.advise().counts.inserted, kPages);
-    Process child;
-    child.call(
-        +[](std::uint64_t seed) {
-            Region region(Kind::kHuge, distinct(seed), kPages);
-            const std::array<std::byte, kPage> zeros{};
-            for (const std::size_t i : {std::size_t{0}, std::size_t{200}, kPages - 1})
-                region.write(i * kPage, zeros.data(), kPage);
-            const ExpectSplits expected(freezes_whole() ? 0 : 1);
-            const Advice advice = Device().advise(region.base(), region.len());
-            EXPECT_EQ(advice.counts.merged, kPages - 3);
-            // 6.12 gives zeros up by itself where it splits.
-            EXPECT_EQ(advice.counts.zero + advice.counts.already, 3U);
-            region.check();
-            region.write(200, 7);
-            region.check();
-        },
-        pattern_.seed);
+    beside_known(+[](std::uint64_t seed) {
+        Region region(Kind::kHuge, distinct(seed), kPages);
+        const std::array<std::byte, kPage> zeros{};
+        for (const std::size_t i : {std::size_t{0}, std::size_t{200}, kPages - 1})
+            region.write(i * kPage, zeros.data(), kPage);
+        const ExpectSplits expected(freezes_whole() ? 0 : 1);
+        const Advice advice = Device().advise(region.base(), region.len());
+        EXPECT_EQ(advice.counts.merged, kPages - 3);
+        // 6.12 gives zeros up by itself where it splits.
+        EXPECT_EQ(advice.counts.zero + advice.counts.already, 3U);
+        region.check();
+        region.write(200, 7);
+        region.check();
+    });
 }
 
 // The kernel's own huge page of zeros.
@@ -211,91 +214,74 @@ TEST_F(Huge, ShortBatchesSplit) {
 // Somebody has a reference on a page in the middle: nothing of it is touched, and it stays
 // huge where it need not be split to find that out.
 TEST_F(Huge, Referenced) {
-    Actor a(Kind::kHuge, pattern_, kPages);
-    EXPECT_EQ(a.advise().counts.inserted, kPages);
-    Process child;
-    child.call(
-        +[](std::uint64_t seed) {
-            Region region(Kind::kHuge, distinct(seed), kPages);
-            std::array<int, 2> ends{};
-            must(::pipe2(ends.data(), O_CLOEXEC), "pipe2");
-            Fd in(ends[0]);
-            Fd out(ends[1]);
-            const iovec part{.iov_base = region.page(77), .iov_len = kPage};
-            ASSERT_EQ(::vmsplice(out.get(), &part, 1, 0), static_cast<ssize_t>(kPage));
-            const Device upm;
-            const Advice advice = upm.advise(region.base(), region.len());
-            EXPECT_GE(advice.skipped(UPM_SKIP_BUSY) + advice.skipped(UPM_SKIP_COMPOUND), 1U);
-            if (freezes_whole()) {
-                EXPECT_EQ(advice.skipped(UPM_SKIP_BUSY), kPages);
-                EXPECT_EQ(usage_of(0, region.base(), region.len()).anon_huge, kHugePage);
-            }
-            region.write(77, 1);
-            region.write(78, 1);
-            std::array<std::byte, kPage> got{};
-            ASSERT_EQ(::read(in.get(), got.data(), kPage), static_cast<ssize_t>(kPage));
-            EXPECT_EQ(std::memcmp(got.data(), region.page(77), kPage), 0);
-            region.check();
-            EXPECT_EQ(upm.advise(region.base(), region.len()).done(), kPages);
-            region.check();
-        },
-        pattern_.seed);
+    beside_known(+[](std::uint64_t seed) {
+        Region region(Kind::kHuge, distinct(seed), kPages);
+        std::array<int, 2> ends{};
+        must(::pipe2(ends.data(), O_CLOEXEC), "pipe2");
+        Fd in(ends[0]);
+        Fd out(ends[1]);
+        const iovec part{.iov_base = region.page(77), .iov_len = kPage};
+        ASSERT_EQ(::vmsplice(out.get(), &part, 1, 0), static_cast<ssize_t>(kPage));
+        const Device upm;
+        const Advice advice = upm.advise(region.base(), region.len());
+        EXPECT_GE(advice.skipped(UPM_SKIP_BUSY) + advice.skipped(UPM_SKIP_COMPOUND), 1U);
+        if (freezes_whole()) {
+            EXPECT_EQ(advice.skipped(UPM_SKIP_BUSY), kPages);
+            EXPECT_EQ(usage_of(0, region.base(), region.len()).anon_huge, kHugePage);
+        }
+        region.write(77, 1);
+        region.write(78, 1);
+        std::array<std::byte, kPage> got{};
+        ASSERT_EQ(::read(in.get(), got.data(), kPage), static_cast<ssize_t>(kPage));
+        EXPECT_EQ(std::memcmp(got.data(), region.page(77), kPage), 0);
+        region.check();
+        EXPECT_EQ(upm.advise(region.base(), region.len()).done(), kPages);
+        region.check();
+    });
 }
 
 // Shared since a fork: who advises gets the shared pages, the other one keeps the huge
 // page, and then merges as well.
 TEST_F(Huge, SharedByFork) {
-    Actor a(Kind::kHuge, pattern_, kPages);
-    EXPECT_EQ(a.advise().counts.inserted, kPages);
-    Process child;
-    child.call(
-        +[](std::uint64_t seed) {
-            Region region(Kind::kHuge, distinct(seed), kPages);
-            const pid_t pid = fork_tied();
-            if (pid == 0) {
-                EXPECT_EQ(Device().advise(region.base(), region.len()).done(), kPages);
-                region.check();
-                for (std::size_t i = 0; i < kPages; i += 3)
-                    region.write(i, i);
-                region.check();
-                ::_exit(testing::Test::HasFailure() ? 1 : 0);
-            }
-            EXPECT_EQ(wait_for(pid), 0);
-            if (freezes_whole()) {
-                EXPECT_EQ(usage_of(0, region.base(), region.len()).anon_huge, kHugePage);
-            }
-            region.check();
+    beside_known(+[](std::uint64_t seed) {
+        Region region(Kind::kHuge, distinct(seed), kPages);
+        const pid_t pid = fork_tied();
+        if (pid == 0) {
             EXPECT_EQ(Device().advise(region.base(), region.len()).done(), kPages);
             region.check();
-        },
-        pattern_.seed);
-    a.check();
+            for (std::size_t i = 0; i < kPages; i += 3)
+                region.write(i, i);
+            region.check();
+            ::_exit(testing::Test::HasFailure() ? 1 : 0);
+        }
+        EXPECT_EQ(wait_for(pid), 0);
+        if (freezes_whole()) {
+            EXPECT_EQ(usage_of(0, region.base(), region.len()).anon_huge, kHugePage);
+        }
+        region.check();
+        EXPECT_EQ(Device().advise(region.base(), region.len()).done(), kPages);
+        region.check();
+    });
 }
 
 // Memory that cannot be written to for now, and memory that is locked.
 TEST_F(Huge, ReadOnlyAndLocked) {
-    Actor a(Kind::kHuge, pattern_, kPages);
-    EXPECT_EQ(a.advise().counts.inserted, kPages);
-    Process child;
-    child.call(
-        +[](std::uint64_t seed) {
-            const Device upm;
-            for (const bool locked : {false, true}) {
-                Region region(Kind::kHuge, distinct(seed), kPages);
-                if (locked)
-                    ASSERT_EQ(::mlock(region.base(), region.len()), 0);
-                else
-                    ASSERT_EQ(::mprotect(region.base(), region.len(), PROT_READ), 0);
-                EXPECT_EQ(upm.advise(region.base(), region.len()).counts.merged, kPages);
-                region.check();
-                ASSERT_EQ(::mprotect(region.base(), region.len(), PROT_READ | PROT_WRITE), 0);
-                for (std::size_t i = 0; i < kPages; i++)
-                    region.write(i, i);
-                region.check();
-            }
-        },
-        pattern_.seed);
-    a.check();
+    beside_known(+[](std::uint64_t seed) {
+        const Device upm;
+        for (const bool locked : {false, true}) {
+            Region region(Kind::kHuge, distinct(seed), kPages);
+            if (locked)
+                ASSERT_EQ(::mlock(region.base(), region.len()), 0);
+            else
+                ASSERT_EQ(::mprotect(region.base(), region.len(), PROT_READ), 0);
+            EXPECT_EQ(upm.advise(region.base(), region.len()).counts.merged, kPages);
+            region.check();
+            ASSERT_EQ(::mprotect(region.base(), region.len(), PROT_READ | PROT_WRITE), 0);
+            for (std::size_t i = 0; i < kPages; i++)
+                region.write(i, i);
+            region.check();
+        }
+    });
 }
 
 // A group without room for so much as another page: the way on needs no memory.

@@ -61,8 +61,7 @@ class LoadsAndHugePages : public LoadsAnd {
   protected:
     void SetUp() override {
         LoadsAnd::SetUp();
-        if (read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
-            std::string::npos)
+        if (huge_pages_are_off())
             GTEST_SKIP() << "transparent huge pages are off";
     }
     // Never touched, aligned to huge pages, which it asks for.

@@ -222,8 +222,7 @@ class PlainMemory : public KmodTest {};
 
 // Huge pages where nothing is merged or loaded.
 TEST_F(PlainMemory, HugePagesElsewhereInTheMapping) {
-    if (read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
-        std::string::npos)
+    if (huge_pages_are_off())
         GTEST_SKIP() << "transparent huge pages are off";
     if (flag_stays())
         GTEST_SKIP() << "the kernel has CONFIG_DEBUG_VM";

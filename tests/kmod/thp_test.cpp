@@ -21,8 +21,7 @@ class Thp : public KmodTest {
   protected:
     void SetUp() override {
         KmodTest::SetUp();
-        if (read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
-            std::string::npos)
+        if (huge_pages_are_off())
             GTEST_SKIP() << "transparent huge pages are off";
     }
 

@@ -129,11 +129,14 @@ void KmodTest::TearDown() {
         << "somebody keeps the module; " << describe_module_users();
 }
 
+bool huge_pages_are_off() {
+    return read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
+           std::string::npos;
+}
+
 void KindTest::SetUp() {
     KmodTest::SetUp();
-    if (kind() == Kind::kHuge &&
-        read_file("/sys/kernel/mm/transparent_hugepage/enabled").find("[never]") !=
-            std::string::npos)
+    if (kind() == Kind::kHuge && huge_pages_are_off())
         GTEST_SKIP() << "transparent huge pages are off";
 }
 

@@ -77,6 +77,9 @@ class KmodTest : public testing::Test {
     void TearDown() override;
 };
 
+// Returns true if the kernel makes no transparent huge pages, whatever is asked for.
+bool huge_pages_are_off();
+
 // A test for each kind of memory.
 class KindTest : public KmodTest, public testing::WithParamInterface<Kind> {
   protected:
