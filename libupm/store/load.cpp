@@ -162,12 +162,15 @@ void Load::populate(std::byte *at, std::size_t size) const noexcept {
         (void)::madvise(at + (first - start), end - first, MADV_POPULATE_WRITE);
 }
 
-// A plain read, counted.
-std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept {
+// A plain read, counted; `absent`: of memory that does not exist yet. Where it exists, to look for
+// it takes an eighth of the time that the read takes.
+std::int64_t Load::copy(std::byte *at, std::uint64_t offset, std::size_t size,
+                        bool absent) noexcept {
     std::size_t done = 0;
     while (done < size) {
-        const std::size_t part = std::min(size - done, kPiece);
-        populate(at + done, part);
+        const std::size_t part = absent ? std::min(size - done, kPiece) : size - done;
+        if (absent)
+            populate(at + done, part);
         const std::int64_t got = plain_read(call_.fd, offset + done, at + done, part);
         if (got < 0 && done == 0)
             return got;
@@ -185,7 +188,7 @@ std::int64_t Load::copy_window(const LoadWindow &window) noexcept {
         note_late(window.at, window.size);
     const bool alone = window.absent && ahead_at_rest();
     const std::uint64_t start = now_ns();
-    const std::int64_t got = copy(window.at, window.offset, window.size);
+    const std::int64_t got = copy(window.at, window.offset, window.size, window.absent);
     if (alone && got == static_cast<std::int64_t>(window.size))
         pace_.plain(window.size, now_ns() - start);
     return got;

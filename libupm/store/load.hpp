@@ -50,7 +50,8 @@ class Load {
     void tell_broker(const Rest &part) noexcept;
     std::int64_t share(Rest rest) noexcept;
     void populate(std::byte *at, std::size_t size) const noexcept;
-    std::int64_t copy(std::byte *at, std::uint64_t offset, std::size_t size) noexcept;
+    std::int64_t copy(std::byte *at, std::uint64_t offset, std::size_t size,
+                      bool absent = false) noexcept;
     void cut(Rest &rest, LoadWindow &window) noexcept;
     [[nodiscard]] std::size_t alike(const std::byte *at, std::size_t size, bool &absent) noexcept;
     std::int64_t finish(LoadWindow &window) noexcept;
