@@ -63,13 +63,9 @@ nlohmann::json measure_advise(const Setup &setup) {
     std::optional<Knob> knob;
     if (setup.batch_pages != 0)
         knob.emplace(kBatchPages, setup.batch_pages);
-    nlohmann::json row = {{"mib", setup.mib},
-                          {"pages", setup.pages == Pages::kHuge ? "thp" : "4k"},
-                          {"order", setup.order == Order::kSame ? "same" : "shuffled"},
-                          {"batch_pages", read_number(kBatchPages)},
-                          {"runs", nlohmann::json::array()}};
-    for (int i = 0; i < setup.runs; ++i)
-        row["runs"].push_back(run_advise(setup));
+    nlohmann::json row = measure_runs(setup, [&] { return run_advise(setup); });
+    row["order"] = setup.order == Order::kSame ? "same" : "shuffled";
+    row["batch_pages"] = read_number(kBatchPages);
     return row;
 }
 

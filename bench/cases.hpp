@@ -10,6 +10,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstddef>
+#include <functional>
 
 namespace upm::bench {
 
@@ -46,6 +47,9 @@ nlohmann::json measure_copy(const Setup &setup);
 // processor reads its own ("reading"), does nothing ("alone", before and after), inserts
 // and merges. Throws Error.
 nlohmann::json measure_neighbour(const Setup &setup);
+
+// What all rows have: the memory that was set up, and what each call of `run` returned.
+nlohmann::json measure_runs(const Setup &setup, const std::function<nlohmann::json()> &run);
 
 // One run of measure_advise(), of measure_copy().
 nlohmann::json run_advise(const Setup &setup);

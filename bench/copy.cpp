@@ -105,12 +105,7 @@ nlohmann::json run_copy(const Setup &setup) {
 }
 
 nlohmann::json measure_copy(const Setup &setup) {
-    nlohmann::json row = {{"mib", setup.mib},
-                          {"pages", setup.pages == Pages::kHuge ? "thp" : "4k"},
-                          {"runs", nlohmann::json::array()}};
-    for (int i = 0; i < setup.runs; ++i)
-        row["runs"].push_back(run_copy(setup));
-    return row;
+    return measure_runs(setup, [&] { return run_copy(setup); });
 }
 
 } // namespace upm::bench

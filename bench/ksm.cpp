@@ -45,17 +45,14 @@ void run_ksm(const Ksmd &ksmd, const Setup &setup, nlohmann::json &row) {
 
 nlohmann::json measure_versus(const Setup &setup) {
     const Ksmd ksmd(kPagesToScan, 0);
-    nlohmann::json row = {{"mib", setup.mib},
-                          {"pages", setup.pages == Pages::kHuge ? "thp" : "4k"},
-                          {"pages_to_scan", kPagesToScan},
-                          {"sleep_millisecs", 0},
-                          {"runs", nlohmann::json::array()}};
-    for (int i = 0; i < setup.runs; ++i) {
+    nlohmann::json row = measure_runs(setup, [&] {
         nlohmann::json run = run_advise(setup);
         run.update(run_copy(setup));
         run_ksm(ksmd, setup, run);
-        row["runs"].push_back(run);
-    }
+        return run;
+    });
+    row["pages_to_scan"] = kPagesToScan;
+    row["sleep_millisecs"] = 0;
     return row;
 }
 

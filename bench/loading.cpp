@@ -104,12 +104,7 @@ nlohmann::json run_load(const Setup &setup) {
 } // namespace
 
 nlohmann::json measure_load(const Setup &setup) {
-    nlohmann::json row = {{"mib", setup.mib},
-                          {"pages", setup.pages == Pages::kHuge ? "thp" : "4k"},
-                          {"runs", nlohmann::json::array()}};
-    for (int i = 0; i < setup.runs; ++i)
-        row["runs"].push_back(run_load(setup));
-    return row;
+    return measure_runs(setup, [&] { return run_load(setup); });
 }
 
 } // namespace upm::bench

@@ -139,12 +139,7 @@ nlohmann::json run_neighbour(const Setup &setup) {
 } // namespace
 
 nlohmann::json measure_neighbour(const Setup &setup) {
-    nlohmann::json row = {{"mib", setup.mib},
-                          {"pages", setup.pages == Pages::kHuge ? "thp" : "4k"},
-                          {"runs", nlohmann::json::array()}};
-    for (int i = 0; i < setup.runs; ++i)
-        row["runs"].push_back(run_neighbour(setup));
-    return row;
+    return measure_runs(setup, [&] { return run_neighbour(setup); });
 }
 
 } // namespace upm::bench
