@@ -4,18 +4,16 @@
 // and does not split it; where it cannot, or may not, it has it split. What the program
 // sees is the same.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/advisor.hpp"
 #include "tests/kmod/support/cgroup.hpp"
 
 #include <array>
-#include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -307,14 +305,7 @@ TEST_F(Huge, GroupAtItsLimit) {
 void race(const Pattern &pattern, double seconds,
           const std::function<void(Region &, Random &)> &work) {
     Region region(Kind::kHuge, pattern, 2 * kPages);
-    std::atomic<bool> stop{false};
-    std::thread advisor([&] {
-        const Device upm;
-        while (!stop) {
-            const Advice advice = upm.advise(region.base(), region.len());
-            EXPECT_TRUE(advice.error == 0 || advice.error == ENOMEM) << advice.error;
-        }
-    });
+    const Advisor advisor(region);
     constexpr unsigned kRounds = 20;
     Random random(pattern.seed);
     std::vector<std::byte> page(kPage);
@@ -328,8 +319,6 @@ void race(const Pattern &pattern, double seconds,
         work(region, random);
         ASSERT_EQ(region.first_wrong(), -1) << "round " << round;
     }
-    stop = true;
-    advisor.join();
 }
 
 class HugeRaces : public Huge {

@@ -3,9 +3,8 @@
 // System calls that change the memory map, on all processors, against advises of the
 // same memory: no byte is wrong afterwards, and the kernel log stays clean.
 #include "tests/kmod/support/actor.hpp"
+#include "tests/kmod/support/advisor.hpp"
 
-#include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -25,23 +24,13 @@ constexpr unsigned kRounds = 30;
 // Advises in a thread of its own while `work` runs in the calling one, for a while
 // and a number of rounds. Both in a child, so that threads and forks do not mix.
 void race(const Region &region, double seconds, const std::function<void(unsigned)> &work) {
-    std::atomic<bool> stop{false};
-    std::thread advisor([&] {
-        const Device upm;
-        while (!stop) {
-            const Advice advice = upm.advise(region.base(), region.len());
-            // A hole may be there at the moment.
-            EXPECT_TRUE(advice.error == 0 || advice.error == ENOMEM) << advice.error;
-        }
-    });
+    const Advisor advisor(region);
     const double end = now() + seconds;
     for (unsigned round = 0; now() < end || round < kRounds; round++) {
         work(round);
         if (testing::Test::HasFailure())
             break;
     }
-    stop = true;
-    advisor.join();
 }
 
 class Races : public KmodTest {
