@@ -9,6 +9,7 @@
 #include "preload/late.hpp"
 #include "preload/loads.hpp"
 #include "preload/local.hpp"
+#include "preload/numbers.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
 #include "preload/sandbox.hpp"
@@ -21,7 +22,6 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <string_view>
@@ -172,20 +172,18 @@ bool has_work() noexcept {
     Stat stat;
     if (read_stat(AT_FDCWD, "/proc/self/stat", stat) && stat.threads == 2)
         return works(stat); // that one, and this
-    DIR *const tasks = ::opendir("/proc/self/task");
-    if (tasks == nullptr)
+    const int tasks = ::open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (tasks < 0)
         return false;
-    char self[16];
-    (void)std::snprintf(self, sizeof(self), "%d", ::gettid());
+    const pid_t self = ::gettid();
     bool found = false;
-    while (const dirent *entry = ::readdir(tasks)) {
-        char path[64];
-        if (std::strcmp(entry->d_name, self) == 0)
-            continue;
-        (void)std::snprintf(path, sizeof(path), "%.20s/stat", entry->d_name);
-        found = found || (read_stat(::dirfd(tasks), path, stat) && works(stat));
-    }
-    ::closedir(tasks);
+    (void)all_numbers(tasks, [&](pid_t thread) {
+        char path[32];
+        (void)std::snprintf(path, sizeof(path), "%d/stat", thread);
+        found = thread != self && read_stat(tasks, path, stat) && works(stat);
+        return !found;
+    });
+    ::close(tasks);
     return found;
 }
 

@@ -3,6 +3,7 @@
 
 #include "libupm/base/descriptor_table.hpp"
 #include "libupm/mm/vma_reader.hpp"
+#include "preload/numbers.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -85,44 +86,17 @@ bool harmless_file(std::string_view link) noexcept {
                                            : !link.starts_with("/dmabuf");
 }
 
-// struct linux_dirent64 of getdents64(2): opendir(3) takes memory from the heap.
-struct Entry {
-    std::uint64_t inode;
-    std::int64_t next;
-    std::uint16_t size;
-    std::uint8_t type;
-    char name[1];
-};
-constexpr std::size_t kNameAt = offsetof(Entry, name);
-
 // Calls visit(fd) for each descriptor of the program until it returns false. false: it did, or
 // it is unknown which there are: none are seen when the first thread has ended.
 template <class Visit>
 bool all_descriptors(Visit visit) noexcept {
-    alignas(Entry) char buffer[4096];
     const int folder = ::open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0)
         return false;
     const int own = descriptor_table() == 0 ? folder : -1;
-    bool fine = true;
-    bool any = false;
-    long got = 0;
-    while (fine && (got = ::syscall(SYS_getdents64, folder, buffer, sizeof(buffer))) > 0) {
-        for (long at = 0; at < got && fine;) {
-            Entry entry{};
-            std::memcpy(&entry, buffer + at, kNameAt);
-            const char *const name = buffer + at + kNameAt;
-            int fd = -1;
-            const auto [rest, error] = std::from_chars(name, name + std::strlen(name), fd);
-            if (error == std::errc() && *rest == '\0') {
-                any = true;
-                fine = fd == own || visit(fd);
-            }
-            at += entry.size;
-        }
-    }
+    const bool fine = all_numbers(folder, [&](int fd) { return fd == own || visit(fd); });
     ::close(folder);
-    return fine && any && got == 0;
+    return fine;
 }
 
 } // namespace

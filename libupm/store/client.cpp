@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "libupm/store/client.hpp"
 
+#include "libupm/base/descriptor_table.hpp"
 #include "libupm/base/packet.hpp"
 #include "libupm/base/system.hpp"
 #include "libupm/store/reply.hpp"
@@ -22,7 +23,8 @@ namespace upm::store {
 
 namespace {
 
-// Above the numbers that programs and shells count on.
+// Above the numbers that programs and shells count on. Where a program may not have so many,
+// there is no connection: it would be one that the program misses.
 constexpr int kLowestFd = 100;
 
 void sleep_ms(long ms) noexcept {
@@ -103,10 +105,12 @@ int Connection::connect(const SocketPath &path, int patience_ms) noexcept {
     if (fd < 0)
         return -errno;
     const int high = ::fcntl(fd, F_DUPFD_CLOEXEC, kLowestFd);
-    if (high >= 0) {
+    if (high >= 0 || descriptor_table() == 0) {
         ::close(fd);
         fd = high;
     }
+    if (fd < 0)
+        return -EMFILE;
     set_send_timeout(fd, std::clamp(patience_ms, 1, kLookMs));
     sockaddr_un address{};
     int ret = packet::fill_address(path.text, address);

@@ -59,10 +59,12 @@ int process_advice();
 int locked();
 int attach();
 int limit();
+int arenas();
 
 // odd_files.cpp
 int lease();
 int locks();
+int few_descriptors();
 int close_meanwhile();
 
 // odd_process.cpp

@@ -104,6 +104,27 @@ int locks() {
     return 0;
 }
 
+// A program that may have few descriptors has them all. Where it may have more than a hundred,
+// connections are left open at 100 and above.
+int few_descriptors() {
+    constexpr int kFirst = 3;
+    constexpr int kRounds = 5;
+    std::free(load());
+    UPM_CHECK(::syscall(SYS_close_range, kFirst, ~0U, 0) == 0);
+    const rlimit few{.rlim_cur = kMost, .rlim_max = kMost};
+    UPM_CHECK(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+    for (int round = 0; round < kRounds; ++round) {
+        char *const block = allocate(kBlock);
+        read_into(block);
+        std::free(block);
+        for (int fd = kFirst; fd < kMost; ++fd)
+            UPM_CHECK(::open("/dev/null", O_RDONLY | O_CLOEXEC) == fd);
+        UPM_CHECK(::syscall(SYS_close_range, kFirst, ~0U, 0) == 0);
+        sleep_ms(50); // a first failure is forgotten by then
+    }
+    return 0;
+}
+
 // While the hook's thread merges, the program closes all descriptors that it does not know.
 int close_meanwhile() {
     constexpr std::size_t kBlocks = 12;

@@ -6,11 +6,15 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -220,6 +224,54 @@ int limit() {
         }
         UPM_CHECK(::setrlimit(RLIMIT_AS, &none) == 0);
     }
+    return 0;
+}
+
+namespace {
+
+// Mappings that only keep a place, as the rest of an arena of glibc's is.
+int large_places() {
+    constexpr std::size_t kLarge = 32 * kMib;
+    int count = 0;
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+        std::uint64_t start = 0;
+        std::uint64_t end = 0;
+        char protection[5] = "";
+        UPM_CHECK(std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s", &start, &end,
+                              protection) == 3);
+        count += end - start >= kLarge && std::strcmp(protection, "---p") == 0 ? 1 : 0;
+    }
+    return count;
+}
+
+bool hook_is_idle() {
+    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream file(task.path() / "comm");
+        std::string name;
+        if (std::getline(file, name) && name == "upm-hook idle")
+            return true;
+    }
+    return false;
+}
+
+} // namespace
+
+// In a program with threads, the hook's reads more of procfs. It takes no arena of glibc's for
+// that, which has 64 MiB of the address space.
+int arenas() {
+    const auto wait = [](void *) -> void * {
+        for (;;)
+            ::pause();
+    };
+    pthread_t thread{};
+    for (int i = 0; i < 2; ++i)
+        UPM_CHECK(::pthread_create(&thread, nullptr, wait, nullptr) == 0);
+    const int before = large_places();
+    std::free(load());
+    for (int i = 0; i < 100 && !hook_is_idle(); ++i)
+        sleep_ms(100);
+    UPM_CHECK(large_places() == before);
     return 0;
 }
 

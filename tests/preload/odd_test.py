@@ -91,6 +91,13 @@ class Calls(Case):
     def test_limited_address_space(self) -> None:
         self.done(self.odd("limit"))
 
+    def test_address_space_of_threads(self) -> None:
+        for scope in ("loads", "all"):
+            self.done(self.odd("arenas", UPM_SCOPE=scope))
+
+    def test_few_descriptors(self) -> None:
+        self.done(self.odd("few-descriptors"))
+
     def test_lease(self) -> None:
         self.done(self.odd("lease"))
 
