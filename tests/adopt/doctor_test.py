@@ -313,6 +313,21 @@ class Containers(Case):
         (CDI / "upm.dev-share-default.json").chmod(0o600)
         self.cure("cdi", "is no specification")
 
+    def test_a_copy_of_a_device(self) -> None:
+        """An operator's, before a change: engines then refuse both."""
+        self.cure("cdi", "no device")
+        own = CDI / "upm.dev-share-default.json"
+        for user in (0, NOBODY):
+            copy = CDI / "upm.dev-share-default (before).json"
+            shutil.copy(own, copy)
+            if user == 0:
+                self.cure("cdi", "engines take neither")
+            else:
+                self.assertEqual(self.doctor(user)["cdi"]["status"], "ok", "cannot see it")
+                copy.unlink()
+            self.assertTrue(own.exists())
+            self.assertFalse(copy.exists())
+
     def test_a_hook_that_others_cannot_load(self) -> None:
         copy = self.path / "hook"
         shutil.copy(hooked.HOOK, copy)

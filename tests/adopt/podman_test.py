@@ -438,8 +438,8 @@ class Command(unittest.TestCase):
         self.assertIn("there is no /run/upm/upmd.sock", done.stderr)
         self.assertEqual(run.stat().st_mode & 0o777, 0o755)
 
-    def cdi(self, what: str, folder: Path, domain: str) -> None:
-        """Makes a device in that folder, or removes it."""
+    def cdi(self, what: str, folder: Path, domain: str) -> str:
+        """Makes a device in that folder, or removes it. What it had to say."""
         command: list[str | Path] = [
             hooked.UPM,
             "cdi",
@@ -451,7 +451,18 @@ class Command(unittest.TestCase):
         ]
         if what == "generate":
             command += ["--hook", hooked.HOOK]
-        subprocess.run(command, capture_output=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    def test_a_copy_of_a_device_is_told(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.assertNotIn("as well", self.cdi("generate", folder, "one"))
+            copy = folder / "before.json"
+            shutil.copy(folder / "upm.dev-share-one.json", copy)
+            said = self.cdi("generate", folder, "one")
+            self.assertIn(f"engines then take neither: rm {copy}", said)
+            self.assertNotIn("as well", self.cdi("generate", folder, "two"))
+            self.assertIn(f"still get it: rm {copy}", self.cdi("remove", folder, "one"))
 
     def test_a_folder_that_it_made_goes_with_its_last_device(self) -> None:
         with tempfile.TemporaryDirectory(dir=hooked.ROOT / "build") as name:

@@ -118,6 +118,19 @@ std::string shortened(std::string_view text, std::size_t width) {
     return width == 0 ? std::string() : out + "…";
 }
 
+std::string shell_word(std::string_view text) {
+    const bool plain = !text.empty() && std::ranges::all_of(text, [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               std::string_view("/_-.+,@=:%").find(c) != std::string_view::npos;
+    });
+    if (plain)
+        return std::string(text);
+    std::string quoted = "'";
+    for (const char c : text)
+        quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return quoted + "'";
+}
+
 std::string utf8(std::string_view text) {
     std::string out;
     while (!text.empty()) {

@@ -55,6 +55,9 @@ std::size_t display_width(std::string_view text);
 // Cut to `width` columns, the last of them "…" if something was cut off.
 std::string shortened(std::string_view text, std::size_t width);
 
+// One word for a shell: as it is, or between quotes where it needs them.
+std::string shell_word(std::string_view text);
+
 // The text with what is not UTF-8 replaced by U+FFFD.
 std::string utf8(std::string_view text);
 

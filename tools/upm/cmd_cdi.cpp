@@ -9,9 +9,11 @@
 #include "tools/upm/cli.hpp"
 #include "tools/upm/model/cdi.hpp"
 #include "tools/upm/read/asker.hpp"
+#include "tools/upm/read/cdi_folder.hpp"
 #include "tools/upm/read/hook_file.hpp"
 #include "tools/upm/read/installed.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -90,6 +92,16 @@ void make_socket_folder() {
         (void)::chmod(folder.c_str(), kSearchable); // whatever the umask
 }
 
+// Engines refuse a device that two files define, and give one that is left to containers.
+void say_who_else_defines(const std::string &folder, const std::string &device,
+                          const std::string &what_follows) {
+    for (const CdiFile &file : read_cdi_folder(Root(), folder))
+        if (!file.is_of(device) && std::ranges::find(file.devices, device) != file.devices.end())
+            complain("cdi", fmt::format("{} defines upm.dev/share={} as well, and {}: rm {}",
+                                        printable(file.path), device, what_follows,
+                                        shell_word(printable(file.path))));
+}
+
 // What containers of the device will lack, and what helps.
 void say_what_is_missing(const CdiDevice &device) {
     const Asker asker = read_asker(Root());
@@ -123,6 +135,7 @@ int generate(const cxxopts::ParseResult &chosen) {
     if (folder == kCdiFolder)
         make_socket_folder();
     say_what_is_missing(device);
+    say_who_else_defines(folder, device.name, "engines then take neither");
     return kSuccess;
 }
 
@@ -134,6 +147,7 @@ int remove(const cxxopts::ParseResult &chosen) {
     const std::string path = path_in(folder, name);
     if (::unlink(path.c_str()) != 0)
         throw SystemError("remove", path, errno);
+    say_who_else_defines(folder, name, "containers still get it");
     remove_folder(folder);
     return kSuccess;
 }

@@ -9,10 +9,12 @@
 #include "tools/upm/model/cdi.hpp"
 #include "tools/upm/read/broker.hpp"
 #include "tools/upm/read/broker_options.hpp"
+#include "tools/upm/read/cdi_folder.hpp"
 #include "tools/upm/read/hook_file.hpp"
 #include "tools/upm/read/installed.hpp"
 #include "tools/upm/read/memory_limit.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fmt/format.h>
@@ -51,17 +53,17 @@ std::optional<Finding> refused_options(const Machine &machine) {
     if (!asker.systemd || !asker.packaged || !machine.root.real() ||
         ::access(kBrokerDefaults, R_OK) != 0)
         return std::nullopt;
-    const auto options = broker_options(read_file(kBrokerDefaults));
+    const std::string text = read_file(kBrokerDefaults);
+    const auto options = broker_options(text);
     const std::string complaint =
         options ? complaint_about(asker.folder + "/upmd", *options) : std::string();
     if (complaint.empty())
         return std::nullopt;
     return fail(fmt::format("upmd.service cannot start with the options in {}: {}", kBrokerDefaults,
                             printable(complaint)),
-                asker.as_root(fmt::format(
-                    "sed -i -e 's/^[[:blank:]]*UPMD_OPTIONS=/#&/' -e '$a UPMD_OPTIONS=\"\"' {} && "
-                    "systemctl reset-failed upmd.service && systemctl restart upmd.socket",
-                    kBrokerDefaults)));
+                asker.as_root(command_to_set_options(kBrokerDefaults, text, {}) +
+                              " && systemctl reset-failed upmd.service && systemctl restart "
+                              "upmd.socket"));
 }
 
 Finding no_broker(const Machine &machine, const BrokerLook &look) {
@@ -220,51 +222,73 @@ Finding check_hook(const Machine &machine) {
     return ok(path + ", for glibc 2.17 and newer; under another libc it stays out");
 }
 
-struct CdiFile {
-    std::string path;
-    std::string domain;
-    unsigned mode = 0;
-};
-
-std::vector<CdiFile> cdi_files(const Root &root) {
-    std::vector<CdiFile> files;
-    for (const Root::Entry &entry : root.list(kCdiFolder))
-        if (auto domain = cdi_device_of(entry.name))
-            files.push_back({.path = fmt::format("{}/{}", kCdiFolder, entry.name),
-                             .domain = std::move(*domain),
-                             .mode = entry.mode});
-    return files;
+// What makes the device of a file anew, with its key; empty: `upm cdi` does not make that file.
+std::string generate_again(const Asker &asker, const CdiFile &file) {
+    if (!file.domain || !is_cdi_name(*file.domain))
+        return "";
+    const bool dynamic = file.path.starts_with(kDynamicCdiFolder);
+    return fmt::format("{} cdi generate --domain {}{}{}", asker.program("upm"), *file.domain,
+                       dynamic ? fmt::format(" --output {}", kDynamicCdiFolder) : "",
+                       options_of_specification(file.text.value_or("")));
 }
 
 // What is wrong with one of them; an ok finding if nothing is. Only root may read them.
 Finding look_at_cdi(const Machine &machine, const CdiFile &file) {
     const Asker &asker = machine.asker;
+    const std::string shown = printable(file.path);
+    const std::string typed = shell_word(shown);
     if ((file.mode & 077U) != 0)
+        return fail(fmt::format("{} has mode {:04o}: others can read its key", shown, file.mode),
+                    asker.as_root(fmt::format("chmod 0600 {}", typed)));
+    if (!file.text)
+        return ok(shown);
+    const std::string again = generate_again(asker, file);
+    if (!key_in_specification(*file.text))
         return fail(
-            fmt::format("{} has mode {:04o}: others can read its key", file.path, file.mode),
-            asker.as_root(fmt::format("chmod 0600 {}", file.path)));
-    const std::string path = machine.root.path(file.path);
-    if (::access(path.c_str(), R_OK) != 0)
-        return ok(file.path);
-    const std::string text = read_file(path);
-    const std::string again = fmt::format("{} cdi generate --domain {}{}", asker.program("upm"),
-                                          file.domain, options_of_specification(text));
-    if (!key_in_specification(text))
-        return fail(file.path + " is no specification of upm cdi",
-                    asker.as_root(fmt::format("rm {} && {}", file.path, again)));
-    for (const std::string &host : paths_in_specification(text))
+            shown + " is no specification of upm cdi",
+            asker.as_root(fmt::format("rm {}{}{}", typed, again.empty() ? "" : " && ", again)));
+    for (const std::string &host : paths_in_specification(*file.text))
         if (!machine.root.exists(host))
-            return fail(fmt::format("{} names {}, which is not there", file.path, host),
+            return fail(fmt::format("{} names {}, which is not there", shown, printable(host)),
                         host == "/run/upm" ? asker.as_root(asker.broker_command())
+                        : again.empty()    ? asker.as_root("rm " + typed)
                                            : asker.as_root(again));
-    return ok(file.path);
+    return ok(shown);
+}
+
+// Engines refuse a device that two files of a folder define, and look into /var/run/cdi first.
+std::optional<Finding> look_for_copies(const Asker &asker, const std::vector<CdiFile> &made,
+                                       const std::vector<CdiFile> &dynamic) {
+    const auto remove = [&](const std::string &path) {
+        return asker.as_root("rm " + shell_word(printable(path)));
+    };
+    for (const auto *files : {&made, &dynamic})
+        if (const auto found = find_cdi_conflict(*files))
+            return fail(fmt::format("{} defines upm.dev/share={}, as {} does: engines take neither",
+                                    printable(found->copy), printable(found->device),
+                                    printable(found->file)),
+                        remove(found->copy));
+    for (const CdiFile &file : dynamic)
+        for (const CdiFile &other : made)
+            for (const std::string &device : file.devices)
+                if (std::ranges::find(other.devices, device) != other.devices.end())
+                    return warn(fmt::format("{} takes the place of {}: both define "
+                                            "upm.dev/share={}",
+                                            printable(file.path), printable(other.path),
+                                            printable(device)),
+                                remove(file.path));
+    return std::nullopt;
 }
 
 Finding check_cdi(const Machine &machine) {
     const Asker &asker = machine.asker;
     if (asker.container)
         return skip("for the host to say");
-    const std::vector<CdiFile> files = cdi_files(machine.root);
+    std::vector<CdiFile> files = read_cdi_folder(machine.root, kCdiFolder);
+    const std::vector<CdiFile> dynamic = read_cdi_folder(machine.root, kDynamicCdiFolder);
+    if (auto copies = look_for_copies(asker, files, dynamic))
+        return *std::move(copies);
+    files.insert(files.end(), dynamic.begin(), dynamic.end());
     if (files.empty())
         return warn("no device in /etc/cdi: containers do not get the hook",
                     asker.as_root(asker.program("upm") + " cdi generate"));
@@ -273,7 +297,9 @@ Finding check_cdi(const Machine &machine) {
         Finding finding = look_at_cdi(machine, file);
         if (finding.verdict != Verdict::kOk)
             return finding;
-        names += fmt::format("{}upm.dev/share={}", names.empty() ? "" : ", ", file.domain);
+        for (const std::string &name :
+             file.devices.empty() ? std::vector{file.domain.value_or("?")} : file.devices)
+            names += fmt::format("{}upm.dev/share={}", names.empty() ? "" : ", ", printable(name));
     }
     return ok(names);
 }
@@ -318,13 +344,20 @@ std::string more_room(const Asker &asker, const BrokerLook &look, const Usage &u
     const std::uint64_t max =
         is_full(usage.content, usage.max) || usage.quota == usage.max ? 2 * usage.max : usage.max;
     const std::uint64_t quota = std::min(max, 2 * usage.quota);
-    const std::string options = fmt::format("--max {} --quota {}", max >> kMib, quota >> kMib);
-    if (asker.systemd && asker.packaged)
-        return fmt::format("sed -i '/^UPMD_OPTIONS=/s/\"$/ {}\"/' /etc/default/upmd && "
-                           "systemctl restart upmd.service",
-                           options);
-    return fmt::format("kill {}; sleep 1; {} --mode {:04o} {} &", look.pid, asker.program("upmd"),
-                       look.mode, options);
+    const std::string max_mib = std::to_string(max >> kMib);
+    const std::string quota_mib = std::to_string(quota >> kMib);
+    if (!asker.systemd || !asker.packaged)
+        return fmt::format("kill {}; sleep 1; {} --mode {:04o} --max {} --quota {} &", look.pid,
+                           asker.program("upmd"), look.mode, max_mib, quota_mib);
+    const bool readable = ::access(kBrokerDefaults, R_OK) == 0;
+    const std::string text = readable ? read_file(kBrokerDefaults) : "";
+    const auto now = broker_options(text);
+    if (!now)
+        return fmt::format("write --max {} --quota {} into {}, and systemctl restart upmd.service",
+                           max_mib, quota_mib, kBrokerDefaults);
+    const auto options = with_option(with_option(*now, "max", max_mib), "quota", quota_mib);
+    return command_to_set_options(kBrokerDefaults, text, options) +
+           " && systemctl restart upmd.service";
 }
 
 Finding check_quota(const Machine &machine) {

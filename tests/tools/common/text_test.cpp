@@ -59,6 +59,13 @@ TEST(Text, XmlIsEscaped) {
     EXPECT_EQ(xml_escaped("\xef\xbf\xbd"), "\xef\xbf\xbd");
 }
 
+TEST(Text, AShellTakesAWordAsItIs) {
+    EXPECT_EQ(shell_word("/etc/cdi/a-b.json"), "/etc/cdi/a-b.json");
+    EXPECT_EQ(shell_word("a b"), "'a b'");
+    EXPECT_EQ(shell_word("a'$(b)"), R"('a'\''$(b)')");
+    EXPECT_EQ(shell_word(""), "''");
+}
+
 TEST(Text, WordsAreTakenOff) {
     std::string_view text = "  a bc ";
     EXPECT_EQ(take_word(text), "a");

@@ -4,6 +4,7 @@
 #include "tools/upm/doctor.hpp"
 
 #include "tests/support/support.hpp"
+#include "tools/upm/model/cdi.hpp"
 #include "tools/upm/read/hook_file.hpp"
 #include "tools/upm/read/memory_limit.hpp"
 
@@ -216,6 +217,36 @@ TEST_F(DoctorCheck, Cdi) {
     expect("cdi", Verdict::kWarn, "no device", "sudo ");
     asker.container = true;
     expect("cdi", Verdict::kSkip, "host");
+}
+
+// Engines go by what is in a file, and refuse what two define.
+TEST_F(DoctorCheck, CdiCopies) {
+    constexpr unsigned kPrivate = 0600;
+    const auto write = [&](const std::string &path, const std::string &name) {
+        dir.write(path,
+                  dump(cdi_specification({.name = name,
+                                          .key = std::string(32, 'a'),
+                                          .hook = "/lib/hook.so",
+                                          .launcher = "",
+                                          .with_module = false,
+                                          .preload = ""})),
+                  kPrivate);
+    };
+    dir.write("lib/hook.so", "");
+    dir.mkdir("run/upm");
+    write("etc/cdi/upm.dev-share-team.json", "team");
+    expect("cdi", Verdict::kOk, "upm.dev/share=team");
+    write("etc/cdi/upm.dev-share-team (copy).json", "team");
+    expect("cdi", Verdict::kFail, "engines take neither",
+           "rm '/etc/cdi/upm.dev-share-team (copy).json'");
+    asker.root = false;
+    expect("cdi", Verdict::kFail, "engines take neither", "sudo sh -c 'rm '\\''/etc/cdi/");
+    asker.root = true;
+    ASSERT_EQ(::unlink((dir.path() + "/etc/cdi/upm.dev-share-team (copy).json").c_str()), 0);
+    write("var/run/cdi/any.json", "team");
+    expect("cdi", Verdict::kWarn, "takes the place of", "rm /var/run/cdi/any.json");
+    ASSERT_EQ(::unlink((dir.path() + "/etc/cdi/upm.dev-share-team.json").c_str()), 0);
+    expect("cdi", Verdict::kOk, "upm.dev/share=team");
 }
 
 TEST_F(DoctorCheck, Broker) {

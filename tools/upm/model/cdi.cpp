@@ -11,6 +11,7 @@ namespace {
 
 // Not the socket itself: a broker that starts again makes another one.
 constexpr const char *kSocketFolder = "/run/upm";
+constexpr const char *kKind = "upm.dev/share";
 constexpr std::string_view kDomain = "UPM_DOMAIN=";
 constexpr std::string_view kPreload = "LD_PRELOAD=";
 constexpr std::size_t kKeyDigits = 32;
@@ -69,10 +70,24 @@ Json cdi_specification(const CdiDevice &device) {
     if (!device.launcher.empty())
         mounts.push_back(bind_mount(device.launcher, kLauncherInside));
     return {{"cdiVersion", "0.5.0"},
-            {"kind", "upm.dev/share"},
+            {"kind", kKind},
             {"devices", Json::array({{{"name", device.name}, {"containerEdits", edits}}})},
             {"containerEdits",
              {{"env", {std::string(kPreload) + kHookInside + more}}, {"mounts", mounts}}}};
+}
+
+std::vector<std::string> devices_in_specification(std::string_view text) {
+    const Json json = Json::parse(text, nullptr, false);
+    std::vector<std::string> names;
+    try {
+        if (json.at("kind") != kKind)
+            return {};
+        for (const Json &device : json.at("devices"))
+            names.push_back(device.at("name").get<std::string>());
+    } catch (const Json::exception &) {
+        return {};
+    }
+    return names;
 }
 
 std::optional<std::string> key_in_specification(std::string_view text) {

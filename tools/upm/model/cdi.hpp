@@ -27,6 +27,7 @@ struct CdiDevice {
 
 // Where engines look for specifications.
 inline constexpr const char *kCdiFolder = "/etc/cdi";
+inline constexpr const char *kDynamicCdiFolder = "/var/run/cdi"; // first of all
 
 // The name of the specification's file for that device, and back; nothing: it is another's.
 std::string cdi_file_name(std::string_view device);
@@ -37,6 +38,9 @@ bool is_cdi_name(std::string_view name);
 
 // A whole specification, with this one device.
 Json cdi_specification(const CdiDevice &device);
+
+// The devices of upm.dev/share that a specification defines; none: it is another's.
+std::vector<std::string> devices_in_specification(std::string_view text);
 
 // The key in a specification made by cdi_specification; nothing in any other text.
 std::optional<std::string> key_in_specification(std::string_view text);

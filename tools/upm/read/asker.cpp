@@ -47,10 +47,7 @@ std::string Asker::as_root(std::string_view command) const {
     const bool plain = command.find_first_of(">&|;'\"$") == std::string_view::npos;
     if (sudo && plain)
         return fmt::format("sudo {}", command);
-    std::string quoted = "'";
-    for (const char c : command)
-        quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return (sudo ? "sudo sh -c " : "su -c ") + quoted + "'";
+    return (sudo ? "sudo sh -c " : "su -c ") + shell_word(command);
 }
 
 std::string Asker::program(std::string_view name) const {

@@ -8,6 +8,8 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +19,7 @@ namespace upm::tool::cli {
 namespace {
 
 constexpr std::string_view kName = "UPMD_OPTIONS=";
-constexpr std::string_view kBlanks = " \t";
+constexpr std::string_view kBlanks = " \t\n";
 
 std::vector<std::string> words_of(std::string_view text) {
     std::vector<std::string> words;
@@ -32,10 +34,18 @@ std::vector<std::string> words_of(std::string_view text) {
     }
 }
 
-std::string_view without_quotes(std::string_view value) {
-    const bool quoted = value.size() >= 2 && value.front() == value.back() &&
-                        (value.front() == '"' || value.front() == '\'');
-    return quoted ? value.substr(1, value.size() - 2) : value;
+// The value at the start of `text`, whose lines go on behind it; nothing: it has several parts.
+std::optional<std::string_view> value_of(std::string_view text) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    if (!line.starts_with('"') && !line.starts_with('\''))
+        return line;
+    const std::size_t end = text.find(text.front(), 1);
+    if (end == std::string_view::npos)
+        return text.substr(1);
+    const std::string_view rest = text.substr(end + 1);
+    if (rest.substr(0, rest.find('\n')).find_first_not_of(kBlanks) != std::string_view::npos)
+        return std::nullopt;
+    return text.substr(1, end - 1);
 }
 
 // Until the other end is closed, or enough for a line.
@@ -57,17 +67,39 @@ std::string read_some(int fd) {
 } // namespace
 
 std::optional<std::vector<std::string>> broker_options(std::string_view text) {
-    std::string_view value;
+    std::optional<std::string_view> value = "";
     for_each_line(text, [&](std::string_view line) {
         line.remove_prefix(std::min(line.find_first_not_of(kBlanks), line.size()));
         if (line.starts_with(kName))
-            value = line.substr(kName.size());
+            value = value_of(
+                text.substr(static_cast<std::size_t>(line.data() - text.data()) + kName.size()));
     });
-    value = value.substr(0, value.find_last_not_of(kBlanks) + 1);
-    value = without_quotes(value);
-    if (value.find_first_of("\"'\\$") != std::string_view::npos)
+    if (!value || value->find_first_of("\"'\\$`") != std::string_view::npos)
         return std::nullopt;
-    return words_of(value);
+    return words_of(*value);
+}
+
+std::vector<std::string> with_option(const std::vector<std::string> &options, std::string_view name,
+                                     std::string_view value) {
+    const std::string option = "--" + std::string(name);
+    std::vector<std::string> words;
+    for (std::size_t i = 0; i < options.size(); ++i) {
+        if (options[i] == option)
+            ++i; // and its value
+        else if (!options[i].starts_with(option + "="))
+            words.push_back(options[i]);
+    }
+    words.push_back(option);
+    words.emplace_back(value);
+    return words;
+}
+
+std::string command_to_set_options(const std::string &file, std::string_view text,
+                                   const std::vector<std::string> &options) {
+    const std::string line = fmt::format("{}\"{}\"", kName, fmt::join(options, " "));
+    if (text.empty()) // which has no last line for sed to add one to
+        return fmt::format("echo '{}' >{}", line, file);
+    return fmt::format("sed -i -e 's/^[[:blank:]]*{}/#&/' -e '$a {}' {}", kName, line, file);
 }
 
 std::string complaint_about(const std::string &upmd, const std::vector<std::string> &options) {
