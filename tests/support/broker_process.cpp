@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <sys/wait.h>
@@ -67,6 +68,20 @@ bool listens(const std::string &socket) {
             return true;
     }
     return false;
+}
+
+rlimit forbid_files(pid_t pid) {
+    rlimit before{};
+    if (::prlimit(pid, RLIMIT_NOFILE, nullptr, &before) != 0)
+        throw std::runtime_error("cannot read the limits of " + std::to_string(pid));
+    rlimit none = before;
+    none.rlim_cur = 0;
+    const std::string open_files = "/proc/" + std::to_string(pid) + "/fd/";
+    while (std::filesystem::is_symlink(open_files + std::to_string(none.rlim_cur)))
+        ++none.rlim_cur;
+    if (::prlimit(pid, RLIMIT_NOFILE, &none, nullptr) != 0)
+        throw std::runtime_error("cannot limit the files of " + std::to_string(pid));
+    return before;
 }
 
 } // namespace upm::test

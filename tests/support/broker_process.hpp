@@ -7,6 +7,7 @@
 #include "tests/support/support.hpp"
 
 #include <string>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <vector>
 
@@ -37,6 +38,10 @@ class BrokerProcess {
 // Returns true if somebody listens at that socket, whose name is there a little before.
 // Does not connect, which may start somebody.
 bool listens(const std::string &socket);
+
+// Has a process open no more files: its limit is the lowest number that it has free. Returns the
+// limit that it had, for prlimit(2).
+rlimit forbid_files(pid_t pid);
 
 } // namespace upm::test
 

@@ -124,21 +124,31 @@ void PacketServer::accept_all() {
             return; // EAGAIN, or nothing that could be done about it
         // Refused at once, instead of waiting in the queue for ever.
         spare_ = Descriptor();
-        const bool any = static_cast<bool>(
-            Descriptor(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)));
+        socket =
+            Descriptor(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        const bool any = static_cast<bool>(socket);
+        refuse(std::move(socket));
         spare_ = spare();
         if (!any)
             return;
     }
 }
 
+void PacketServer::refuse(Descriptor socket) {
+    ucred peer{};
+    if (packet::peer_of(socket.get(), peer) == 0)
+        service_.refused(peer.uid, "the broker can open no more files");
+}
+
 void PacketServer::admit(Descriptor socket) {
     ucred peer{};
-    if (packet::peer_of(socket.get(), peer) != 0 || clients_.size() >= limits_.clients)
+    if (packet::peer_of(socket.get(), peer) != 0)
         return;
+    if (clients_.size() >= limits_.clients)
+        return service_.refused(peer.uid, "all users together have as many connections as may be");
     const auto user = users_.find(peer.uid);
     if (user != users_.end() && user->second >= limits_.user_clients)
-        return;
+        return service_.refused(peer.uid, "it has as many connections as one user may");
     const int fd = socket.get();
     watch(fd);
     const ClientId id = service_.connect(fd, peer);

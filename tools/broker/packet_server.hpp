@@ -31,6 +31,8 @@ class Service {
     // A client came, and how it is to be called; each number once. The socket stays the
     // loop's.
     virtual ClientId connect(int socket, const ucred &peer) = 0;
+    // A connection of this user was refused. `why` is of a few texts, which stay.
+    virtual void refused(uid_t /*uid*/, const char * /*why*/) {}
     // It is gone, or was sent away.
     virtual void disconnect(ClientId id) = 0;
     // A packet and what came with it. False: it is not of the protocol; the client has to
@@ -85,6 +87,7 @@ class PacketServer {
     void unwatch(int fd) const;
     void accept_all();
     void admit(Descriptor socket);
+    void refuse(Descriptor socket);
     void read_client(int socket);
     void read_plainly(const Client &client, bool fds_lost);
     void take(Receiver::Received received);

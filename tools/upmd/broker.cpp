@@ -125,8 +125,10 @@ bool Broker::handle(ClientId id, std::span<const std::byte> packet, Brought brou
                       (client.domain == nullptr) == is(Op::kHello) &&
                       (is(Op::kHello) || header.version == client.version) &&
                       dispatch(client, header, whole, std::move(brought), now);
-    if (!good)
+    if (!good) {
         ++totals_.bad;
+        tell(client.owner.uid, "it sends packets that are not of the protocol");
+    }
     return good;
 }
 
@@ -451,6 +453,15 @@ void Broker::count_refusal(const Client &client, int error, std::uint64_t pages)
 
 void Broker::refuse(uid_t uid, const char *why) {
     ++totals_.refused;
+    tell(uid, why);
+}
+
+void Broker::refuse_connection(uid_t uid, const char *why) {
+    ++totals_.connections_refused;
+    tell(uid, why);
+}
+
+void Broker::tell(uid_t uid, const char *why) const {
     if (refused_)
         refused_(uid, why);
 }

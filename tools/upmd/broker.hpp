@@ -84,7 +84,10 @@ class Broker {
     // is not, but for seeds. What is known is shared as ever.
     void set_plenty(bool plenty) { plenty_ = plenty; }
 
+    // Of what is refused, and of clients that handle() ends.
     void tell_of_refusals(Refused refused) { refused_ = std::move(refused); }
+    // It came to no connect().
+    void refuse_connection(uid_t uid, const char *why);
 
     // When to look at which process, and what was seen there.
     [[nodiscard]] Usage &usage() { return usage_; }
@@ -128,6 +131,7 @@ class Broker {
     // `error` is what the client is told, of a request for so many pages.
     void count_refusal(const Client &client, int error, std::uint64_t pages);
     void refuse(uid_t uid, const char *why);
+    void tell(uid_t uid, const char *why) const;
     void hand_out(const Client &client, Segment &segment, bool published, std::uint64_t now);
     [[nodiscard]] std::uint64_t alone_room(const Owner &owner) const;
     void credit(Segment &segment);
@@ -191,8 +195,9 @@ class Broker {
         std::uint64_t published = 0; // pages
         std::uint64_t made = 0;      // pages, of files that clients loaded
         std::uint64_t refused = 0;   // by quota, or a segment that is not as it must be
-        std::uint64_t put_off = 0;   // while free memory was plenty
-        std::uint64_t bad = 0;       // packets that are not of the protocol
+        std::uint64_t connections_refused = 0;
+        std::uint64_t put_off = 0; // while free memory was plenty
+        std::uint64_t bad = 0;     // packets that are not of the protocol
         std::uint64_t reservations_lost = 0;
         std::uint64_t dropped = 0; // segments
     };

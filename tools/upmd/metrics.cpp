@@ -158,6 +158,8 @@ std::string Broker::metrics() const {
             "Size of the content that was read from files for which loads were too late.",
             bytes_of(backlog_.made()));
     counter("refused_total", "Requests that were refused: a limit, or nonsense.", totals_.refused);
+    counter("refused_connections_total", "Connections that were refused: as many as there may be.",
+            totals_.connections_refused);
     counter("put_off_total", "Requests to share what is new, while free memory was plenty.",
             totals_.put_off);
     counter("bad_packets_total", "Connections that were ended for a wrong packet.", totals_.bad);

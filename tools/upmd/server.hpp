@@ -46,6 +46,7 @@ class Server final : public broker::Service {
     [[nodiscard]] std::string seeds_lost() const;
 
     ClientId connect(int socket, const ucred &peer) override;
+    void refused(uid_t uid, const char *why) override { broker_.refuse_connection(uid, why); }
     void disconnect(ClientId id) override;
     bool handle(ClientId id, std::span<const std::byte> packet,
                 broker::Attachments attachments) override;

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <memory>
 #include <optional>
@@ -47,6 +48,11 @@ class Counting final : public broker::Service {
     }
 
     ClientId connect(int /*socket*/, const ucred & /*peer*/) override { return ++last_; }
+    void refused(uid_t uid, const char *why) override {
+        refused_ += std::to_string(uid) + ": " + why + "\n";
+    }
+    // Pre: the loop does not run.
+    [[nodiscard]] const std::string &refused() const { return refused_; }
     void disconnect(ClientId /*id*/) override {}
     bool handle(ClientId id, std::span<const std::byte> packet, Attachments attachments) override {
         std::string answer = std::to_string(attachments.fds.size());
@@ -69,6 +75,7 @@ class Counting final : public broker::Service {
     std::atomic<bool> held_{false};
     std::string *order_ = nullptr; // set while the loop is held up
     ClientId last_ = 0;
+    std::string refused_; // a line for each
     broker::PacketServer server_;
 };
 
@@ -133,17 +140,26 @@ TEST_F(BrokerLoop, ConnectionsOfAllAndOfOneUser) {
         answer = ask(first.get(), "a");
     }
     EXPECT_EQ(answer, "0") << "one that has gone does not count";
+    if (::geteuid() == 0) {
+        EXPECT_EQ(in_child([&] {
+                      if (::setuid(65534) != 0)
+                          return 1;
+                      const auto other = connect();
+                      if (ask(other.get(), "a") != "0")
+                          return 2;
+                      return ask(connect().get(), "a") == "gone" ? 0 : 3; // of all there are three
+                  }),
+                  0);
+    }
+    finish();
+    const std::string own = std::to_string(::geteuid());
+    EXPECT_THAT(service_->refused(),
+                testing::StartsWith(own + ": it has as many connections as one user may\n"));
     if (::geteuid() != 0)
         return;
-    EXPECT_EQ(in_child([&] {
-                  if (::setuid(65534) != 0)
-                      return 1;
-                  const auto other = connect();
-                  if (ask(other.get(), "a") != "0")
-                      return 2;
-                  return ask(connect().get(), "a") == "gone" ? 0 : 3; // of all there are three
-              }),
-              0);
+    EXPECT_THAT(
+        service_->refused(),
+        testing::EndsWith("65534: all users together have as many connections as may be\n"));
 }
 
 TEST_F(BrokerLoop, Descriptors) {

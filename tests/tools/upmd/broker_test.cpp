@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
-#include <filesystem>
 #include <fstream>
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
@@ -127,15 +126,7 @@ TEST_F(StoreBroker, NoDescriptorLeftInTheBroker) {
     const Pages pages(kPages);
     fill_pattern(pages, 1);
     ASSERT_EQ(open(), 0) << text;
-    rlimit before{};
-    ASSERT_EQ(::prlimit(broker.pid(), RLIMIT_NOFILE, nullptr, &before), 0);
-    rlimit none = before;
-    none.rlim_cur = 0; // the lowest number that is free
-    const std::string open_files = "/proc/" + std::to_string(broker.pid()) + "/fd/";
-    while (::access((open_files + std::to_string(none.rlim_cur)).c_str(), F_OK) == 0 ||
-           std::filesystem::is_symlink(open_files + std::to_string(none.rlim_cur)))
-        ++none.rlim_cur;
-    ASSERT_EQ(::prlimit(broker.pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+    const rlimit before = forbid_files(broker.pid());
     EXPECT_EQ(advise(pages), -EMFILE);
     EXPECT_EQ(counts.skipped[UPM_SKIPPED_LIMIT], kPages);
     EXPECT_TRUE(has_pattern(pages, 1));

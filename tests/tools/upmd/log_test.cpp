@@ -3,14 +3,23 @@
 // What the broker tells its operator: where it listens, and whom it refuses what.
 #include "tools/upmd/log.hpp"
 
+#include "libupm/base/packet.hpp"
+#include "libupm/store/client.hpp"
+#include "tests/support/broker_process.hpp"
+#include "tests/support/process.hpp"
 #include "tests/support/support.hpp"
 #include "tests/tools/upmd/played_broker.hpp"
+#include "tools/common/descriptor.hpp"
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <string>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -109,6 +118,17 @@ TEST_F(UpmdRefusals, NameTheLimitThatStandsAgainstThem) {
                                    "3 all users together have what --max allows"));
 }
 
+TEST_F(UpmdRefusals, AreCounted) {
+    begin_with(roomy());
+    broker().refuse_connection(1, "a reason");
+    EXPECT_FALSE(broker().handle(connect(2, 7), {}, {}, 1));
+    EXPECT_THAT(told_,
+                ElementsAre("1 a reason", "2 it sends packets that are not of the protocol"));
+    for (const char *line : {"upmd_refused_connections_total 1\n", "upmd_bad_packets_total 1\n",
+                             "upmd_refused_total 0\n"})
+        EXPECT_THAT(broker().metrics(), HasSubstr(line));
+}
+
 TEST(UpmdTells, WhereItListensAndWhatItMayTake) {
     const TempDir folder;
     const std::string socket = folder.path() + "/upmd.sock";
@@ -122,6 +142,69 @@ TEST(UpmdTells, WhereItListensAndWhatItMayTake) {
     EXPECT_EQ(done.err, "upmd: listens at " + socket +
                             "; shares at most 64 MiB, of one user 16 MiB, of one process 16 MiB; "
                             "seeds of one user keep at most 8 MiB\n");
+}
+
+// A broker of its own, whose messages go into a file.
+class UpmdThatTells : public testing::Test {
+  protected:
+    // Post: it listens, and may open 128 files.
+    void SetUp() override {
+        const std::string socket = folder_.path() + "/upmd.sock";
+        (void)socket.copy(path_.text, sizeof(path_.text) - 1);
+        pid_ = fork_tied();
+        if (pid_ == 0) {
+            constexpr rlimit kFew{.rlim_cur = 128, .rlim_max = 128};
+            const int file = ::open(log().c_str(), O_CREAT | O_WRONLY | O_APPEND, 0600);
+            if (::dup2(file, STDERR_FILENO) >= 0 && ::setrlimit(RLIMIT_NOFILE, &kFew) == 0)
+                (void)::execl(UPM_UPMD, UPM_UPMD, "--socket", socket.c_str(), nullptr);
+            ::_exit(127);
+        }
+        for (int tries = 0; tries < kTries && !listens(socket); ++tries)
+            (void)::usleep(kPauseUs);
+        ASSERT_TRUE(listens(socket));
+    }
+    void TearDown() override {
+        (void)::kill(pid_, SIGTERM);
+        EXPECT_EQ(wait_for(pid_), 0);
+    }
+    [[nodiscard]] std::string log() const { return folder_.path() + "/log"; }
+    [[nodiscard]] bool comes_to_say(const std::string &text) const {
+        for (int tries = 0; tries < kTries; ++tries, (void)::usleep(kPauseUs))
+            if (read_file(log()).find(text) != std::string::npos)
+                return true;
+        return false;
+    }
+
+    static constexpr int kTries = 10'000;
+    static constexpr unsigned kPauseUs = 10'000;
+    const TempDir folder_;
+    store::SocketPath path_{};
+    pid_t pid_ = -1;
+};
+
+// How many there may be follows from how many files the broker may open.
+TEST_F(UpmdThatTells, WhoseConnectionsItRefuses) {
+    const std::string who =
+        "upmd: refuses what user " + std::to_string(::geteuid()) + " asks for: ";
+    std::array<store::Connection, 40> many;
+    for (store::Connection &one : many)
+        (void)one.open(path_, {});
+    EXPECT_TRUE(comes_to_say(who + "all users together have as many connections as may be\n"))
+        << read_file(log());
+    (void)forbid_files(pid_);
+    store::Connection late;
+    EXPECT_EQ(late.open(path_, {}), -ECONNRESET);
+    EXPECT_TRUE(comes_to_say(who + "the broker can open no more files\n")) << read_file(log());
+}
+
+TEST_F(UpmdThatTells, WhoDoesNotKeepToTheProtocol) {
+    const tool::Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    ASSERT_EQ(packet::fill_address(path_.text, address), 0);
+    ASSERT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr *>(&address), sizeof(address)), 0);
+    ASSERT_EQ(::send(socket.get(), "hello", 5, 0), 5);
+    EXPECT_TRUE(comes_to_say("asks for: it sends packets that are not of the protocol\n"))
+        << read_file(log());
 }
 
 // It is told once, and not every ten seconds.
