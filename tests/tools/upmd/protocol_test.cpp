@@ -294,7 +294,7 @@ TEST_F(UpmdProtocol, MetricsAreInPrometheusFormat) {
         }
     }
     EXPECT_TRUE(seen.contains("upmd_domain_saved_bytes"));
-    EXPECT_EQ(seen.size(), 32U);
+    EXPECT_EQ(seen.size(), 33U);
 }
 
 // A report is only a claim: it makes no number negative, which would be a huge one.
