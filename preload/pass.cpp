@@ -4,6 +4,7 @@
 #include "libupm/api/library.hpp"
 #include "libupm/mm/aligned_range.hpp"
 #include "libupm/mm/layout.hpp"
+#include "libupm/mm/limits.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/late.hpp"
@@ -149,7 +150,7 @@ int Pass::submit(Request request, const Block *block, Counts &counts) const noex
 
 int Pass::advise_piece(const char *addr, std::size_t len, const Block *block,
                        Counts &counts) noexcept {
-    if (restores_ && outsiders_may_write())
+    if (restores_ && (!far_from_limits() || outsiders_may_write()))
         return EBUSY;
     const Request request{.addr = reinterpret_cast<std::uintptr_t>(addr), .len = len};
     const int error = submit(request, block, counts);

@@ -4,6 +4,7 @@
 #include "libupm/base/plain_read.hpp"
 #include "libupm/base/sharable_file.hpp"
 #include "libupm/base/system.hpp"
+#include "libupm/mm/limits.hpp"
 #include "libupm/mm/vma_reader.hpp"
 #include "libupm/store/overlay.hpp"
 
@@ -70,6 +71,11 @@ Load::~Load() {
 // Returns true if something can be shared.
 bool Load::begin() noexcept {
     if (luck_.skips_all(call_.len)) {
+        if (call_.late != nullptr)
+            call_.late->skipped();
+        return false;
+    }
+    if (!far_from_limits()) {
         if (call_.late != nullptr)
             call_.late->skipped();
         return false;

@@ -40,6 +40,11 @@ bool map_over(const Overlay &overlay) noexcept {
     // If it refuses, it does so before it unmaps, as a rule.
     if (::msync(at, overlay.size, MS_ASYNC) == 0)
         return false;
+    // mremap(2) has unmapped what was there before it looked at the program's limits. A view
+    // may be mapped in excess of them, since there was a place already: its room is given up.
+    if (overlay.view != nullptr)
+        (void)::mmap(overlay.view, overlay.size, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!map())
         fail_stop();
     return true;

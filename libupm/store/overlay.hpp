@@ -20,7 +20,8 @@ struct Overlay {
 
 // Maps it. The kernel does that under one lock: other threads see the old pages or the new
 // ones. With a view, its page tables are moved there as they are, and it stays mapped, so
-// that its addresses remain ours; kernels before 5.13 cannot do that, and map the file.
+// that its addresses remain ours, without its pages; kernels before 5.13 cannot do that, and
+// map the file.
 // False: the kernel refuses, and the old pages are still there.
 bool map_over(const Overlay &overlay) noexcept;
 

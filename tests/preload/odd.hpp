@@ -59,6 +59,7 @@ int process_advice();
 int locked();
 int attach();
 int limit();
+int tight();
 int arenas();
 
 // odd_files.cpp

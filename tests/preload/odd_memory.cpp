@@ -192,10 +192,19 @@ int attach() {
 
 namespace {
 
+// As limits count them, in bytes.
 std::size_t address_space() {
     long pages = 0;
     FILE *const file = std::fopen("/proc/self/statm", "re");
     UPM_CHECK(file != nullptr && std::fscanf(file, "%ld", &pages) == 1);
+    (void)std::fclose(file);
+    return static_cast<std::size_t>(pages) * kPage;
+}
+
+std::size_t data() {
+    long pages = 0;
+    FILE *const file = std::fopen("/proc/self/statm", "re");
+    UPM_CHECK(file != nullptr && std::fscanf(file, "%*d %*d %*d %*d %*d %ld", &pages) == 1);
     (void)std::fclose(file);
     return static_cast<std::size_t>(pages) * kPage;
 }
@@ -224,6 +233,40 @@ int limit() {
         }
         UPM_CHECK(::setrlimit(RLIMIT_AS, &none) == 0);
     }
+    return 0;
+}
+
+// What fits into a program's limits without the hook fits with it: what is mapped for the time of
+// a read is in nobody's way.
+int tight() {
+    std::free(load());
+    constexpr std::size_t kMore = kMib; // for what the hook keeps of a block
+    for (std::size_t room = kBlock + kMore; room <= kBlock + 40 * kMib; room += 2 * kMib) {
+        for (const auto kind : {RLIMIT_AS, RLIMIT_DATA})
+            UPM_CHECK(in_child([&] {
+                          const std::size_t now = kind == RLIMIT_AS ? address_space() : data();
+                          const rlimit limit{.rlim_cur = now + room, .rlim_max = now + room};
+                          UPM_CHECK(::setrlimit(kind, &limit) == 0);
+                          read_into(allocate(kBlock));
+                          return 0;
+                      }) == 0);
+    }
+    constexpr int kThreads = 3;
+    constexpr std::size_t kStacks = 40 * kMib;
+    const std::size_t most = address_space() + kThreads * (kBlock + kMore) + kStacks;
+    const rlimit limit{.rlim_cur = most, .rlim_max = RLIM_INFINITY};
+    UPM_CHECK(::setrlimit(RLIMIT_AS, &limit) == 0);
+    std::array<std::thread, kThreads> threads;
+    for (std::thread &thread : threads)
+        thread = std::thread([] {
+            for (int round = 0; round < 50; ++round) {
+                char *const block = allocate(kBlock);
+                read_into(block);
+                std::free(block);
+            }
+        });
+    for (std::thread &thread : threads)
+        thread.join();
     return 0;
 }
 

@@ -91,6 +91,9 @@ class Calls(Case):
     def test_limited_address_space(self) -> None:
         self.done(self.odd("limit"))
 
+    def test_memory_limits_that_are_tight(self) -> None:
+        self.done(self.odd("tight"))
+
     def test_address_space_of_threads(self) -> None:
         for scope in ("loads", "all"):
             self.done(self.odd("arenas", UPM_SCOPE=scope))
