@@ -18,6 +18,7 @@
 #include <csignal>
 #include <cstdint>
 #include <optional>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -179,11 +180,19 @@ Block *block_of(const iovec &part) noexcept {
     return part.iov_len >= kLeast ? block_of(part.iov_base, part.iov_len) : nullptr;
 }
 
+// A program that may have few descriptors has none to spare, not even for a moment.
+bool descriptors_to_spare() noexcept {
+    constexpr rlim_t kFew = 128;
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > kFew;
+}
+
 // Returns true if a part of the vector can be shared.
 bool worthwhile(const iovec *vector, int count) noexcept {
-    return may_be_shared() && std::any_of(vector, vector + count, [](const iovec &part) {
-               return block_of(part) != nullptr;
-           });
+    return may_be_shared() &&
+           std::any_of(vector, vector + count,
+                       [](const iovec &part) { return block_of(part) != nullptr; }) &&
+           descriptors_to_spare();
 }
 
 std::size_t sum_of(const iovec *vector, int count) noexcept {

@@ -115,6 +115,11 @@ int few_descriptors() {
     UPM_CHECK(::setrlimit(RLIMIT_NOFILE, &few) == 0);
     for (int round = 0; round < kRounds; ++round) {
         char *const block = allocate(kBlock);
+        const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+        for (int fd = file + 1; fd < kMost; ++fd) // all but one are taken
+            UPM_CHECK(::open("/dev/null", O_RDONLY | O_CLOEXEC) == fd);
+        UPM_CHECK(::pread(file, block, kBlock, 0) == kBlock);
+        UPM_CHECK(::syscall(SYS_close_range, kFirst, ~0U, 0) == 0);
         read_into(block);
         std::free(block);
         for (int fd = kFirst; fd < kMost; ++fd)
