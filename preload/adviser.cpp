@@ -300,6 +300,23 @@ void look_for_loads() noexcept {
     set_loads(shares, settings.trigger == Trigger::kIdle && is_last_resort());
 }
 
+// What the program read before loads could share is told to the backend, so that it is there for
+// others, soon: who starts them does not wait until this program is idle.
+void tell_of_late() noexcept {
+    LatePart part;
+    while (loads.load() && !all_pieces_ended() && take_untold(part)) {
+        const int fd = open_late(part);
+        if (fd < 0)
+            continue;
+        engine().loaded_plainly({.fd = fd,
+                                 .offset = static_cast<std::int64_t>(part.offset),
+                                 .into = part.at,
+                                 .len = part.len,
+                                 .flags = UPM_LOAD_ORDINARY});
+        ::close(fd);
+    }
+}
+
 // From then on, nothing that this thread opens is seen by the program. So it comes before the
 // look for a backend, unless that may be the module, or is to be told on standard error.
 void take_own_descriptors_first() noexcept {
@@ -339,6 +356,7 @@ void *run(void * /*unused*/) noexcept {
     while (!all_pieces_ended()) {
         seen = news.load();
         const bool idle = settings.trigger == Trigger::kIdle;
+        tell_of_late();
         if (idle)
             wait_until_idle();
         upm_counts counts;

@@ -67,7 +67,8 @@ bool append(const LatePart &fresh) noexcept {
     for (std::size_t i = 0; i < count; ++i) {
         LatePart &part = parts[i];
         if (part.number == fresh.number && part.file == fresh.file && part.tries == fresh.tries &&
-            part.at + part.len == fresh.at && part.offset + part.len == fresh.offset) {
+            part.told == fresh.told && part.at + part.len == fresh.at &&
+            part.offset + part.len == fresh.offset) {
             part.len += fresh.len;
             return true;
         }
@@ -123,7 +124,8 @@ void put_back(const LatePart &part) noexcept {
 
 } // namespace
 
-void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t len) noexcept {
+void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t len,
+               bool told) noexcept {
     const std::size_t head = -reinterpret_cast<std::uintptr_t>(at) & (kPageSize - 1);
     if (offset < 0 || len < head + kPageSize)
         return;
@@ -133,6 +135,7 @@ void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t l
     part.at = static_cast<char *>(const_cast<void *>(at)) + head;
     part.len = (len - head) & ~(kPageSize - 1);
     part.offset = static_cast<std::uint64_t>(offset) + head;
+    part.told = told;
     File file;
     const bool known = identify(fd, file);
     {
@@ -144,6 +147,19 @@ void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t l
             return;
     }
     notice_late();
+}
+
+bool take_untold(LatePart &part) noexcept {
+    const Locked exclusive(local().late);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (parts[i].told || stale(parts[i]))
+            continue;
+        parts[i].told = true;
+        part = parts[i];
+        taken = part.file;
+        return true;
+    }
+    return false;
 }
 
 bool take_late(LatePart &part, std::uint64_t now_ns) noexcept {

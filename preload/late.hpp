@@ -27,12 +27,18 @@ struct LatePart {
     std::uint64_t offset = 0; // of the file
     std::uint32_t file = 0;
     unsigned tries = 0; // in vain
+    bool told = false;  // the broker knows that it came too late
     std::uint64_t due_ns = 0;
 };
 
 // Keeps in mind that a part of the block is being read plainly. Only whole pages count; what
-// is known of the same memory is forgotten. Pre: signals are blocked.
-void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t len) noexcept;
+// is known of the same memory is forgotten. `told`: the backend knows. Pre: signals are blocked.
+void note_late(Block &block, int fd, off_t offset, const void *at, std::size_t len,
+               bool told) noexcept;
+
+// Gives one of which the backend has not been told, for that to be done. It stays among what
+// is kept. False: there is none.
+bool take_untold(LatePart &part) noexcept;
 
 // Takes one that is due out of what is kept. False: there is none.
 bool take_late(LatePart &part, std::uint64_t now_ns) noexcept;
@@ -58,7 +64,7 @@ class LateNotes final : public LateParts {
     LateNotes(Block &block, int fd, off_t offset, const void *into) noexcept
         : block_(block), fd_(fd), offset_(offset), into_(static_cast<const std::byte *>(into)) {}
     void add(const std::byte *at, std::size_t size) noexcept override {
-        note_late(block_, fd_, offset_ + (at - into_), at, size);
+        note_late(block_, fd_, offset_ + (at - into_), at, size, true); // by the load itself
     }
     void skipped() noexcept override { skipped_ = true; }
     [[nodiscard]] bool was_skipped() const noexcept { return skipped_; }

@@ -250,7 +250,8 @@ void note_all_late(int fd, off_t offset, const iovec *vector, int count,
     for (int i = 0; i < count && done < most; ++i) {
         const std::size_t len = std::min(vector[i].iov_len, most - done);
         if (Block *const block = block_of({.iov_base = vector[i].iov_base, .iov_len = len}))
-            note_late(*block, fd, offset + static_cast<off_t>(done), vector[i].iov_base, len);
+            note_late(*block, fd, offset + static_cast<off_t>(done), vector[i].iov_base, len,
+                      false);
         done += len;
     }
 }

@@ -187,6 +187,11 @@ class Backend {
     // From any thread, several at once, and in the child of a fork.
     virtual std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept;
 
+    // What the call describes was read plainly a while ago, since nothing was known of the
+    // backend then: others may want to share it. Nothing is read into the destination.
+    // Pre:  as of load().
+    virtual void loaded_plainly(const LoadCall & /*call*/) noexcept {}
+
     // The process has unmapped memory that was merged: what is kept for it may go. Waits
     // for nobody. False: that could not be said now.
     virtual bool unmapped() noexcept { return true; }

@@ -106,6 +106,21 @@ int Engine::submit(const Request &request, upm_counts &counts) noexcept {
     return ret != 0 ? ret : run(call, counts);
 }
 
+LoadCall Engine::load_call(const LoadRequest &request) const noexcept {
+    const bool apart = choice_.loader != choice_.backend; // it knows the domains of its own only
+    return {.fd = request.fd,
+            .offset = static_cast<std::uint64_t>(request.offset),
+            .into = static_cast<std::byte *>(request.into),
+            .len = request.len,
+            .domain_fd = request.domain_fd >= 0 ? request.domain_fd
+                         : apart                ? -1
+                                                : default_domain(),
+            .gate = request.gate,
+            .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0,
+            .patient = request.patient || (request.flags & UPM_LOAD_PATIENT) != 0,
+            .late = request.late};
+}
+
 std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) noexcept {
     counts = {};
     const auto address = reinterpret_cast<std::uintptr_t>(request.into);
@@ -115,27 +130,21 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
         request.offset < 0 || __builtin_add_overflow(address, request.len, &end) ||
         __builtin_add_overflow(request.offset, request.len, &file_end))
         return -EINVAL;
-    const bool apart = choice_.loader != choice_.backend; // it knows the domains of its own only
-    if (request.domain_fd >= 0 && (apart || !choice_.backend->capabilities().domains))
+    if (request.domain_fd >= 0 &&
+        (choice_.loader != choice_.backend || !choice_.backend->capabilities().domains))
         return -EOPNOTSUPP;
     const std::uint64_t start = now_ns();
-    LoadCall call{.fd = request.fd,
-                  .offset = static_cast<std::uint64_t>(request.offset),
-                  .into = static_cast<std::byte *>(request.into),
-                  .len = request.len,
-                  .domain_fd = request.domain_fd >= 0 ? request.domain_fd
-                               : apart                ? -1
-                                                      : default_domain(),
-                  .gate = request.gate,
-                  .ordinary = (request.flags & UPM_LOAD_ORDINARY) != 0,
-                  .patient = request.patient || (request.flags & UPM_LOAD_PATIENT) != 0,
-                  .late = request.late};
+    const LoadCall call = load_call(request);
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
     const std::int64_t got = request.len != 0 ? choice_.loader->load(call, counts)
                                               : plain_read(call.fd, call.offset, call.into, 0);
     counts.bytes = counts.shared + counts.made + counts.copied;
     counts.nanoseconds = now_ns() - start;
     return got;
+}
+
+void Engine::loaded_plainly(const LoadRequest &request) noexcept {
+    choice_.loader->loaded_plainly(load_call(request));
 }
 
 int Engine::open_domain(const std::uint8_t (&key)[16]) noexcept {

@@ -64,6 +64,10 @@ class Engine {
     // Checks, and has the backend load. Post: that of Backend::load, and the sums.
     std::int64_t load(const LoadRequest &request, upm_load_counts &counts) noexcept;
 
+    // Tells the backend of what was read without it; see Backend::loaded_plainly.
+    // Pre: what load() would accept.
+    void loaded_plainly(const LoadRequest &request) noexcept;
+
     int open_domain(const std::uint8_t (&key)[16]) noexcept;
     // Advise in this domain from now on, -1: the default. Stays the caller's.
     int use_domain(int fd) noexcept;
@@ -80,6 +84,7 @@ class Engine {
 
   private:
     [[nodiscard]] int default_domain() const noexcept;
+    [[nodiscard]] LoadCall load_call(const LoadRequest &request) const noexcept;
     bool reopen_default_domain(int &fd) noexcept;
 
     Choice choice_;

@@ -235,6 +235,17 @@ std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) n
     return load.run();
 }
 
+void StoreBackend::loaded_plainly(const LoadCall &call) noexcept {
+    DomainKey domain;
+    if (call.len < store::Load::kLeast || find_domain(call.domain_fd, domain) != 0)
+        return;
+    upm_load_counts unused{};
+    store::Load load(
+        {.path = path_, .pool = pool_, .patience = patience_, .making = making_, .luck = luck_},
+        budget_, domain, call, unused);
+    load.tell();
+}
+
 int StoreBackend::use_key(const std::uint8_t (&key)[16]) noexcept {
     default_domain_.named = true;
     std::memcpy(default_domain_.key, key, sizeof(key));

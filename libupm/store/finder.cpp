@@ -287,6 +287,11 @@ void Finder::expect_to_tell() noexcept {
         telling_ = kNoSlot;
 }
 
+void Finder::connect_to_tell() noexcept {
+    if (connect(0))
+        telling_ = std::exchange(slots_[0], kNoSlot);
+}
+
 void Finder::tell_late(const std::byte *at, std::uint64_t offset, std::size_t size) noexcept {
     if (telling_ == kNoSlot)
         return;

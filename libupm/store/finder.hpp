@@ -77,6 +77,8 @@ class Finder {
     void wait(LoadWindow &window) noexcept;
     // Something came too late, of which the broker is to be told at the end.
     void expect_to_tell() noexcept;
+    // The same for a load that is over and never asked: may wait for the broker.
+    void connect_to_tell() noexcept;
     // Tells it that not all of this came in time, so that it is there another time. Waits for
     // nothing. Pre: it was expected.
     void tell_late(const std::byte *at, std::uint64_t offset, std::size_t size) noexcept;

@@ -117,18 +117,33 @@ bool Load::make_scratch() noexcept {
     return true;
 }
 
-std::int64_t Load::run() noexcept {
+Load::Rest Load::whole_pages() const noexcept {
     const std::uint64_t mask = page_size() - 1;
     const std::uint64_t size = sharable_size(call_.fd);
     const std::size_t there = static_cast<std::size_t>(
         std::min<std::uint64_t>(call_.len, size - std::min(size, call_.offset)));
     const auto start = reinterpret_cast<std::uint64_t>(call_.into);
-    const std::uint64_t first = (start + mask) & ~mask;
+    const std::size_t head = -start & mask;
     const std::uint64_t end = (start + there) & ~mask;
-    if (end < first + kLeast)
+    return {.at = call_.into + head,
+            .offset = call_.offset + head,
+            .size = end - std::min(end, start + head)};
+}
+
+void Load::tell() noexcept {
+    const Rest whole = whole_pages();
+    if (whole.size < kWorthTelling || !finder_.begin(true) || !make_scratch())
+        return;
+    pace_.begin(true);
+    finder_.connect_to_tell();
+    finder_.tell_late(whole.at, whole.offset, whole.size);
+}
+
+std::int64_t Load::run() noexcept {
+    const Rest whole = whole_pages();
+    if (whole.size < kLeast)
         return copy(call_.into, call_.offset, call_.len);
-    const std::size_t head = first - start;
-    const Rest whole{.at = call_.into + head, .offset = call_.offset + head, .size = end - first};
+    const auto head = static_cast<std::size_t>(whole.at - call_.into);
     if (!begin()) {
         if (!talk_)
             note_late(whole.at, whole.size);
@@ -140,7 +155,7 @@ std::int64_t Load::run() noexcept {
     const std::int64_t middle = share(whole);
     const std::int64_t before = head != 0 ? copy(call_.into, call_.offset, head) : 0;
     if (before < static_cast<std::int64_t>(head) ||
-        middle < static_cast<std::int64_t>(end - first)) {
+        middle < static_cast<std::int64_t>(whole.size)) {
         // Shorter than it was, or an error: what pread(2) would have told.
         const std::int64_t got = before < static_cast<std::int64_t>(head) ? before
                                  : middle >= 0                            ? before + middle

@@ -35,6 +35,9 @@ class Load {
     // Returns what Backend::load does.
     std::int64_t run() noexcept;
 
+    // The read is over, and was a plain one: only tells the broker, as a load does that was late.
+    void tell() noexcept;
+
   private:
     // What of the destination is not in a window yet.
     struct Rest {
@@ -45,6 +48,8 @@ class Load {
     };
     struct Scratch;
 
+    // The whole pages of the destination that the file has content for.
+    [[nodiscard]] Rest whole_pages() const noexcept;
     bool begin() noexcept;
     bool make_scratch() noexcept;
     void tell_broker(const Rest &part) noexcept;
