@@ -4,6 +4,7 @@
 #include "tools/common/text.hpp"
 
 #include <string_view>
+#include <unistd.h>
 
 namespace upm::tool {
 
@@ -22,6 +23,12 @@ Memory read_memory(const Root &root) {
         take("MemAvailable:", memory.available);
     });
     return memory;
+}
+
+std::uint64_t default_broker_limit() {
+    constexpr std::uint64_t kShare = 8;
+    return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / kShare *
+           static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 bool is_short(const Memory &memory, unsigned percent) {

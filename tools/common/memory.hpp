@@ -19,6 +19,9 @@ struct Memory {
 // say. Throws SystemError if it cannot be read.
 Memory read_memory(const Root &root);
 
+// Bytes of content that upmd keeps at most if nobody says otherwise: an eighth of all memory.
+std::uint64_t default_broker_limit();
+
 // Returns true if less than so many percent are available, or if nobody can say.
 bool is_short(const Memory &memory, unsigned percent);
 

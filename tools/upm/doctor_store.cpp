@@ -4,6 +4,8 @@
 #include "libupm/base/broker_socket.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/files.hpp"
+#include "tools/common/key.hpp"
+#include "tools/common/memory.hpp"
 #include "tools/common/sizes.hpp"
 #include "tools/upm/doctor.hpp"
 #include "tools/upm/model/cdi.hpp"
@@ -190,7 +192,7 @@ Finding check_socket(const Machine &machine) {
 std::string hook_from_where(const Asker &asker) {
     if (asker.packaged)
         return asker.as_root(kReinstall);
-    return asker.tree.empty() ? "install UPM again: its libupm-preload.so is missing"
+    return asker.tree.empty() ? fmt::format("install UPM again: its {} is missing", kHookName)
                               : fmt::format("make -C {} user", asker.tree);
 }
 
@@ -390,13 +392,9 @@ Finding check_cgroup(const Machine &machine) {
     const MemoryLimit limit = memory_limit(machine.root, look.pid);
     if (limit.file.empty())
         return ok("no control group limits the broker's memory");
-    const auto pages = static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES));
-    constexpr std::uint64_t kShare = 8; // of memory, upmd's own limit
-    const std::uint64_t wanted =
-        pages / kShare * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     const std::string found =
         fmt::format("{} limits the broker to {}", limit.file, human_bytes(limit.bytes));
-    if (limit.bytes >= wanted)
+    if (limit.bytes >= default_broker_limit())
         return ok(found);
     const bool first = limit.file.ends_with("memory.limit_in_bytes");
     return warn(

@@ -7,6 +7,7 @@
 // It is linked statically and becomes the program: no image has to hold anything for it.
 #include "libupm/base/env.hpp"
 #include "tools/common/errors.hpp"
+#include "tools/common/key.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/keyed_layout.hpp"
 #include "tools/upm/read/program.hpp"
@@ -48,9 +49,9 @@ void check_hook() {
     for (char &c : list)
         c = c == ':' ? ' ' : c;
     for (const std::string &path : split(list, ' '))
-        if (path.ends_with("/libupm-preload.so") && ::access(path.c_str(), R_OK) == 0)
+        if (is_hook(path) && ::access(path.c_str(), R_OK) == 0)
             return;
-    throw Failure("LD_PRELOAD names no libupm-preload.so");
+    throw Failure("LD_PRELOAD names no " + std::string(kHookName));
 }
 
 void choose(const std::string &command, unsigned long personality) {

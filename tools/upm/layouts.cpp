@@ -2,6 +2,7 @@
 #include "tools/upm/layouts.hpp"
 
 #include "tools/common/errors.hpp"
+#include "tools/common/key.hpp"
 #include "tools/common/table.hpp"
 #include "tools/common/text.hpp"
 #include "tools/upm/keyed_layout.hpp"
@@ -39,7 +40,12 @@ const char *name_of(Layout layout) {
 
 bool has_hook(const std::vector<Mapping> &mappings) {
     return std::ranges::any_of(mappings, [](const Mapping &mapping) {
-        return mapping.file() && mapping.name.find("/libupm-preload.so") != std::string::npos;
+        // The kernel says so behind the name of a file that was replaced.
+        constexpr std::string_view kDeleted = " (deleted)";
+        std::string_view path = mapping.name;
+        if (path.ends_with(kDeleted))
+            path.remove_suffix(kDeleted.size());
+        return mapping.file() && is_hook(path);
     });
 }
 

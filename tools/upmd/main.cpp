@@ -6,6 +6,7 @@
 #include "libupm/store/wire.hpp"
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
+#include "tools/common/memory.hpp"
 #include "tools/upmd/server.hpp"
 #include "tools/upmd/surroundings.hpp"
 
@@ -39,12 +40,6 @@ struct Options {
 // One user of several gets so much of everything.
 constexpr std::uint64_t kUserShare = 4;
 
-std::uint64_t eighth_of_memory_mib() {
-    constexpr std::uint64_t kMemoryShare = 8;
-    return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) / kMemoryShare * page_size() /
-           kMib;
-}
-
 unsigned parse_mode(const std::string &text) {
     unsigned mode = 0;
     const char *const end = text.data() + text.size();
@@ -66,7 +61,7 @@ unsigned parse_percent(unsigned percent) {
 cxxopts::Options description() {
     cxxopts::Options options("upmd", "Broker of libupm's backend store; see upmd(8).\n");
     options.custom_help("[OPTION...]");
-    const std::string most = std::to_string(eighth_of_memory_mib());
+    const std::string most = std::to_string(tool::default_broker_limit() / kMib);
     options.add_options()                                                                      //
         ("socket", "listen here (default: UPM_SOCKET, else as upmd(8) says)",                  //
          cxxopts::value<std::string>(), "PATH")                                                //

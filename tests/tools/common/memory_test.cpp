@@ -27,6 +27,13 @@ TEST(Memory, IsWhatTheKernelSays) {
     EXPECT_GT(here.available, 0U);
 }
 
+// Which the kernel counts a little differently.
+TEST(Memory, ABrokerKeepsAnEighth) {
+    constexpr double kEighth = 0.125;
+    const auto total = static_cast<double>(tool::read_memory(tool::Root()).total);
+    EXPECT_NEAR(static_cast<double>(tool::default_broker_limit()) / total, kEighth, kEighth / 10);
+}
+
 TEST(Memory, IsShortBelowThePercentage) {
     const tool::Memory memory = memory_of("MemTotal: 1000 kB\nMemAvailable: 200 kB\n");
     EXPECT_FALSE(tool::is_short(memory, 1));

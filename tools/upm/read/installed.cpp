@@ -2,6 +2,7 @@
 #include "tools/upm/read/installed.hpp"
 
 #include "tools/common/errors.hpp"
+#include "tools/common/key.hpp"
 #include "tools/common/text.hpp"
 
 #include <cerrno>
@@ -32,14 +33,14 @@ std::string own_prefix() {
 } // namespace
 
 std::string find_hook(int mode) {
-    constexpr const char *kHook = "libupm-preload.so";
+    const std::string name(kHookName);
     const std::string prefix = own_prefix();
     for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
-        if (std::string path = prefix + folder + kHook; ::access(path.c_str(), mode) == 0)
+        if (std::string path = prefix + folder + name; ::access(path.c_str(), mode) == 0)
             return path;
-    if (std::string path = own_folder() + "/" + kHook; ::access(path.c_str(), mode) == 0)
+    if (std::string path = own_folder() + "/" + name; ::access(path.c_str(), mode) == 0)
         return path; // in a wheel
-    throw std::runtime_error(fmt::format("cannot find {} below {}/lib", kHook, printable(prefix)));
+    throw std::runtime_error(fmt::format("cannot find {} below {}/lib", name, printable(prefix)));
 }
 
 std::string find_launcher() {

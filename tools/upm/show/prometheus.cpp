@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace upm::tool::cli {
 
@@ -63,7 +65,10 @@ constexpr Metric kDomain[] = {
      "Memory that a domain's members do not need since they share."},
 };
 
-constexpr const char *kPhases[] = {"scan", "freeze", "find", "map", "finish"};
+constexpr Metric kPhase = {"", "phase_seconds_total", "counter", Unit::kNanoseconds,
+                           "Time of batches, by what was done."};
+constexpr Metric kSkipped = {"", "skipped_bytes_total", "counter", Unit::kPages,
+                             "Memory that was left as it is, by the reason."};
 
 void head(std::string &text, const char *name, const char *type, const char *help) {
     text += fmt::format("# HELP upm_module_{0} {1}\n# TYPE upm_module_{0} {2}\n", name, help, type);
@@ -96,28 +101,38 @@ void add(std::string &text, const Metric &metric, const Json &values, std::uint6
                         scaled(values[metric.file], metric.unit, page_size));
 }
 
-void add_phases(std::string &text, const Json &statistics) {
-    const char *const name = "phase_seconds_total";
-    if (!has_number(statistics, "scan_ns"))
+// A metric whose samples differ in one label. Those of `values` that are no number are left out;
+// if all are, so is the metric.
+void add_labelled(std::string &text, const Metric &metric, const char *label,
+                  const std::vector<std::pair<std::string, Json>> &values,
+                  std::uint64_t page_size) {
+    std::string lines;
+    for (const auto &[value, number] : values)
+        if (number.is_number())
+            lines += fmt::format("upm_module_{}{{{}=\"{}\"}} {}\n", metric.name, label, value,
+                                 scaled(number, metric.unit, page_size));
+    if (lines.empty())
         return;
-    head(text, name, "counter", "Time of batches, by what was done.");
-    for (const char *const phase : kPhases)
-        if (const std::string file = std::string(phase) + "_ns";
-            has_number(statistics, file.c_str()))
-            text += fmt::format("upm_module_{}{{phase=\"{}\"}} {}\n", name, phase,
-                                scaled(statistics[file], Unit::kNanoseconds, 0));
+    head(text, metric.name, metric.type, metric.help);
+    text += lines;
 }
 
-void add_skipped(std::string &text, const Json &statistics, std::uint64_t page_size) {
-    const char *const name = "skipped_bytes_total";
-    const auto reasons = statistics.find("pages_skipped");
-    if (reasons == statistics.end() || !reasons->is_object())
-        return;
-    head(text, name, "counter", "Memory that was left as it is, by the reason.");
-    for (const auto &[reason, pages] : reasons->items())
-        if (pages.is_number())
-            text += fmt::format("upm_module_{}{{reason=\"{}\"}} {}\n", name, reason,
-                                scaled(pages, Unit::kPages, page_size));
+std::vector<std::pair<std::string, Json>> phases_in(const Json &statistics) {
+    std::vector<std::pair<std::string, Json>> phases;
+    for (const char *const phase : {"scan", "freeze", "find", "map", "finish"})
+        if (const auto found = statistics.find(std::string(phase) + "_ns");
+            found != statistics.end())
+            phases.emplace_back(phase, *found);
+    return phases;
+}
+
+std::vector<std::pair<std::string, Json>> reasons_in(const Json &statistics) {
+    std::vector<std::pair<std::string, Json>> reasons;
+    const auto found = statistics.find("pages_skipped");
+    if (found != statistics.end() && found->is_object())
+        for (const auto &[reason, pages] : found->items())
+            reasons.emplace_back(reason, pages);
+    return reasons;
 }
 
 void add_domains(std::string &text, const Json &domains, std::uint64_t page_size) {
@@ -149,8 +164,8 @@ std::string prometheus_text(const Json &module, std::uint64_t page_size) {
     const Json &statistics = module["statistics"];
     for (const Metric &metric : kStatistics)
         add(text, metric, statistics, page_size);
-    add_skipped(text, statistics, page_size);
-    add_phases(text, statistics);
+    add_labelled(text, kSkipped, "reason", reasons_in(statistics), page_size);
+    add_labelled(text, kPhase, "phase", phases_in(statistics), page_size);
     add_domains(text, module["domains"], page_size);
     return text;
 }
