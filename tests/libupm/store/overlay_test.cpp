@@ -32,28 +32,27 @@ TEST(Overlay, AtTheLimitOfData) {
     const std::string content(kSize, 'u');
     const int fd = ::memfd_create("overlay", MFD_CLOEXEC);
     ASSERT_EQ(::write(fd, content.data(), kSize), static_cast<ssize_t>(kSize));
-    EXPECT_EQ(in_child([&] {
-                  constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
-                  constexpr int kProtection = PROT_READ | PROT_WRITE;
-                  void *const at = ::mmap(nullptr, kSize, kProtection, kPrivate, -1, 0);
-                  void *const place = ::mmap(nullptr, kSize, PROT_NONE, kPrivate, -1, 0);
-                  const rlimit limit{.rlim_cur = data_now(), .rlim_max = data_now()};
-                  if (at == MAP_FAILED || place == MAP_FAILED ||
-                      ::setrlimit(RLIMIT_DATA, &limit) != 0)
-                      return 1;
-                  void *const view =
-                      ::mmap(place, kSize, kProtection, MAP_PRIVATE | MAP_FIXED, fd, 0);
-                  if (view == MAP_FAILED)
-                      return 77; // a kernel that does not allow the excess
-                  const bool mapped = store::map_over({.at = reinterpret_cast<std::uint64_t>(at),
-                                                       .size = kSize,
-                                                       .fd = fd,
-                                                       .offset = 0,
-                                                       .protection = kProtection,
-                                                       .view = static_cast<std::byte *>(view)});
-                  return mapped && std::memcmp(at, content.data(), kSize) == 0 ? 0 : 2;
-              }) % 77,
-              0);
+    EXPECT_EQ(
+        in_child([&] {
+            constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
+            constexpr int kProtection = PROT_READ | PROT_WRITE;
+            void *const at = ::mmap(nullptr, kSize, kProtection, kPrivate, -1, 0);
+            void *const place = ::mmap(nullptr, kSize, PROT_NONE, kPrivate, -1, 0);
+            const rlimit limit{.rlim_cur = data_now(), .rlim_max = data_now()};
+            if (at == MAP_FAILED || place == MAP_FAILED || ::setrlimit(RLIMIT_DATA, &limit) != 0)
+                return 1;
+            void *const view = ::mmap(place, kSize, kProtection, MAP_PRIVATE | MAP_FIXED, fd, 0);
+            if (view == MAP_FAILED)
+                return 77; // a kernel that does not allow the excess
+            const bool mapped = store::map_over({.at = reinterpret_cast<std::uint64_t>(at),
+                                                 .size = kSize,
+                                                 .fd = fd,
+                                                 .offset = 0,
+                                                 .protection = kProtection,
+                                                 .view = static_cast<std::byte *>(view)});
+            return mapped && std::memcmp(at, content.data(), kSize) == 0 ? 0 : 2;
+        }) % 77,
+        0);
     ::close(fd);
 }
 
