@@ -52,7 +52,7 @@ bool brings_descriptors(int socket) noexcept {
 }
 
 constexpr std::size_t kOtherEvents = 64; // than those of clients
-constexpr unsigned kTurn = 8;            // packets of one user in a round
+constexpr unsigned kTurn = 8;            // packets of one user, and new clients, in a round
 
 Descriptor spare() noexcept {
     return Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -110,8 +110,10 @@ void PacketServer::listen_to(Descriptor listener) {
     watch(listener_.get());
 }
 
-void PacketServer::accept_all() {
-    for (;;) {
+// No more than a few: who connects without end must not keep the clients waiting. The others
+// come in the next round.
+void PacketServer::accept_some() {
+    for (unsigned i = 0; i < kTurn; ++i) {
         Descriptor socket(
             ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (socket) {
@@ -250,7 +252,7 @@ void PacketServer::serve_round(int ready) {
     for (int i = 0; i < ready; ++i) {
         const int fd = events_[static_cast<std::size_t>(i)].data.fd;
         if (fd == listener_.get()) {
-            accept_all();
+            accept_some();
         } else if (const auto other = others_.find(fd); other != others_.end()) {
             other->second();
         } else if (const auto client = clients_.find(fd); client != clients_.end()) {

@@ -85,7 +85,7 @@ class PacketServer {
 
     void watch(int fd) const;
     void unwatch(int fd) const;
-    void accept_all();
+    void accept_some();
     void admit(Descriptor socket);
     void refuse(Descriptor socket);
     void read_client(int socket);

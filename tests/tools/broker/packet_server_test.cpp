@@ -41,13 +41,18 @@ class Counting final : public broker::Service {
         held_ = false;
     }
     [[nodiscard]] bool held() const { return held_; }
-    // Post: `order` has the first letters of the packets that came since.
+    // Post: `order` has the first letters of the packets that came since, and a c for each new
+    // client.
     void go_on(std::string &order) {
         order_ = &order;
         held_ = false;
     }
 
-    ClientId connect(int /*socket*/, const ucred & /*peer*/) override { return ++last_; }
+    ClientId connect(int /*socket*/, const ucred & /*peer*/) override {
+        if (order_ != nullptr)
+            order_->push_back('c');
+        return ++last_;
+    }
     void refused(uid_t uid, const char *why) override {
         refused_ += std::to_string(uid) + ": " + why + "\n";
     }
@@ -203,6 +208,29 @@ TEST_F(BrokerLoop, TooLongOrNotOfTheProtocol) {
     const auto wrong = connect();
     EXPECT_EQ(ask(wrong.get(), "x"), "0");
     EXPECT_EQ(receive(wrong.get()), "gone");
+}
+
+// Many who connect at one time do not keep one who is there from its answer.
+TEST_F(BrokerLoop, NewClientsTakeTurns) {
+    start({.bytes = 64});
+    const auto mine = connect();
+    const auto holder = connect();
+    ASSERT_EQ(ask(mine.get(), "a"), "0");
+    ASSERT_TRUE(send(holder.get(), "h"));
+    while (!service_->held())
+        (void)::usleep(1'000);
+    std::vector<tool::Descriptor> crowd;
+    for (int i = 0; i < 60; ++i) {
+        crowd.push_back(connect());
+        ASSERT_TRUE(crowd.back());
+    }
+    ASSERT_TRUE(send(mine.get(), "z"));
+    std::string order;
+    service_->go_on(order);
+    EXPECT_EQ(receive(mine.get()), "0");
+    EXPECT_EQ(ask(crowd.back().get(), "a"), "0");
+    finish();
+    EXPECT_LT(order.find('z'), 20U) << order;
 }
 
 // A user has a hundred clients, each with a request on its way: a few of them are served in a
