@@ -67,6 +67,7 @@
 #include <linux/lockdep.h>
 #include <linux/migrate.h>
 #include <linux/mmap_lock.h>
+#include <linux/preempt.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -89,6 +90,8 @@ struct batch {
 
 	struct upm_finder finder;
 	struct upm_scan scan;	/* and from there on the state of each page */
+	struct migrate_vma mig;	/* the freeze */
+	bool mixed;		/* VM_MIXEDMAP was on before it */
 	unsigned long src[UPM_BATCH_MAX];
 	unsigned long dst[UPM_BATCH_MAX];
 	struct page *pages[UPM_BATCH_MAX];
@@ -338,8 +341,8 @@ static void finish_whole(struct batch *b)
  * Give back what was not replaced, and the references on the shared pages. What is gone
  * for good is left in b->pages, in the place of those that were looked at before.
  */
-static void batch_finish(struct batch *b, struct migrate_vma *mig,
-			 unsigned int first, unsigned int last)
+static void batch_finish(struct batch *b, unsigned int first,
+			 unsigned int last)
 {
 	unsigned int i;
 
@@ -362,7 +365,7 @@ static void batch_finish(struct batch *b, struct migrate_vma *mig,
 	}
 	if (b->whole)
 		finish_whole(b);
-	migrate_vma_finalize(mig);
+	migrate_vma_finalize(&b->mig);
 }
 
 /* Free the pages that were replaced. No lock is needed for that. */
@@ -375,39 +378,77 @@ static void batch_free(struct batch *b)
 
 /* ---- the batch ---------------------------------------------------------- */
 
-/*
- * Freeze the candidates, find their shared pages, map, and let go. The mmap
- * lock is held for writing.
- */
-static void batch_replace(struct batch *b)
+/* Make candidates of what can become one, and see what is left to do. */
+static void batch_prepare(struct batch *b)
 {
-	unsigned int first = b->scan.first, last = b->scan.last;
+	if (b->scan.foreign_special && (b->vma->vm_flags & VM_MIXEDMAP))
+		upm_scan_refuse(&b->scan, UPM_SKIP_SPECIAL);
+	else
+		upm_prepare(b->vma, b->addr, &b->scan);
+	/* Split by now, and so not merged as a whole? */
+	b->huge &= b->scan.nr == b->nr && !b->scan.first &&
+		   b->scan.last == b->nr - 1;
+	b->nr = b->scan.nr;
+}
+
+/* Returns true if the candidates were frozen, as many as could be. */
+static bool batch_freeze(struct batch *b)
+{
 	struct vm_area_struct *vma = b->vma;
-	bool mixed = vma->vm_flags & VM_MIXEDMAP;
-	bool shared;
-	struct migrate_vma mig = {
+
+	b->whole = NULL;
+	b->mixed = vma->vm_flags & VM_MIXEDMAP;
+	b->mig = (struct migrate_vma){
 		.vma = vma,
-		.start = b->addr + first * PAGE_SIZE,
-		.end = b->addr + (last + 1) * PAGE_SIZE,
+		.start = b->addr + b->scan.first * PAGE_SIZE,
+		.end = b->addr + (b->scan.last + 1) * PAGE_SIZE,
 		.src = b->src,
 		.dst = b->dst,
 		.flags = MIGRATE_VMA_SELECT_SYSTEM |
 			 (b->huge ? UPM_MIGRATE_COMPOUND : 0),
 	};
-
-	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
-	b->whole = NULL;
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
-	if (migrate_vma_setup(&mig)) {
+	if (migrate_vma_setup(&b->mig)) {
 		upm_scan_refuse(&b->scan, UPM_SKIP_BUSY);
-		if (mixed)
+		if (b->mixed)
 			upm_vm_flags_set(vma, VM_MIXEDMAP);
-		return;
+		return false;
 	}
 	if (b->huge)
 		b->whole = upm_huge_frozen(b->src);
 	phase_end(b, UPM_PHASE_FREEZE);
+	return true;
+}
 
+/*
+ * Prepare and freeze on one processor. Unmapping a page of an mlocked VMA puts it into a
+ * list of the processor, with a reference, and so does a fault on a page of a file.
+ * migrate_vma_setup() empties the lists of the processor that it runs on before it counts
+ * references; a page in a list of another one would be busy. *@idle is cleared if there
+ * was anything to freeze.
+ */
+static bool batch_catch(struct batch *b, bool *idle)
+{
+	bool frozen = false;
+
+	migrate_disable();
+	batch_prepare(b);
+	if (b->scan.first < b->nr) {
+		*idle = false;
+		frozen = batch_freeze(b);
+	}
+	migrate_enable();
+	return frozen;
+}
+
+/* Find the shared pages of what is frozen, map them, and let go. */
+static void batch_replace(struct batch *b)
+{
+	unsigned int first = b->scan.first, last = b->scan.last;
+	struct vm_area_struct *vma = b->vma;
+	bool shared;
+
+	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
 	batch_find(b, first, last);
 	if (b->whole)
 		batch_keep_whole(b);
@@ -419,8 +460,8 @@ static void batch_replace(struct batch *b)
 
 	/* Off again: a page that comes back to an mlocked VMA is mlocked. */
 	upm_vm_flags_clear(vma, VM_MIXEDMAP);
-	batch_finish(b, &mig, first, last);
-	if (mixed)
+	batch_finish(b, first, last);
+	if (b->mixed)
 		upm_vm_flags_set(vma, VM_MIXEDMAP);
 	if (shared)
 		upm_vm_flags_set(vma, UPM_VM_MERGED);
@@ -480,18 +521,8 @@ static int batch_run(struct batch *b, bool *idle)
 	upm_scan_range(b->vma, b->addr, b->nr, &b->scan);
 	phase_end(b, UPM_PHASE_SCAN);
 
-	if (b->scan.foreign_special && (b->vma->vm_flags & VM_MIXEDMAP))
-		upm_scan_refuse(&b->scan, UPM_SKIP_SPECIAL);
-	else
-		upm_prepare(b->vma, b->addr, &b->scan);
-	/* Split by now, and so not merged as a whole? */
-	b->huge &= b->scan.nr == b->nr && !b->scan.first &&
-		   b->scan.last == b->nr - 1;
-	b->nr = b->scan.nr;
-	if (b->scan.first < b->nr) {
-		*idle = false;
+	if (batch_catch(b, idle))
 		batch_replace(b);
-	}
 	batch_account(b);
 out:
 	locked_ns = ktime_get_ns() - start;

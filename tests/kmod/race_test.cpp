@@ -5,11 +5,13 @@
 #include "tests/kmod/support/actor.hpp"
 #include "tests/kmod/support/advisor.hpp"
 
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -153,6 +155,59 @@ TEST_F(Races, MlockAndUnmerge) {
             ASSERT_EQ(region.first_wrong(), -1);
         });
     });
+}
+
+// Moves a thread to the next processor again and again, as long as the object lives.
+class Mover {
+  public:
+    explicit Mover(pid_t tid)
+        : thread_([this, tid] {
+              const long processors = ::sysconf(_SC_NPROCESSORS_ONLN);
+              for (long next = 0; !stop_; next = (next + 1) % processors) {
+                  cpu_set_t there;
+                  CPU_ZERO(&there);
+                  CPU_SET(static_cast<std::size_t>(next), &there);
+                  EXPECT_EQ(::sched_setaffinity(tid, sizeof(there), &there), 0);
+              }
+          }) {}
+    ~Mover() {
+        stop_ = true;
+        thread_.join();
+    }
+    Mover(const Mover &) = delete;
+    Mover &operator=(const Mover &) = delete;
+
+  private:
+    std::atomic<bool> stop_{false};
+    std::thread thread_;
+};
+
+// The kernel collects pages in lists of each processor, with a reference: those that it
+// unmaps from locked memory, and that of a file by which a mapping is prepared. A call that
+// comes to another processor in the middle leaves none of them behind, to be busy there.
+// Only a kernel that preempts itself moves it: the debug kernel, or one with preempt=full.
+TEST_F(Races, ACallThatIsMoved) {
+    constexpr unsigned kMoves = 10; // rounds, at least: each is slow
+    for (const Kind kind : {Kind::kLocked, Kind::kMemfd}) {
+        Process child;
+        child.call(
+            +[](double seconds, Kind k) {
+                const Device upm;
+                const Pattern known = pattern();
+                const Region keeper(Kind::kAnonymous, known, kPages);
+                EXPECT_EQ(upm.advise(keeper.base(), keeper.len()).done(), kPages);
+                const Mover mover(::gettid());
+                const double end = now() + seconds;
+                for (unsigned round = 0; now() < end || round < kMoves; round++) {
+                    const Region region(k, known, kPages);
+                    const Advice advice = upm.advise(region.base(), region.len());
+                    ASSERT_EQ(advice.done(), kPages)
+                        << k << ": " << advice.skipped(UPM_SKIP_BUSY) << " were busy";
+                    ASSERT_EQ(region.first_wrong(), -1);
+                }
+            },
+            test_seconds(2.5), kind);
+    }
 }
 
 // Huge pages made, split and dropped under the advise.
