@@ -71,12 +71,19 @@ Descriptor new_socket() {
     return socket;
 }
 
-// Says if somebody listens there: if not, the name is one that a dead broker left. A
-// queue that is full, or a socket of another type, belongs to somebody as well.
-bool is_alive(const std::string &path) {
+// Before anything is made there.
+void check_place(const std::string &path) {
+    if (path.empty() || path.front() != '/')
+        throw std::runtime_error("the socket needs an absolute path, not '" + path + "'");
+    (void)address_of(path);
     struct stat status {};
     if (::lstat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode))
         throw std::runtime_error(path + " is there, and is no socket");
+}
+
+// Says if somebody listens there: if not, the name is one that a dead broker left. A
+// queue that is full, or a socket of another type, belongs to somebody as well.
+bool is_alive(const std::string &path) {
     const sockaddr_un address = address_of(path);
     const Descriptor probe = new_socket();
     return ::connect(probe.get(), reinterpret_cast<const sockaddr *>(&address), sizeof(address)) ==
@@ -131,8 +138,7 @@ std::string Listener::name() const {
 }
 
 bool Listener::make(const std::string &path, unsigned mode) {
-    if (path.empty() || path.front() != '/')
-        throw std::runtime_error("the socket needs an absolute path, not '" + path + "'");
+    check_place(path);
     prepare_folder(std::filesystem::path(path).parent_path(), mode);
     // The process that holds the lock is the broker; the lock goes with it.
     const std::string lock = path + ".lock";

@@ -23,7 +23,7 @@ void write_all(int fd, std::string_view content, const std::string &path) {
         if (count < 0 && errno == EINTR)
             continue;
         if (count < 0)
-            throw Failure(path, errno);
+            throw SystemError("write", path, errno);
         content.remove_prefix(static_cast<std::size_t>(count));
     }
 }
@@ -32,7 +32,7 @@ void write_all(int fd, std::string_view content, const std::string &path) {
 void write_in_place(const std::string &path, std::string_view content) {
     const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
     if (!file)
-        throw Failure(path, errno);
+        throw SystemError("write", path, errno);
     write_all(file.get(), content, path);
 }
 
@@ -58,15 +58,15 @@ void write_atomically(const std::string &path, std::string_view content) {
     std::string temporary = target + ".XXXXXX";
     const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
     if (!file)
-        throw Failure(temporary, errno);
+        throw SystemError("write", path, errno);
     try {
-        write_all(file.get(), content, temporary);
+        write_all(file.get(), content, path);
         // As if made by open(2) with the usual mode; mkstemp makes 0600.
         const mode_t mask = ::umask(0);
         (void)::umask(mask);
         if (::fchmod(file.get(), 0666U & ~mask) != 0 ||
             ::rename(temporary.c_str(), target.c_str()) != 0)
-            throw Failure(path, errno);
+            throw SystemError("write", path, errno);
     } catch (...) {
         (void)::unlink(temporary.c_str());
         throw;
@@ -77,14 +77,14 @@ void append_line(const std::string &path, std::string_view line) {
     const Descriptor file(
         ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666)); // umask applies
     if (!file)
-        throw Failure(path, errno);
+        throw SystemError("write", path, errno);
     write_all(file.get(), std::string(line) + "\n", path);
 }
 
 std::string read_file(const std::string &path) {
     const Descriptor file(path == "-" ? ::dup(STDIN_FILENO) : ::open(path.c_str(), kReadFlags));
     if (!file)
-        throw Failure(path, errno);
+        throw SystemError("read", path, errno);
     std::string text;
     char block[1U << 16U];
     for (;;) {
@@ -92,7 +92,7 @@ std::string read_file(const std::string &path) {
         if (count < 0 && errno == EINTR)
             continue;
         if (count < 0)
-            throw Failure(path, errno);
+            throw SystemError("read", path, errno);
         if (count == 0)
             return text;
         text.append(block, static_cast<std::size_t>(count));

@@ -11,10 +11,10 @@ namespace upm::tool {
 
 // Writes a file beside the wanted one and renames it over that, so that readers see
 // the old or the new content, whole; devices, pipes and terminals are written as they
-// are. Throws Failure.
+// are. Throws SystemError.
 void write_atomically(const std::string &path, std::string_view content);
 void append_line(const std::string &path, std::string_view line);
-// Throws Failure.
+// Throws SystemError.
 std::string read_file(const std::string &path);
 
 } // namespace upm::tool

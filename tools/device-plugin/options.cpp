@@ -2,11 +2,11 @@
 #include "tools/device-plugin/options.hpp"
 
 #include "libupm/base/broker_socket.hpp"
+#include "tools/common/command_line.hpp"
 #include "tools/common/errors.hpp"
 #include "tools/common/text.hpp"
 
 #include <algorithm>
-#include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <sys/un.h>
 
@@ -30,7 +30,7 @@ cxxopts::Options description() {
     };
     options.add_options()                                                                 //
         ("devices", "containers on the node that can have the resource at one time",      //
-         cxxopts::value<std::uint32_t>()->default_value("1024"), "N")                     //
+         text("1024"), "N")                                                               //
         ("namespaces", "namespaces whose pods share, one a line; * is all; read anew",    //
          text("/etc/upm/namespaces"), "FILE")                                             //
         ("hook", "the hook, on the node and here", text(UPM_HOOK), "FILE")                //
@@ -47,7 +47,7 @@ cxxopts::Options description() {
         ("labels", "write labels of the node there, for node-feature-discovery", text(""),     //
          "FILE")                                                                               //
         ("start-below-free", "what upmd was told, for the labels",                             //
-         cxxopts::value<unsigned>()->default_value("100"), "PERCENT")                          //
+         text("100"), "PERCENT")                                                               //
         ("resource", "what pods ask for", text("upm.dev/share"), "NAME")                       //
         ("kubelet", "folder of the kubelet's socket", text("/var/lib/kubelet/device-plugins"), //
          "DIR")                                                                                //
@@ -82,8 +82,6 @@ void check_socket(const char *option, const std::string &path) {
 }
 
 void check(const Options &options) {
-    if (options.devices == 0 || options.devices > kMostDevices)
-        throw UsageError(fmt::format("--devices takes 1 to {}", kMostDevices));
     if (!is_resource(options.resource))
         throw UsageError(fmt::format("--resource takes a name such as upm.dev/share, not '{}'",
                                      tool::printable(options.resource)));
@@ -98,19 +96,18 @@ void check(const Options &options) {
          {std::pair{"cdi", &options.cdi}, {"layout", &options.layout}, {"labels", &options.labels}})
         if (!path->empty())
             check_path(option, *path);
-    if (options.start_below_free == 0 || options.start_below_free > kWhole)
-        throw UsageError("--start-below-free takes 1 to 100 percent");
     check_socket("kubelet", options.kubelet + "/" + options.endpoint());
     check_socket("pod-resources", options.pod_resources);
     check_socket("broker", options.broker);
 }
 
-Options taken(const cxxopts::ParseResult &given) {
-    const auto text = [&](const char *name) { return given[name].as<std::string>(); };
+Options taken(const tool::CommandLine &given) {
+    const auto text = [&](const char *name) { return given.parsed()[name].as<std::string>(); };
     Options options{.kubelet = text("kubelet"),
                     .pod_resources = text("pod-resources"),
                     .resource = text("resource"),
-                    .devices = given["devices"].as<std::uint32_t>(),
+                    .devices = static_cast<std::uint32_t>(
+                        tool::number_of_option("devices", text("devices"), 1, kMostDevices)),
                     .hook = text("hook"),
                     .broker = text("broker"),
                     .state = text("state"),
@@ -118,8 +115,9 @@ Options taken(const cxxopts::ParseResult &given) {
                     .cdi = text("cdi"),
                     .layout = text("layout"),
                     .labels = text("labels"),
-                    .start_below_free = given["start-below-free"].as<unsigned>(),
-                    .module = given.count("module") != 0};
+                    .start_below_free = static_cast<unsigned>(tool::number_of_option(
+                        "start-below-free", text("start-below-free"), 1, kWhole)),
+                    .module = given.has("module")};
     check(options);
     return options;
 }
@@ -134,23 +132,15 @@ std::string Options::endpoint() const {
 
 std::optional<Options> parse_options(int argc, char **argv) {
     cxxopts::Options known = description();
-    cxxopts::ParseResult given;
-    try {
-        given = known.parse(argc, argv);
-    } catch (const std::exception &error) {
-        throw UsageError(error.what());
-    }
-    if (given.count("help") != 0) {
+    const tool::CommandLine given(known, argc, argv);
+    if (given.has("help")) {
         fmt::print("{}", known.help());
         return std::nullopt;
     }
-    if (given.count("version") != 0) {
+    if (given.has("version")) {
         fmt::print("upm-device-plugin {}\n", UPM_VERSION);
         return std::nullopt;
     }
-    if (!given.unmatched().empty())
-        throw UsageError(
-            fmt::format("stray argument '{}'", tool::printable(given.unmatched().front())));
     return taken(given);
 }
 

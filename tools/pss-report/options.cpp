@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "tools/pss-report/options.hpp"
 
+#include "tools/common/command_line.hpp"
 #include "tools/common/errors.hpp"
 
-// A comma is part of the value, since command names may contain one.
-// NOLINTNEXTLINE(readability-identifier-naming)
-#define CXXOPTS_VECTOR_DELIMITER '\0'
-#include <cxxopts.hpp>
 #include <fmt/format.h>
 #include <memory>
 
@@ -97,42 +94,6 @@ cxxopts::Options description() {
     return options;
 }
 
-// What was given on the command line.
-class Given {
-  public:
-    explicit Given(const cxxopts::ParseResult &parsed) : parsed_(parsed) {}
-
-    [[nodiscard]] bool has(const char *name) const { return parsed_.count(name) != 0; }
-    [[nodiscard]] std::string text(const char *name, const char *otherwise = "") const {
-        return has(name) ? parsed_[name].as<std::string>() : otherwise;
-    }
-    [[nodiscard]] Strings list(const char *name) const {
-        return has(name) ? parsed_[name].as<Strings>() : Strings();
-    }
-    [[nodiscard]] std::uint64_t number(const char *name, std::uint64_t otherwise,
-                                       std::uint64_t least = 0) const {
-        if (!has(name))
-            return otherwise;
-        const auto value = parse_integer<std::uint64_t>(text(name));
-        if (!value || *value < least || *value > INT64_MAX)
-            throw UsageError(fmt::format("--{}: '{}' is no whole number from {} on", name,
-                                         printable(text(name)), least));
-        return *value;
-    }
-    [[nodiscard]] double real(const char *name, double otherwise, double least, double most) const {
-        if (!has(name))
-            return otherwise;
-        const auto value = parse_real(text(name));
-        if (!value || !(*value >= least && *value <= most))
-            throw UsageError(fmt::format("--{}: '{}' is no number from {} to {}", name,
-                                         printable(text(name)), least, most));
-        return *value;
-    }
-
-  private:
-    const cxxopts::ParseResult &parsed_;
-};
-
 void parse_pids(const Strings &lists, std::set<int> &pids) {
     for (const std::string &list : lists)
         for (const std::string &text : split(list, ',')) {
@@ -154,7 +115,7 @@ Color parse_color(const std::string &text) {
         fmt::format("--color: '{}' is not one of auto, always, never", printable(text)));
 }
 
-Format parse_format(const Given &given) {
+Format parse_format(const CommandLine &given) {
     const bool json = given.has("json");
     const bool csv = given.has("csv");
     const bool prometheus = given.has("prom");
@@ -166,7 +127,7 @@ Format parse_format(const Given &given) {
                         : Format::kTable;
 }
 
-void take_selection(const Given &given, Options &options) {
+void take_selection(const CommandLine &given, Options &options) {
     Filter &filter = options.collect.filter;
     parse_pids(given.list("pid"), filter.pids);
     filter.names = given.list("name");
@@ -177,7 +138,7 @@ void take_selection(const Given &given, Options &options) {
     options.root = given.text("root");
 }
 
-void take_view(const Given &given, Options &options) {
+void take_view(const CommandLine &given, Options &options) {
     options.by = parse_group(given.text("by", "process"));
     options.sort = given.text("sort", "pss");
     check_field("--sort", options.sort);
@@ -193,18 +154,15 @@ void take_view(const Given &given, Options &options) {
     options.output = given.text("output", "-");
 }
 
-void take_estimate(const Given &given, Options &options) {
+void take_estimate(const CommandLine &given, Options &options) {
     options.estimate = given.has("estimate");
     options.layout = given.has("layout");
     if (options.layout && !options.estimate)
         throw UsageError("--layout belongs to --estimate");
     options.max_cpu = given.real("max-cpu", 100, 1, 100);
-    if (given.has("max-memory")) {
-        const auto bytes = parse_bytes(given.text("max-memory"));
-        if (!bytes || *bytes < std::uint64_t{1} << 20U)
-            throw UsageError("--max-memory: bytes, 1M or more");
-        options.max_memory = *bytes;
-    }
+    if (given.has("max-memory"))
+        options.max_memory =
+            bytes_of_option("max-memory", given.text("max-memory"), std::uint64_t{1} << 20U);
     if (!options.estimate)
         return;
     if (options.format != Format::kTable && options.format != Format::kJson)
@@ -213,7 +171,7 @@ void take_estimate(const Given &given, Options &options) {
         throw UsageError("--estimate reads the memory of real processes: not with --root");
 }
 
-void take_runs(const Given &given, Options &options) {
+void take_runs(const CommandLine &given, Options &options) {
     options.top = given.has("top");
     options.watch = given.real("watch", 0, 0.01, 86400);
     if (options.top && (options.estimate || options.format != Format::kTable ||
@@ -229,7 +187,7 @@ void take_runs(const Given &given, Options &options) {
         options.n = static_cast<std::int64_t>(given.number("n", 0));
 }
 
-void take_recordings(const Given &given, Options &options) {
+void take_recordings(const CommandLine &given, Options &options) {
     options.diff = given.list("diff");
     options.recordings = given.list("recordings");
     // --diff A B: the second is no value of the option.
@@ -246,7 +204,7 @@ void take_recordings(const Given &given, Options &options) {
             "--estimate, --top, --watch and --record need processes, and no recordings");
 }
 
-void take_figures(const Given &given, Options &options) {
+void take_figures(const CommandLine &given, Options &options) {
     options.draw = given.text("draw");
     options.plot = given.text("plot");
     options.html = given.text("html");
@@ -275,32 +233,24 @@ Options parse_options(const std::vector<std::string> &arguments) {
         argv.push_back(argument.c_str());
     Options options;
     cxxopts::Options known = description();
-    try {
-        const cxxopts::ParseResult parsed = known.parse(static_cast<int>(argv.size()), argv.data());
-        if (parsed.count("help") != 0) {
-            fmt::print(
-                "{}", known.help({"Selection", "View", "Output", "Recording", "Figures", "Other"}));
-            options.help = true;
-            return options;
-        }
-        if (parsed.count("version") != 0) {
-            fmt::print("pss-report {}\n", UPM_VERSION);
-            options.version = true;
-            return options;
-        }
-        if (!parsed.unmatched().empty())
-            throw UsageError(
-                fmt::format("stray argument '{}'", printable(parsed.unmatched().front())));
-        const Given given(parsed);
-        take_selection(given, options);
-        take_view(given, options);
-        take_estimate(given, options);
-        take_runs(given, options);
-        take_recordings(given, options);
-        take_figures(given, options);
-    } catch (const cxxopts::exceptions::exception &error) {
-        throw UsageError(printable(error.what()));
+    const CommandLine given(known, static_cast<int>(argv.size()), argv.data());
+    if (given.has("help")) {
+        fmt::print("{}",
+                   known.help({"Selection", "View", "Output", "Recording", "Figures", "Other"}));
+        options.help = true;
+        return options;
     }
+    if (given.has("version")) {
+        fmt::print("pss-report {}\n", UPM_VERSION);
+        options.version = true;
+        return options;
+    }
+    take_selection(given, options);
+    take_view(given, options);
+    take_estimate(given, options);
+    take_runs(given, options);
+    take_recordings(given, options);
+    take_figures(given, options);
     return options;
 }
 

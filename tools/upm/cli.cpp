@@ -83,21 +83,18 @@ cxxopts::ParseResult parse(cxxopts::Options &options, const Arguments &arguments
     std::vector<const char *> argv;
     for (const std::string &argument : arguments)
         argv.push_back(argument.c_str());
-    try {
-        cxxopts::ParseResult result = options.parse(static_cast<int>(argv.size()), argv.data());
-        if (!result.unmatched().empty())
-            throw UsageError(
-                fmt::format("stray argument '{}'", printable(result.unmatched().front())));
-        common.json = result.count("json") != 0;
-        common.help = result.count("help") != 0;
-        if (result.count("root") != 0)
-            common.root = Root(result["root"].as<std::string>());
-        if (common.help)
-            print(options.help());
-        return result;
-    } catch (const cxxopts::exceptions::exception &error) {
-        throw UsageError(error.what());
+    const CommandLine given(options, static_cast<int>(argv.size()), argv.data());
+    common.json = given.has("json");
+    common.help = given.has("help");
+    if (common.help) {
+        print(options.help());
+    } else if (given.has("root")) {
+        const std::string root = given.text("root");
+        if (!Root(root).is_directory("/"))
+            throw UsageError(fmt::format("--root: '{}' is no folder", printable(root)));
+        common.root = Root(root);
     }
+    return given.parsed();
 }
 
 void print(const std::string &text) {

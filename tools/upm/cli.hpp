@@ -4,13 +4,8 @@
 #ifndef UPM_TOOLS_UPM_CLI_HPP
 #define UPM_TOOLS_UPM_CLI_HPP
 
+#include "tools/common/command_line.hpp"
 #include "tools/common/root.hpp"
-
-// Lists are given by repeating an option; a comma is part of the value, since
-// paths may contain one.
-// NOLINTNEXTLINE(readability-identifier-naming)
-#define CXXOPTS_VECTOR_DELIMITER '\0'
-#include <cxxopts.hpp>
 
 #include <string>
 #include <vector>

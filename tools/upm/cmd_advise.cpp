@@ -154,6 +154,8 @@ std::vector<Target> chosen_targets(const cxxopts::ParseResult &options, const Jo
     for (const std::string &text : values("range"))
         targets.push_back(parse_range(text));
     for (const std::string &name : values("cgroup")) {
+        if (name.empty()) // which would be the whole machine
+            throw UsageError("--cgroup takes the path of a control group, not ''");
         const CgroupMembers members =
             cgroup_members(job.common.root, find_cgroup(job.common.root, name));
         for (const int pid : members.pids)
@@ -199,11 +201,7 @@ Job make_job(const cxxopts::ParseResult &options, const Common &common, bool unm
     job.unmerge = unmerge;
     job.dry_run = !unmerge && options.count("dry-run") != 0;
     job.verbose = options.count("verbose") != 0;
-    const auto &text = options["min-bytes"].as<std::string>();
-    const std::optional<std::uint64_t> min_bytes = parse_bytes(text);
-    if (!min_bytes)
-        throw UsageError(fmt::format("--min-bytes: '{}' is not a size", printable(text)));
-    job.filter.min_bytes = *min_bytes;
+    job.filter.min_bytes = bytes_of_option("min-bytes", options["min-bytes"].as<std::string>(), 0);
     job.filter.anon_only = options.count("anon-only") != 0;
     job.targets = chosen_targets(options, job);
     return job;

@@ -169,16 +169,15 @@ int run_cdi(const Arguments &arguments) {
                 cxxopts::value<std::string>()->default_value(""),
                 "FILE[:FILE]")("new-key", "make a new key: running containers keep theirs")(
         "output", "folder of the specification; - prints it",
-        cxxopts::value<std::string>()->default_value(kCdiFolder), "DIR")("h,help", "this text");
-
-    Arguments rest = arguments;
-    const std::string what = rest.size() > 1 && !rest[1].starts_with("-") ? rest[1] : std::string();
-    if (!what.empty())
-        rest.erase(rest.begin() + 1);
+        cxxopts::value<std::string>()->default_value(kCdiFolder),
+        "DIR")("h,help", "this text")("what", "", cxxopts::value<std::string>()->default_value(""));
+    options.parse_positional("what");
+    options.positional_help("");
     Common common;
-    const cxxopts::ParseResult chosen = parse(options, rest, common);
+    const cxxopts::ParseResult chosen = parse(options, arguments, common);
     if (common.help)
         return kSuccess;
+    const std::string what = chosen["what"].as<std::string>();
     if (what == "generate")
         return generate(chosen);
     if (what == "remove")

@@ -31,7 +31,7 @@ void check_choice(const char *name, const std::string &value,
             return;
         all += all.empty() ? choice : ", " + choice;
     }
-    throw UsageError(fmt::format("--{} '{}' is none of {}", name, printable(value), all));
+    throw UsageError(fmt::format("--{}: '{}' is not one of {}", name, printable(value), all));
 }
 
 // What the hook will go by.
@@ -53,21 +53,13 @@ void pass_on(const cxxopts::ParseResult &options) {
         check_choice("trigger", options["trigger"].as<std::string>(), {"idle", "manual", "signal"});
         set_environment("UPM_TRIGGER", options["trigger"].as<std::string>());
     }
-    if (options.count("min-bytes") != 0) {
-        const std::string text = options["min-bytes"].as<std::string>();
-        const auto bytes = parse_bytes(text);
-        if (!bytes || *bytes == 0)
-            throw UsageError(
-                fmt::format("--min-bytes '{}' is no number of bytes", printable(text)));
-        set_environment("UPM_MIN_BYTES", std::to_string(*bytes));
-    }
-    if (options.count("idle-ms") != 0) {
-        const std::string text = options["idle-ms"].as<std::string>();
-        const auto ms = parse_integer<std::uint64_t>(text);
-        if (!ms || *ms == 0)
-            throw UsageError(fmt::format("--idle-ms '{}' is no number of ms", printable(text)));
-        set_environment("UPM_IDLE_MS", text);
-    }
+    if (options.count("min-bytes") != 0)
+        set_environment("UPM_MIN_BYTES",
+                        std::to_string(bytes_of_option("min-bytes",
+                                                       options["min-bytes"].as<std::string>(), 1)));
+    if (options.count("idle-ms") != 0)
+        set_environment("UPM_IDLE_MS", std::to_string(number_of_option(
+                                           "idle-ms", options["idle-ms"].as<std::string>(), 1)));
     if (options.count("profile") != 0)
         set_environment("UPM_PROFILE", "1");
 }

@@ -169,6 +169,8 @@ void use_domain(const std::string &name) {
                                      "into UPM_DOMAIN",
                                      printable(name)));
     const std::string path = fmt::format("{}/{}", kCdiFolder, cdi_file_name(name));
+    if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT)
+        throw Failure(fmt::format("there is no {}: upm cdi generate --domain {}", path, name));
     const auto key = key_in_specification(read_file(path));
     if (!key)
         throw Failure(path + " is no specification of upm cdi");
@@ -187,7 +189,7 @@ Seed begin(const SeedOptions &wish) {
 }
 
 // Ends it, and says what came of it. Returns the exit status.
-int finish(const Seed &seed, const char *nothing, bool as_json) {
+int finish(const Seed &seed, const std::string &nothing, bool as_json) {
     const Result<SeedState> done = end_seed(seed.number);
     if (!done)
         throw Failure(done.error() == ENOENT ? "nothing is kept: the seed was dropped meanwhile"
@@ -256,10 +258,13 @@ int run_seeded(const Arguments &command, const SeedOptions &wish, bool as_json) 
         ::_exit(become("seed", command));
     }
     const int status = wait_for_child();
+    const std::string ended =
+        status != 0 ? fmt::format("ended with status {} and ", status) : std::string();
     const int kept = finish(seed,
-                            "the program read no file of 256 KiB or more into a large block (see "
-                            "UPM_VERBOSE=1), or did so in another domain (another user, "
-                            "container or UPM_DOMAIN)",
+                            fmt::format("the program {}read no file of 256 KiB or more into a "
+                                        "large block (see UPM_VERBOSE=1), or did so in another "
+                                        "domain (another user, container or UPM_DOMAIN)",
+                                        ended),
                             as_json);
     return status != 0 ? status : kept;
 }
@@ -287,26 +292,17 @@ cxxopts::Options make_options() {
     return options;
 }
 
-template <typename Number>
-Number number_of(const cxxopts::ParseResult &chosen, const char *name, Number most) {
-    if (chosen.count(name) == 0)
-        return 0;
-    const std::string text = chosen[name].as<std::string>();
-    const auto number = parse_integer<Number>(text);
-    if (!number || *number > most)
-        throw UsageError(
-            fmt::format("--{} '{}' is no number up to {}", name, printable(text), most));
-    return *number;
+// 0: not given.
+std::uint64_t number_of(const cxxopts::ParseResult &chosen, const char *name, std::uint64_t most) {
+    return chosen.count(name) == 0
+               ? 0
+               : number_of_option(name, chosen[name].as<std::string>(), 0, most);
 }
 
 std::uint64_t budget_of(const cxxopts::ParseResult &chosen) {
-    if (chosen.count("budget") == 0)
-        return 0;
-    const std::string text = chosen["budget"].as<std::string>();
-    const auto bytes = parse_bytes(text);
-    if (!bytes || *bytes == 0)
-        throw UsageError(fmt::format("--budget '{}' is no number of bytes", printable(text)));
-    return *bytes;
+    return chosen.count("budget") == 0
+               ? 0
+               : bytes_of_option("budget", chosen["budget"].as<std::string>(), 1);
 }
 
 } // namespace
@@ -340,13 +336,14 @@ int run_seed(const Arguments &arguments) {
     std::string label;
     for (const std::string &word : subject)
         label += (label.empty() ? "" : " ") + word;
-    constexpr std::uint32_t kMostSeconds = 100'000'000;
+    constexpr std::uint64_t kMostSeconds = 100'000'000;
     constexpr std::uint64_t kMostAt = 4095;
-    const SeedOptions wish{.budget = budget_of(chosen),
-                           .expire_s = number_of<std::uint32_t>(chosen, "expire", kMostSeconds),
-                           .label = label};
+    const SeedOptions wish{
+        .budget = budget_of(chosen),
+        .expire_s = static_cast<std::uint32_t>(number_of(chosen, "expire", kMostSeconds)),
+        .label = label};
     const FileOptions how{.whole = chosen.count("whole") != 0,
-                          .at = number_of<std::uint64_t>(chosen, "at", kMostAt)};
+                          .at = number_of(chosen, "at", kMostAt)};
     if (runs)
         return run_seeded(command, wish, common.json);
     const std::vector<SeedFile> files = open_seed_files(words, how); // before anything is begun

@@ -6,7 +6,10 @@
 #include "libupm/store/wire.hpp"
 #include "tools/broker/listener.hpp"
 #include "tools/broker/packet_server.hpp"
+#include "tools/common/command_line.hpp"
+#include "tools/common/errors.hpp"
 #include "tools/common/memory.hpp"
+#include "tools/common/text.hpp"
 #include "tools/upmd/server.hpp"
 #include "tools/upmd/surroundings.hpp"
 
@@ -14,7 +17,6 @@
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
-#include <cxxopts.hpp>
 #include <exception>
 #include <fmt/format.h>
 #include <optional>
@@ -46,16 +48,9 @@ unsigned parse_mode(const std::string &text) {
     constexpr int kOctal = 8;
     const auto [rest, error] = std::from_chars(text.data(), end, mode, kOctal);
     if (error != std::errc{} || rest != end || mode > 0777)
-        throw std::runtime_error("--mode takes an octal mode as of chmod, not '" + text + "'");
+        throw tool::UsageError("--mode takes an octal mode as of chmod, not '" +
+                               tool::printable(text) + "'");
     return mode;
-}
-
-// 100 is no condition: then nobody looks at what is free.
-unsigned parse_percent(unsigned percent) {
-    constexpr unsigned kWhole = 100;
-    if (percent == 0 || percent > kWhole)
-        throw std::runtime_error("--start-below-free takes 1 to 100 percent");
-    return percent == kWhole ? 0 : percent;
 }
 
 cxxopts::Options description() {
@@ -68,21 +63,21 @@ cxxopts::Options description() {
         ("mode", "of the socket; 0666 serves other users as well",                             //
          cxxopts::value<std::string>()->default_value("0600"), "MODE")                         //
         ("max", "MiB that all users may have published together",                              //
-         cxxopts::value<std::uint64_t>()->default_value(most), "MIB")                          //
+         cxxopts::value<std::string>()->default_value(most), "MIB")                            //
         ("quota", "MiB of one user (default: all, or a quarter if there may be others)",       //
-         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+         cxxopts::value<std::string>(), "MIB")                                                 //
         ("client-quota", "MiB of one process (default: half of its user's)",                   //
-         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+         cxxopts::value<std::string>(), "MIB")                                                 //
         ("seeds", "MiB that seeds of one user may keep (default: half of its quota; 0: none)", //
-         cxxopts::value<std::uint64_t>(), "MIB")                                               //
+         cxxopts::value<std::string>(), "MIB")                                                 //
         ("expire", "seconds that content is kept which several processes used",                //
-         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
+         cxxopts::value<std::string>()->default_value("0"), "S")                               //
         ("reservation", "ms in which a client must publish what it has reserved",              //
-         cxxopts::value<std::uint64_t>()->default_value("1000"), "MS")                         //
+         cxxopts::value<std::string>()->default_value("1000"), "MS")                           //
         ("start-below-free", "share new content only while less of the memory is free",        //
-         cxxopts::value<unsigned>()->default_value("100"), "PERCENT")                          //
+         cxxopts::value<std::string>()->default_value("100"), "PERCENT")                       //
         ("idle-exit", "end after so many seconds without a client or a segment; 0: never",     //
-         cxxopts::value<std::uint64_t>()->default_value("0"), "S")                             //
+         cxxopts::value<std::string>()->default_value("0"), "S")                               //
         ("metrics", "write metrics into this file every 10 s, in Prometheus' text format",     //
          cxxopts::value<std::string>()->default_value(""), "FILE")                             //
         ("on-demand", "as started by the library: ends when idle for 60 s, says nothing")      //
@@ -91,29 +86,42 @@ cxxopts::Options description() {
     return options;
 }
 
-Options parse(const cxxopts::ParseResult &given) {
+// What fits into 63 bits of bytes, and of ms.
+constexpr std::uint64_t kMostMib = static_cast<std::uint64_t>(INT64_MAX) / kMib;
+constexpr std::uint64_t kMostSeconds = 1'000'000'000;
+
+// Those with a default, too.
+std::uint64_t number(const tool::CommandLine &given, const char *name, std::uint64_t least,
+                     std::uint64_t most) {
+    return tool::number_of_option(name, given.parsed()[name].as<std::string>(), least, most);
+}
+
+Options parse(const tool::CommandLine &given) {
+    constexpr std::uint64_t kMs = 1000;
     Options options;
-    if (given.count("socket") != 0)
-        options.socket = given["socket"].as<std::string>();
-    options.mode = parse_mode(given["mode"].as<std::string>());
-    options.on_demand = given.count("on-demand") != 0;
+    options.socket = given.text("socket");
+    if (given.has("socket") && options.socket.empty())
+        throw tool::UsageError("--socket takes a path, not ''");
+    options.mode = parse_mode(given.parsed()["mode"].as<std::string>());
+    options.on_demand = given.has("on-demand");
     Settings &settings = options.settings;
     const auto optional = [&](const char *name) {
-        return given.count(name) != 0 ? std::optional(given[name].as<std::uint64_t>())
-                                      : std::nullopt;
+        return given.has(name) ? std::optional(number(given, name, 0, kMostMib)) : std::nullopt;
     };
     options.quota = optional("quota");
     options.client_quota = optional("client-quota");
     options.seeds = optional("seeds");
-    settings.limits.max_pages = given["max"].as<std::uint64_t>() * kMib / page_size();
-    settings.limits.expire_ms = given["expire"].as<std::uint64_t>() * 1000;
-    settings.limits.reservation_ms = given["reservation"].as<std::uint64_t>();
+    settings.limits.max_pages = number(given, "max", 0, kMostMib) * kMib / page_size();
+    settings.limits.expire_ms = number(given, "expire", 0, kMostSeconds) * kMs;
+    settings.limits.reservation_ms = number(given, "reservation", 1, kMostSeconds);
     settings.limits.wait_ms = settings.limits.reservation_ms;
-    settings.idle_exit_ms = given["idle-exit"].as<std::uint64_t>() * 1000;
+    settings.idle_exit_ms = number(given, "idle-exit", 0, kMostSeconds) * kMs;
     if (options.on_demand && settings.idle_exit_ms == 0)
         settings.idle_exit_ms = 60'000;
-    settings.start_below_free = parse_percent(given["start-below-free"].as<unsigned>());
-    settings.metrics_file = given["metrics"].as<std::string>();
+    constexpr unsigned kWhole = 100; // is no condition: then nobody looks at what is free
+    settings.start_below_free =
+        static_cast<unsigned>(number(given, "start-below-free", 1, kWhole) % kWhole);
+    settings.metrics_file = given.text("metrics");
     return options;
 }
 
@@ -180,19 +188,17 @@ void tell(bool on_demand, char word) {
 
 int run(int argc, char **argv) {
     cxxopts::Options known = description();
-    const cxxopts::ParseResult given = known.parse(argc, argv);
-    if (given.count("help") != 0) {
+    const tool::CommandLine given(known, argc, argv);
+    if (given.has("help")) {
         fmt::print("{}", known.help());
         return 0;
     }
-    if (given.count("version") != 0) {
+    if (given.has("version")) {
         fmt::print("upmd {}\n", UPM_VERSION);
         return 0;
     }
-    if (!given.unmatched().empty())
-        throw std::runtime_error("stray argument '" + given.unmatched().front() + "'");
     Options options = parse(given);
-    if (given.count("check") != 0)
+    if (given.has("check"))
         return 0;
     if (options.on_demand)
         leave_surroundings();
@@ -229,6 +235,9 @@ int run(int argc, char **argv) {
 int main(int argc, char **argv) {
     try {
         return upm::upmd::run(argc, argv);
+    } catch (const upm::tool::UsageError &error) {
+        (void)std::fprintf(stderr, "upmd: %s\n", error.what());
+        return 2;
     } catch (const std::exception &error) {
         (void)std::fprintf(stderr, "upmd: %s\n", error.what());
         return 1;

@@ -365,12 +365,12 @@ TEST_F(DevicePlugin, SaysWhatItDoesNotTake) {
         EXPECT_EQ(wait_for_end(), 2) << words;
         EXPECT_THAT(log(), HasSubstr(words));
     };
-    fails({"--devices", "0"}, "--devices takes 1 to 65536");
+    fails({"--devices", "0"}, "--devices: '0' is no whole number from 1 to 65536");
     fails({"--kubelet", "/" + std::string(100, 'x')}, "is longer than 107 bytes");
     fails({"--hook", "hook.so"}, "--hook takes a full path, not 'hook.so'");
     fails({"--resource", "share"}, "--resource takes a name such as upm.dev/share");
     fails({"--layout", "upm-layout"}, "--layout takes a full path, not 'upm-layout'");
-    fails({"--start-below-free", "0"}, "--start-below-free takes 1 to 100 percent");
+    fails({"--start-below-free", "0"}, "--start-below-free: '0' is no whole number from 1 to 100");
     fails({"stray"}, "stray argument 'stray'");
 }
 

@@ -211,7 +211,26 @@ TEST(Command, LeavesLinksAndPipesWhatTheyAre) {
 TEST(Command, EscapesNamesInErrors) {
     const Finished done = command({"x\x1b"});
     EXPECT_EQ(done.status, 1);
-    EXPECT_EQ(done.err, "pss-report: x\\x1b: No such file or directory\n");
+    EXPECT_EQ(done.err, "pss-report: cannot read x\\x1b: No such file or directory\n");
+}
+
+// In place of a report of nobody.
+TEST(Command, SaysThatThereIsNoSuchUser) {
+    for (const char *user : {"nobody-of-this-name", "-5", "99999999999", ""}) {
+        const Finished done = command({"--user", user});
+        EXPECT_EQ(done.status, 1) << user;
+        EXPECT_EQ(done.err,
+                  fmt::format("pss-report: --user '{}': /etc/passwd has no such user\n", user));
+        EXPECT_EQ(done.out, "");
+    }
+    EXPECT_EQ(command({"--user", "4294967294"}).status, 0) << "a number needs no name";
+}
+
+// Not that of the file that is to become it.
+TEST(Command, NamesTheFileThatCannotBeWritten) {
+    const Finished done = command({"--pid", std::to_string(::getpid()), "-o", "/nowhere/report"});
+    EXPECT_EQ(done.status, 1);
+    EXPECT_EQ(done.err, "pss-report: cannot write /nowhere/report: No such file or directory\n");
 }
 
 struct BadCase {

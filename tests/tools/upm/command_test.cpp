@@ -151,19 +151,25 @@ TEST_P(Wrong, IsAUsageError) {
 
 INSTANTIATE_TEST_SUITE_P(
     Arguments, Wrong,
-    testing::Values(
-        WrongCase{"UnknownCommand", {"frobnicate"}, "there is no command 'frobnicate'"},
-        WrongCase{"UnknownOption", {"--frob"}, "there is no option '--frob'"},
-        WrongCase{"ControlCharacters", {"a\x1b[2J"}, "'a\\x1b[2J'"},
-        WrongCase{"CommandOption", {"status", "--frob"}, "frob"},
-        WrongCase{"Stray", {"status", "stray"}, "stray argument 'stray'"},
-        WrongCase{"NoTarget", {"advise"}, "--pid, --cgroup or --range"},
-        WrongCase{"BadPid", {"advise", "--pid", "x1"}, "'x1' is not a process id"},
-        WrongCase{"NegativePid", {"advise", "--pid=-5"}, "'-5' is not a process id"},
-        WrongCase{"BadRange", {"unmerge", "--range", "5:1"}, "'5:1' is not a range"},
-        WrongCase{"BadSize", {"advise", "--pid", "1", "--min-bytes", "5X"}, "'5X' is not a size"},
-        WrongCase{"MissingValue", {"advise", "--pid"}, "pid"},
-        WrongCase{"DryUnmerge", {"unmerge", "--pid", "1", "--dry-run"}, "dry-run"}),
+    testing::Values(WrongCase{"UnknownCommand", {"frobnicate"}, "there is no command 'frobnicate'"},
+                    WrongCase{"UnknownOption", {"--frob"}, "there is no option '--frob'"},
+                    WrongCase{"ControlCharacters", {"a\x1b[2J"}, "'a\\x1b[2J'"},
+                    WrongCase{"CommandOption", {"status", "--frob"}, "frob"},
+                    WrongCase{"Stray", {"status", "stray"}, "stray argument 'stray'"},
+                    WrongCase{
+                        "NoFolder", {"status", "--root", "/nowhere"}, "'/nowhere' is no folder"},
+                    WrongCase{"EmptyGroup", {"advise", "--cgroup", ""}, "--cgroup takes the path"},
+                    WrongCase{"StrayOfCdi", {"cdi", "generate", "stray"}, "stray argument 'stray'"},
+                    WrongCase{"NothingOfCdi", {"cdi", "--new-key"}, "say upm cdi generate"},
+                    WrongCase{"NoTarget", {"advise"}, "--pid, --cgroup or --range"},
+                    WrongCase{"BadPid", {"advise", "--pid", "x1"}, "'x1' is not a process id"},
+                    WrongCase{"NegativePid", {"advise", "--pid=-5"}, "'-5' is not a process id"},
+                    WrongCase{"BadRange", {"unmerge", "--range", "5:1"}, "'5:1' is not a range"},
+                    WrongCase{"BadSize",
+                              {"advise", "--pid", "1", "--min-bytes", "5X"},
+                              "--min-bytes: '5X' is no number of bytes"},
+                    WrongCase{"MissingValue", {"advise", "--pid"}, "pid"},
+                    WrongCase{"DryUnmerge", {"unmerge", "--pid", "1", "--dry-run"}, "dry-run"}),
     [](const auto &test) { return test.param.name; });
 
 TEST(Advise, NeedsABackendThatReachesOthers) {

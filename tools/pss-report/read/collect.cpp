@@ -2,6 +2,7 @@
 #include "tools/pss-report/read/collect.hpp"
 
 #include "tools/common/errors.hpp"
+#include "tools/common/text.hpp"
 
 #include <cerrno>
 #include <chrono>
@@ -55,11 +56,27 @@ void add(Reading reading, Snapshot &snapshot) {
     }
 }
 
+// Otherwise a wrong name is a report of nobody. A number is always a user.
+void check_users(const std::vector<std::string> &wanted, std::string_view passwd) {
+    for (const std::string &user : wanted) {
+        bool known = parse_integer<std::uint32_t>(user).has_value();
+        for_each_line(passwd, [&](std::string_view line) {
+            known = known || (!user.empty() && line.starts_with(user + ":"));
+        });
+        if (!known)
+            throw Failure(
+                fmt::format("--user '{}': /etc/passwd has no such user", printable(user)));
+    }
+}
+
 } // namespace
 
 Collector::Collector(const Root &root, const CollectOptions &options)
     : proc_(root), filter_(options.filter), mappings_(options.mappings), reader_(root, options),
-      page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {}
+      page_size_(static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE))) {
+    int error = 0;
+    check_users(filter_.users, proc_.read("/etc/passwd", error));
+}
 
 System Collector::read_system() {
     System system;
