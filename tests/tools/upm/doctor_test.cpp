@@ -280,6 +280,23 @@ TEST(Asker, TypesAsRoot) {
     EXPECT_EQ(asker.as_root("modprobe upm"), "su -c 'modprobe upm'");
 }
 
+// A user's PATH is not that of sudo.
+TEST(Asker, NamesAProgramAsRootFindsIt) {
+    const std::string path = std::getenv("PATH");
+    (void)::setenv("PATH", "/home/ann/.local/bin:/usr/bin", 1);
+    Asker asker;
+    asker.folder = "/home/ann/.local/bin";
+    EXPECT_EQ(asker.program("upm"), "/home/ann/.local/bin/upm");
+    asker.root = true;
+    EXPECT_EQ(asker.program("upm"), "upm");
+    asker.root = false;
+    asker.folder = "/usr/bin";
+    EXPECT_EQ(asker.program("upm"), "upm");
+    asker.folder = "/opt/bin";
+    EXPECT_EQ(asker.program("upm"), "/opt/bin/upm");
+    (void)::setenv("PATH", path.c_str(), 1);
+}
+
 TEST(HookFile, IsReadFromTheFile) {
     EXPECT_FALSE(parse_hook_file(""));
     EXPECT_FALSE(parse_hook_file(std::string(4096, 'x')));

@@ -32,6 +32,12 @@ bool in_path(std::string_view folder) {
     return std::ranges::find(folders, folder) != folders.end();
 }
 
+// Where sudo and su look, whatever the PATH of the one who types is.
+bool is_for_all(std::string_view folder) {
+    constexpr std::array kFolders = {"/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"};
+    return std::ranges::find(kFolders, folder) != kFolders.end();
+}
+
 bool has_program(const Root &root, std::string_view name) {
     constexpr std::array kFolders = {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/",
                                      "/usr/local/bin/"};
@@ -51,8 +57,8 @@ std::string Asker::as_root(std::string_view command) const {
 }
 
 std::string Asker::program(std::string_view name) const {
-    return folder.empty() || in_path(folder) ? std::string(name)
-                                             : fmt::format("{}/{}", folder, name);
+    const bool found = folder.empty() || (in_path(folder) && (root || is_for_all(folder)));
+    return found ? std::string(name) : fmt::format("{}/{}", folder, name);
 }
 
 std::string Asker::broker_command() const {
