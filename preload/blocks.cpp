@@ -42,6 +42,9 @@ Block *new_record() noexcept {
         const std::uint64_t rest = (head >> 32) + 1;
         if (empty_list.compare_exchange_weak(head, rest << 32 | block.next)) {
             block.state = State::kHeld;
+            block.filled.clear();
+            block.renewed = false;
+            block.life.begin();
             return &block;
         }
     }
@@ -265,8 +268,10 @@ void *allocate_block(std::size_t size, std::size_t alignment, bool zero) noexcep
         return nullptr;
     if (Block *const cached = cache_get(len, alignment); cached != nullptr) {
         char *const addr = cached->addr;
-        if (zero)
+        if (zero) {
             std::memset(addr, 0, size);
+            cached->filled.add(0, size);
+        }
         if (publish(*cached, addr, cached->len, true))
             return addr;
         unmap(*cached);
@@ -300,6 +305,7 @@ namespace {
 void free_busy(Block &block, char *addr, std::size_t len) noexcept {
     const Change exclusive;
     block.hands_off = true;
+    short_lived.frees(block.life);
     Change::end_piece(addr, len);
     by_address.clear(addr, len, &block);
     --totals.live_blocks;
@@ -328,8 +334,10 @@ void free_block(Block &block) noexcept {
         if (take(block, State::kLive, State::kHeld)) {
             by_address.clear(addr, len, &block);
             count_live(block, false);
+            short_lived.frees(block.life);
             const bool advised = block.advised;
-            if ((advised || block.hands_off || block.reshaped || !cache_put(block)) &&
+            const bool renewed = block.renewed && !short_lived.is_stream();
+            if ((advised || renewed || block.hands_off || block.reshaped || !cache_put(block)) &&
                 !must_stay(len))
                 unmap(block);
             if (advised)

@@ -18,6 +18,7 @@
 
 #include "preload/address_map.hpp"
 #include "preload/history.hpp"
+#include "preload/short_lived.hpp"
 
 #include <atomic>
 #include <cstddef>
@@ -34,6 +35,38 @@ enum class State : std::uint32_t {
     kCached,    // freed, and kept for the next allocation of that size
 };
 
+// The part of a block that a read has filled: its pages exist, and no read shares there any more.
+// Calls at the same time may say so of what is not; such a read is plain.
+class Filled {
+  public:
+    void clear() noexcept {
+        from_.store(0, std::memory_order_relaxed);
+        to_.store(0, std::memory_order_relaxed);
+    }
+    [[nodiscard]] bool holds(std::size_t offset, std::size_t len) const noexcept {
+        return offset >= from_.load(std::memory_order_relaxed) &&
+               offset + len <= to_.load(std::memory_order_relaxed);
+    }
+    // What neither touches it nor is larger is forgotten.
+    void add(std::size_t offset, std::size_t len) noexcept {
+        std::size_t from = from_.load(std::memory_order_relaxed);
+        std::size_t to = to_.load(std::memory_order_relaxed);
+        if (offset <= to && offset + len >= from) {
+            from = offset < from ? offset : from;
+            to = offset + len > to ? offset + len : to;
+        } else if (len > to - from) {
+            from = offset;
+            to = offset + len;
+        }
+        from_.store(from, std::memory_order_relaxed);
+        to_.store(to, std::memory_order_relaxed);
+    }
+
+  private:
+    std::atomic<std::size_t> from_{0};
+    std::atomic<std::size_t> to_{0};
+};
+
 struct Block {
     std::atomic<State> state{State::kEmpty};
     std::atomic<bool> advised{false};    // pages of it may be shared
@@ -46,6 +79,10 @@ struct Block {
     std::atomic<char *> addr{nullptr};
     std::atomic<std::size_t> len{0};      // whole pages
     std::atomic<std::uint64_t> number{0}; // in order of allocation
+    // These two stay with the memory while it is cached:
+    Filled filled;
+    std::atomic<bool> renewed{false}; // by a load; freed, it goes, so that the next one may share
+    ShortLived::Life life;
     // The adviser's, and its alone while the state is kBusy:
     History history;
     std::size_t resume_at = 0; // where an interrupted pass goes on

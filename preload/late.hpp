@@ -67,7 +67,9 @@ class LateNotes final : public LateParts {
         note_late(block_, fd_, offset_ + (at - into_), at, size, true); // by the load itself
     }
     void skipped() noexcept override { skipped_ = true; }
+    void existed() noexcept override { existed_ = true; }
     [[nodiscard]] bool was_skipped() const noexcept { return skipped_; }
+    [[nodiscard]] bool all_existed() const noexcept { return existed_; }
 
   private:
     Block &block_;
@@ -75,6 +77,7 @@ class LateNotes final : public LateParts {
     off_t offset_;
     const std::byte *into_;
     bool skipped_ = false;
+    bool existed_ = false;
 };
 
 } // namespace upm::hook

@@ -11,6 +11,7 @@
 #include "preload/page.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
+#include "preload/short_lived.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -59,16 +60,31 @@ constinit std::atomic<pid_t> home{0};
 constinit std::atomic<std::uint64_t> shared{0}; // bytes
 constinit std::atomic<std::uint64_t> made{0};
 
+std::size_t offset_in(const Block &block, const void *buffer) noexcept {
+    return static_cast<std::size_t>(static_cast<const char *>(buffer) - block.addr.load());
+}
+
 // The own block that holds all of this memory, and to which nothing special was done.
-Block *block_of(const void *buffer, std::size_t len) noexcept {
-    Block *const block = ::getpid() == home.load() ? block_map().before(buffer) : nullptr;
+Block *own_block_of(const iovec &part) noexcept {
+    if (part.iov_len < kLeast || ::getpid() != home.load())
+        return nullptr;
+    Block *const block = block_map().before(part.iov_base);
     if (block == nullptr || !block->own || block->state.load() != State::kLive ||
         block->hands_off || block->unloadable)
         return nullptr;
     const char *const start = block->addr;
-    const auto *const at = static_cast<const char *>(buffer);
+    const auto *const at = static_cast<const char *>(part.iov_base);
     const auto offset = static_cast<std::size_t>(at - start);
-    return at >= start && offset < block->len && len <= block->len - offset ? block : nullptr;
+    return at >= start && offset < block->len && part.iov_len <= block->len - offset ? block
+                                                                                     : nullptr;
+}
+
+// The same where no read has filled it yet.
+Block *block_of(const iovec &part) noexcept {
+    Block *const block = own_block_of(part);
+    return block != nullptr && !block->filled.holds(offset_in(*block, part.iov_base), part.iov_len)
+               ? block
+               : nullptr;
 }
 
 // How much of a file that can be shared comes behind this offset, in bytes. Everything else
@@ -155,6 +171,19 @@ bool are_shared(std::size_t len) noexcept {
     return known.load() == kShared;
 }
 
+// `renew`: freed, it is unmapped, so that the next load finds memory that does not exist yet. What
+// the program gets again of what it has freed exists, so that goes at the end of a stream.
+void note_loaded(Block &block, const void *at, std::size_t len, std::uint64_t by_others,
+                 bool renew) noexcept {
+    if (renew)
+        block.renewed = true;
+    block.filled.add(offset_in(block, at), len);
+    if (by_others * 2 >= len)
+        short_lived.shares();
+    if (short_lived.loads(block.life, len))
+        (void)drop_cache();
+}
+
 std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcept {
     LoadGate gate(block, part);
     LateNotes late(block, fd, offset, part.iov_base);
@@ -167,17 +196,18 @@ std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcep
                                             .gate = &gate,
                                             .late = &late},
                                            counts);
-    // Freed, it is unmapped, so that the next load finds memory that does not exist yet; but not
-    // where nobody shares anything.
-    if (!late.was_skipped())
-        block.advised = true;
     shared += counts.shared;
     made += counts.made;
+    if (got > 0)
+        note_loaded(block, part.iov_base, static_cast<std::size_t>(got), counts.shared,
+                    !late.was_skipped() && !late.all_existed());
     return got;
 }
 
-Block *block_of(const iovec &part) noexcept {
-    return part.iov_len >= kLeast ? block_of(part.iov_base, part.iov_len) : nullptr;
+// Returns true if a part of the vector can be shared.
+bool any_block(const iovec *vector, int count) noexcept {
+    return std::any_of(vector, vector + count,
+                       [](const iovec &part) { return block_of(part) != nullptr; });
 }
 
 // A program that may have few descriptors has none to spare, not even for a moment.
@@ -187,12 +217,8 @@ bool descriptors_to_spare() noexcept {
     return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > kFew;
 }
 
-// Returns true if a part of the vector can be shared.
 bool worthwhile(const iovec *vector, int count) noexcept {
-    return may_be_shared() &&
-           std::any_of(vector, vector + count,
-                       [](const iovec &part) { return block_of(part) != nullptr; }) &&
-           descriptors_to_spare();
+    return may_be_shared() && any_block(vector, count) && descriptors_to_spare();
 }
 
 std::size_t sum_of(const iovec *vector, int count) noexcept {
@@ -256,14 +282,67 @@ void note_all_late(int fd, off_t offset, const iovec *vector, int count,
     }
 }
 
-// Returns true if so many bytes can be read so that they share, now.
-bool serves(int fd, off_t offset, const iovec *vector, int count, std::uint64_t len) noexcept {
+// The real function is about to read it, since it is a part of a stream. Where that reads less, a
+// later read there is plain, too.
+void note_all_passing(const iovec *vector, int count, std::size_t most) noexcept {
+    const Guard guard;
+    std::size_t done = 0;
+    for (int i = 0; i < count && done < most; ++i) {
+        const std::size_t len = std::min(vector[i].iov_len, most - done);
+        if (Block *const block = block_of({.iov_base = vector[i].iov_base, .iov_len = len}))
+            note_loaded(*block, vector[i].iov_base, len, 0, true);
+        done += len;
+    }
+}
+
+// The first part of a vector that a block holds; nullptr: there is none.
+const iovec *first_own(const iovec *vector, int count) noexcept {
+    const auto *const end = vector + count;
+    const auto *const first =
+        std::find_if(vector, end, [](const iovec &part) { return own_block_of(part) != nullptr; });
+    return first != end ? first : nullptr;
+}
+
+// Returns true if it is time to ask what others share of a stream, of which that is the next part.
+bool stream_asks(const iovec *vector, int count, std::size_t len) noexcept {
+    return short_lived.is_stream() && known.load() == kShared && short_lived.asks(len) &&
+           first_own(vector, count) != nullptr && descriptors_to_spare();
+}
+
+// Returns true if others share what is read there, or have asked for it.
+bool others_want(int fd, off_t offset, const iovec *vector, int count) noexcept {
+    const Guard guard;
+    const EntryGuard entry;
+    const NoSignals signals;
+    const iovec *const first = first_own(vector, count);
+    if (first == nullptr)
+        return false;
+    for (const iovec *part = vector; part != first; ++part)
+        offset += static_cast<off_t>(part->iov_len);
+    return engine().wanted({.fd = fd,
+                            .offset = offset,
+                            .into = first->iov_base,
+                            .len = first->iov_len,
+                            .flags = UPM_LOAD_ORDINARY});
+}
+
+// Returns true if so many bytes can be read so that they share, now. `asks`: see stream_asks().
+bool serves(int fd, off_t offset, const iovec *vector, int count, std::uint64_t len,
+            bool asks) noexcept {
     if (len < kLeast)
         return false;
-    if (are_shared(len))
-        return true;
-    if (may_be_shared())
-        note_all_late(fd, offset, vector, count, len);
+    if (!are_shared(len)) {
+        if (may_be_shared())
+            note_all_late(fd, offset, vector, count, len);
+        return false;
+    }
+    if (asks && others_want(fd, offset, vector, count)) {
+        short_lived.end();
+        (void)drop_cache();
+    }
+    if (!short_lived.is_stream())
+        return any_block(vector, count);
+    note_all_passing(vector, count, len);
     return false;
 }
 
@@ -322,14 +401,15 @@ bool may_load_vector(const iovec *vector, int count) noexcept {
 }
 
 bool concerns_loads(const void *buffer, std::size_t len) noexcept {
-    return block_of(buffer, len) != nullptr;
+    return own_block_of({.iov_base = const_cast<void *>(buffer), .iov_len = len}) != nullptr;
 }
 
 bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got) noexcept {
     const int error = errno;
     const std::size_t len = sum_of(vector, count);
-    const std::uint64_t rest = worthwhile(vector, count) ? rest_of(fd, offset) : 0;
-    bool served = serves(fd, offset, vector, count, std::min<std::uint64_t>(len, rest));
+    const bool asks = stream_asks(vector, count, len);
+    const std::uint64_t rest = asks || worthwhile(vector, count) ? rest_of(fd, offset) : 0;
+    bool served = serves(fd, offset, vector, count, std::min<std::uint64_t>(len, rest), asks);
     if (served) {
         const NoSignals guard;
         got = load_parts(fd, offset, vector, count, len);
@@ -345,9 +425,10 @@ bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got)
 bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept {
     const int error = errno;
     const std::size_t len = sum_of(vector, count);
-    const off_t here = worthwhile(vector, count) ? ::lseek(fd, 0, SEEK_CUR) : -1;
+    const bool asks = stream_asks(vector, count, len);
+    const off_t here = asks || worthwhile(vector, count) ? ::lseek(fd, 0, SEEK_CUR) : -1;
     const std::uint64_t rest = here >= 0 ? rest_of(fd, here) : 0;
-    bool served = serves(fd, here, vector, count, std::min<std::uint64_t>(len, rest));
+    bool served = serves(fd, here, vector, count, std::min<std::uint64_t>(len, rest), asks);
     if (served) {
         const NoSignals guard;
         const auto step = static_cast<off_t>(std::min<std::uint64_t>(len, rest));

@@ -470,6 +470,8 @@ UPM_HOOK int madvise(void *addr, std::size_t len, int advice) noexcept {
             (void)make_private(addr, len);
         else if (!drops_content(advice))
             mark_reshaped(addr, len, about_huge_pages(advice));
+        else if (!Guard::active())
+            for_each_block(addr, len, [](Block &block) { block.filled.clear(); });
     }
     return real().madvise(addr, len, advice);
 }

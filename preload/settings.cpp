@@ -16,6 +16,8 @@ Settings read_settings() noexcept {
     settings.idle_ns = env::get(env::idle_ms) * 1'000'000U;
     settings.everything = env::get(env::scope) == env::Scope::kAll;
     settings.loads = env::get(env::scope) == env::Scope::kLoads;
+    std::uint8_t token[16];
+    settings.of_seed = env::get(env::seed, token) == env::KeyState::kValid;
     settings.verbose = env::get(env::verbose);
     settings.profile = env::get(env::profile);
     return settings;

@@ -19,6 +19,7 @@ struct Settings {
     std::uint64_t idle_ns = 100'000'000; // UPM_IDLE_MS
     bool everything = false;             // UPM_SCOPE=all
     bool loads = true;                   // UPM_SCOPE=loads
+    bool of_seed = false;                // UPM_SEED
     bool verbose = false;                // UPM_VERBOSE
     bool profile = false;                // UPM_PROFILE
 };

@@ -15,6 +15,7 @@
 #include "preload/real.hpp"
 #include "preload/sandbox.hpp"
 #include "preload/settings.hpp"
+#include "preload/short_lived.hpp"
 #include "preload/stacks.hpp"
 #include "preload/streams.hpp"
 
@@ -62,6 +63,8 @@ bool may_work() noexcept {
     if (settings.loads) {
         find_streams();
         expect_loads(settings.min_bytes);
+        if (settings.of_seed)
+            short_lived.never(); // what it loads stays, however soon it is freed
     }
     set_threshold(settings.min_bytes);
 }

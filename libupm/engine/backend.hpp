@@ -109,6 +109,8 @@ class LateParts {
     virtual void add(const std::byte *at, std::size_t size) noexcept = 0;
     // Nothing was asked about the load at all, since nobody shares what this process loads.
     virtual void skipped() noexcept {}
+    // All pages of the destination were there already.
+    virtual void existed() noexcept {}
 
   protected:
     ~LateParts() = default;
@@ -191,6 +193,10 @@ class Backend {
     // backend then: others may want to share it. Nothing is read into the destination.
     // Pre:  as of load().
     virtual void loaded_plainly(const LoadCall & /*call*/) noexcept {}
+
+    // Returns true if others share what a load would read, or have asked for it: a look that
+    // takes some milliseconds at most. Pre: as for load().
+    virtual bool wanted(const LoadCall & /*call*/) noexcept { return false; }
 
     // The process has unmapped memory that was merged: what is kept for it may go. Waits
     // for nobody. False: that could not be said now.

@@ -121,8 +121,8 @@ LoadCall Engine::load_call(const LoadRequest &request) const noexcept {
             .late = request.late};
 }
 
-std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) noexcept {
-    counts = {};
+// 0, or -errno of a request that is not in order.
+int Engine::check_load(const LoadRequest &request) const noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(request.into);
     std::uint64_t end = 0;
     std::int64_t file_end = 0;
@@ -133,6 +133,13 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
     if (request.domain_fd >= 0 &&
         (choice_.loader != choice_.backend || !choice_.backend->capabilities().domains))
         return -EOPNOTSUPP;
+    return 0;
+}
+
+std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) noexcept {
+    counts = {};
+    if (const int ret = check_load(request); ret != 0)
+        return ret;
     const std::uint64_t start = now_ns();
     const LoadCall call = load_call(request);
     // pread(2) itself says what is wrong with a descriptor, when asked for nothing.
@@ -145,6 +152,11 @@ std::int64_t Engine::load(const LoadRequest &request, upm_load_counts &counts) n
 
 void Engine::loaded_plainly(const LoadRequest &request) noexcept {
     choice_.loader->loaded_plainly(load_call(request));
+}
+
+bool Engine::wanted(const LoadRequest &request) noexcept {
+    return check_load(request) == 0 && request.len != 0 &&
+           choice_.loader->wanted(load_call(request));
 }
 
 int Engine::open_domain(const std::uint8_t (&key)[16]) noexcept {

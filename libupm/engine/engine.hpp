@@ -68,6 +68,9 @@ class Engine {
     // Pre: what load() would accept.
     void loaded_plainly(const LoadRequest &request) noexcept;
 
+    // As Backend::wanted. False if the request is not in order.
+    bool wanted(const LoadRequest &request) noexcept;
+
     int open_domain(const std::uint8_t (&key)[16]) noexcept;
     // Advise in this domain from now on, -1: the default. Stays the caller's.
     int use_domain(int fd) noexcept;
@@ -85,6 +88,7 @@ class Engine {
   private:
     [[nodiscard]] int default_domain() const noexcept;
     [[nodiscard]] LoadCall load_call(const LoadRequest &request) const noexcept;
+    [[nodiscard]] int check_load(const LoadRequest &request) const noexcept;
     bool reopen_default_domain(int &fd) noexcept;
 
     Choice choice_;

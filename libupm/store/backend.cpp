@@ -221,6 +221,19 @@ int StoreBackend::run(const Call &call, upm_counts &counts) noexcept {
     return ret;
 }
 
+bool StoreBackend::wanted(const LoadCall &call) noexcept {
+    DomainKey domain;
+    upm_load_counts none{};
+    return call.len >= store::Load::kLeast && find_domain(call.domain_fd, domain) == 0 &&
+           store::Load({.path = path_,
+                        .pool = pool_,
+                        .patience = patience_,
+                        .making = making_,
+                        .luck = luck_},
+                       budget_, domain, call, none)
+               .wanted();
+}
+
 std::int64_t StoreBackend::load(const LoadCall &call, upm_load_counts &counts) noexcept {
     DomainKey domain;
     // Without the domain that was asked for, nothing is shared.

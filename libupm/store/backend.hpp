@@ -40,6 +40,7 @@ class StoreBackend final : public Backend {
     }
     int run(const Call &call, upm_counts &counts) noexcept override;
     bool unmapped() noexcept override;
+    bool wanted(const LoadCall &call) noexcept override;
     std::int64_t load(const LoadCall &call, upm_load_counts &counts) noexcept override;
     void loaded_plainly(const LoadCall &call) noexcept override;
     int use_key(const std::uint8_t (&key)[16]) noexcept override;

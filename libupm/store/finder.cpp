@@ -22,7 +22,7 @@ void close_file(int fd) noexcept {
 }
 
 // Returns true if others have asked for most of it.
-bool wanted(std::span<const Place> places) noexcept {
+bool most_wanted(std::span<const Place> places) noexcept {
     std::size_t count = 0;
     for (const Place &place : places)
         count += place.segment == kWanted ? Sample::kCandidates : 0U;
@@ -235,8 +235,8 @@ int Finder::open_file() const noexcept {
 
 // Has the broker begin to make a segment, unless this process is the first to ask for little.
 void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
-    const bool first =
-        small_ && !patient_ && connection(window.turn).remembers() && !wanted(places);
+    others_want_ = others_want_ || (small_ && most_wanted(places));
+    const bool first = small_ && !patient_ && connection(window.turn).remembers() && !others_want_;
     wanted_ = wanted_ || (small_ && !first);
     // The broker's threads would take the processors from a load that is late already.
     const bool too_late = pace_.making_ms() == 0;

@@ -68,6 +68,11 @@ class Finder {
     // Returns false if the broker is to be left alone. Pre: nothing was asked yet.
     bool begin(bool patient) noexcept;
     void use(const Room &room) noexcept { room_ = room; }
+    // Nothing is to be made: others are asked what they have and want.
+    void only_look() noexcept {
+        make_ = false;
+        small_ = true;
+    }
     // Asks about a window, if that is worth it.
     void ask(LoadWindow &window) noexcept;
     // Takes the answer if it is there, and asks what follows from it.
@@ -75,6 +80,8 @@ class Finder {
     // Waits for what was asked, no longer than the load can spare.
     // Post: its state is kNone, and its segment is there or it is not.
     void wait(LoadWindow &window) noexcept;
+    // Returns true if another process has asked for what is looked for, and lives.
+    [[nodiscard]] bool others_want() const noexcept { return others_want_; }
     // Something came too late, of which the broker is to be told at the end.
     void expect_to_tell() noexcept;
     // The same for a load that is over and never asked: may wait for the broker.
@@ -112,7 +119,7 @@ class Finder {
     Tools tools_;
     const DomainKey domain_;
     const int fd_;
-    const bool small_;
+    bool small_; // the first one to ask for it only registers
     Pace &pace_;
     const std::uint64_t &made_;
     Room room_{};
@@ -122,12 +129,13 @@ class Finder {
     Connection::Terms terms_{};     // of the first connection
     std::size_t telling_ = kNoSlot; // a connection for what is told at the end
     bool patient_ = false;
-    bool talk_ = true;    // the broker may still be asked
-    bool silent_ = false; // it was asked, and has not answered in time
-    bool late_ = false;   // a segment came too late
-    bool make_ = true;    // it may be asked to make segments
-    bool hurry_ = false;  // it is not asked to, since it was late a moment ago
-    bool wanted_ = false; // another process has asked for this small load
+    bool talk_ = true;         // the broker may still be asked
+    bool silent_ = false;      // it was asked, and has not answered in time
+    bool late_ = false;        // a segment came too late
+    bool make_ = true;         // it may be asked to make segments
+    bool hurry_ = false;       // it is not asked to, since it was late a moment ago
+    bool others_want_ = false; // another process has asked for it
+    bool wanted_ = false;      // the same, or nobody can know that
 };
 
 } // namespace upm::store

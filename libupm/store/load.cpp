@@ -125,9 +125,19 @@ Load::Rest Load::whole_pages() const noexcept {
     const auto start = reinterpret_cast<std::uint64_t>(call_.into);
     const std::size_t head = -start & mask;
     const std::uint64_t end = (start + there) & ~mask;
+    const std::size_t all = end - std::min(end, start + head);
+    // Two windows at least, so that the broker makes one while the other is compared.
+    const std::size_t half = (all / 2 + kHugePage - 1) & ~(kHugePage - 1);
     return {.at = call_.into + head,
             .offset = call_.offset + head,
-            .size = end - std::min(end, start + head)};
+            .size = all,
+            .most = std::clamp(half, kHugePage, kMaxPages * page_size())};
+}
+
+// Windows end where huge pages may begin, so that none is cut.
+std::size_t Load::window_size(const Rest &rest) noexcept {
+    const std::size_t huge = reinterpret_cast<std::uintptr_t>(rest.at) % kHugePage;
+    return std::min(rest.size, huge != 0 ? kHugePage - huge : rest.most);
 }
 
 void Load::tell() noexcept {
@@ -137,6 +147,24 @@ void Load::tell() noexcept {
     pace_.begin(true);
     finder_.connect_to_tell();
     finder_.tell_late(whole.at, whole.offset, whole.size);
+}
+
+// A look at the first window that a load would have.
+bool Load::wanted() noexcept {
+    const Rest whole = whole_pages();
+    if (whole.size < kLeast || !finder_.begin(false) || !make_scratch())
+        return false;
+    pace_.begin(false);
+    finder_.only_look();
+    LoadWindow window;
+    window.at = whole.at;
+    window.offset = whole.offset;
+    window.size = window_size(whole);
+    finder_.ask(window);
+    finder_.wait(window);
+    const bool shared = window.segment.fd >= 0;
+    Finder::forget(window);
+    return shared || finder_.others_want();
 }
 
 std::int64_t Load::run() noexcept {
@@ -165,6 +193,8 @@ std::int64_t Load::run() noexcept {
         counts_.copied = static_cast<std::uint64_t>(std::max<std::int64_t>(got, 0));
         return got;
     }
+    if (!absent_ && call_.late != nullptr)
+        call_.late->existed();
     tell_broker(whole);
     const std::size_t done = head + static_cast<std::size_t>(middle);
     const std::int64_t after = copy(call_.into + done, call_.offset + done, call_.len - done);
@@ -234,11 +264,8 @@ void Load::note_late(const std::byte *at, std::size_t size) noexcept {
 
 // Several windows are asked for before the first of them is read.
 std::int64_t Load::share(Rest rest) noexcept {
-    // Two windows at least, so that the broker makes one while the other is compared; more
-    // connections than two are worth it for large loads only.
-    const std::size_t half = (rest.size / 2 + kHugePage - 1) & ~(kHugePage - 1);
+    // More connections than two are worth it for large loads only.
     const std::size_t depth = rest.size < kLarge ? 2 : Finder::kDepth;
-    rest.most = std::clamp(half, kHugePage, kMaxPages * page_size());
     std::size_t done = 0;
     for (;;) {
         for (; ahead_ < depth && rest.size != 0; ++ahead_)
@@ -266,10 +293,8 @@ void Load::cut(Rest &rest, LoadWindow &window) noexcept {
     window.at = rest.at;
     window.offset = rest.offset;
     window.turn = (first_ + ahead_) % Finder::kDepth;
-    // Windows end where huge pages may begin, so that none is cut.
-    const std::size_t huge = reinterpret_cast<std::uintptr_t>(rest.at) % kHugePage;
-    window.size = alike(rest.at, std::min(rest.size, huge != 0 ? kHugePage - huge : rest.most),
-                        window.absent);
+    window.size = alike(rest.at, window_size(rest), window.absent);
+    absent_ = absent_ || window.absent;
     rest.at += window.size;
     rest.offset += window.size;
     rest.size -= window.size;

@@ -38,6 +38,9 @@ class Load {
     // The read is over, and was a plain one: only tells the broker, as a load does that was late.
     void tell() noexcept;
 
+    // Returns what Backend::wanted does.
+    bool wanted() noexcept;
+
   private:
     // What of the destination is not in a window yet.
     struct Rest {
@@ -50,6 +53,7 @@ class Load {
 
     // The whole pages of the destination that the file has content for.
     [[nodiscard]] Rest whole_pages() const noexcept;
+    [[nodiscard]] static std::size_t window_size(const Rest &rest) noexcept;
     bool begin() noexcept;
     bool make_scratch() noexcept;
     void tell_broker(const Rest &part) noexcept;
@@ -83,6 +87,7 @@ class Load {
     std::size_t ahead_ = 0;                          // how many there are
     std::size_t late_ = 0;                           // bytes that came too late to share
     bool talk_ = true;                               // the broker could be asked
+    bool absent_ = false;                            // a part of the destination did not exist
     bool fresh_ = true;                              // the memory of the piece does not exist yet
 };
 

@@ -59,7 +59,7 @@ char *load() {
         read_into(block);
         if (bytes_loaded() - before > kBlock / 2)
             return block;
-        std::free(block);
+        free_later(block);
         sleep_ms(20);
     }
     (void)std::fprintf(stderr, "nothing came to share\n");
@@ -91,7 +91,7 @@ int main(int argc, char **argv) {
         int (*run)();
     } constexpr kTries[] = {{"load",
                              [] {
-                                 std::free(load());
+                                 free_later(load());
                                  return 0;
                              }},
                             {"cancelled", cancelled},

@@ -6,6 +6,7 @@
 #define UPM_TESTS_PRELOAD_ODD_HPP
 
 #include "tests/preload/check.hpp"
+#include "tests/preload/free_later.hpp"
 
 #include <cstddef>
 #include <cstdint>

@@ -118,10 +118,10 @@ int cancelled() {
 }
 
 int cancelled_in_reads() {
-    std::free(load());
+    free_later(load());
     for (const Call &call : kReads) {
         UPM_CHECK(in_child([&] {
-                      std::free(load());
+                      free_later(load());
                       (void)file_to_read();
                       return cancel_at(call, allocate(kBlock), true);
                   }) == 0);

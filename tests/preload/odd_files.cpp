@@ -62,7 +62,7 @@ void close_all() {
 // A lease says that nobody else has the file open: to open it once more would break it, and
 // wait for the holder, which is this very process.
 int lease() {
-    std::free(load());
+    free_later(load());
     (void)std::signal(SIGIO, [](int) { ++told; });
     const int fd = ::open(path, O_RDWR | O_CLOEXEC);
     UPM_CHECK(fd >= 0);
@@ -84,7 +84,7 @@ int lease() {
 
 // To open a file once more, and to close that, gives up all locks that a process has on it.
 int locks() {
-    std::free(load());
+    free_later(load());
     const int fd = ::open(path, O_RDWR | O_CLOEXEC);
     struct flock lock {};
     lock.l_type = F_WRLCK;

@@ -39,7 +39,7 @@ bool is_zero(const char *memory, std::size_t size) {
 int protect_meanwhile() {
     std::uint64_t loaded = 0;
     for (int round = 0; round < 60; ++round) {
-        std::free(load());
+        free_later(load());
         char *const block = allocate(kBlock);
         const std::uint64_t before = bytes_loaded();
         std::thread other([&] {
@@ -91,7 +91,7 @@ int no_more_mappings() {
 
 // By another name, mprotect.
 int key() {
-    std::free(load());
+    free_later(load());
     char *const block = allocate(kBlock);
     if (::pkey_mprotect(block, kBlock, PROT_READ, -1) != 0)
         return kNothingTried;
@@ -177,7 +177,7 @@ int locked() {
 // What is read into a segment that took the place of a block is there for all who have it.
 int attach() {
     constexpr std::size_t kSize = kBlock - kPage;
-    std::free(load());
+    free_later(load());
     char *const block = allocate(kBlock);
     const int id = ::shmget(IPC_PRIVATE, kSize, IPC_CREAT | S_IRUSR | S_IWUSR);
     char *const whole = block + kPage - reinterpret_cast<std::uintptr_t>(block) % kPage;

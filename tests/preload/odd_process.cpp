@@ -39,12 +39,12 @@ std::set<std::string> sockets() {
 
 // To the broker, what comes by a connection is of the user who made it.
 int user(uid_t other) {
-    std::free(load());
+    free_later(load());
     const std::set<std::string> before = sockets();
     UPM_CHECK(!before.empty());
     UPM_CHECK(::seteuid(other) == 0);
     UPM_CHECK(::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0); // /proc/self is its own again
-    std::free(load());
+    free_later(load());
     const std::set<std::string> after = sockets();
     UPM_CHECK(!after.empty());
     bool some = false; // the hook's thread closes what it has when it looks
@@ -57,7 +57,7 @@ int user(uid_t other) {
 // Reads for long, when it is told to: a hole, in one call.
 int read_long() {
     constexpr std::size_t kSize = 1024 * kMib;
-    std::free(load());
+    free_later(load());
     const int large = ::memfd_create("large", MFD_CLOEXEC);
     UPM_CHECK(large >= 0 && ::ftruncate(large, static_cast<off_t>(kSize)) == 0);
     (void)std::puts("ready");
@@ -71,7 +71,7 @@ int read_long() {
 // The first thread ends before others do, which go on for a while; or alone.
 int leave(const char *how) {
     if (std::strchr(how, 'k') == nullptr && std::getenv("UPM_TEST_PLAIN") == nullptr)
-        std::free(load());
+        free_later(load());
     (void)allocate(kBlock);           // and the hook's thread lives on
     (void)std::fputs("left", stdout); // by the last one, if libc knows that it is
     if (std::strchr(how, 'w') != nullptr)

@@ -7,6 +7,8 @@
 //
 // Exit status: 0, 1 for a wrong byte or position. Says on standard error how many bytes came
 // to share, if the hook is there.
+#include "tests/preload/free_later.hpp"
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -79,7 +81,7 @@ class Memory {
     }
     Memory(const Memory &) = delete;
     Memory &operator=(const Memory &) = delete;
-    ~Memory() { std::free(words_); }
+    ~Memory() { free_later(words_); }
     [[nodiscard]] std::uint64_t *words() const { return words_; }
 
   private:

@@ -7,6 +7,8 @@
 //     upm-hook-reads FOLDER [ROUNDS]     files are made there; default: one round
 //
 // Says on standard error how many bytes came to share, if the hook is there.
+#include "tests/preload/free_later.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -85,7 +87,7 @@ class Memory {
     }
     Memory(const Memory &) = delete;
     Memory &operator=(const Memory &) = delete;
-    ~Memory() { std::free(block_); }
+    ~Memory() { free_later(block_); }
     [[nodiscard]] char *data() const { return block_ + shift_; }
 
   private:

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#include "preload/short_lived.hpp"
+
+#include <algorithm>
+
+namespace upm::hook {
+
+bool ShortLived::loads(Life &life, std::size_t bytes) noexcept {
+    const std::uint64_t before = life.turn_.load();
+    life.bytes_ += bytes;
+    if (before != 0 && slot(before).load() == before)
+        return false; // one more part of what was just being filled
+    const std::uint64_t turn = ++turns_;
+    life.turn_ = turn;
+    freed_ = false;
+    if (slot(turn).exchange(turn) == 0)
+        return false;
+    // The one before the last is there still.
+    passing_ = 0;
+    passed_ = 0;
+    if (!is_stream() || ++stayed_ < needed_.load())
+        return false;
+    needed_ = std::min(needed_.load() * 2, kMostStaying);
+    stream_ = false;
+    return true;
+}
+
+void ShortLived::shares() noexcept {
+    passing_ = 0;
+    passed_ = 0;
+    needed_ = 1;
+    pause_ = kFirstPause;
+}
+
+void ShortLived::frees(Life &life) noexcept {
+    std::uint64_t turn = life.turn_.load();
+    if (turn == 0)
+        return;
+    const std::size_t bytes = life.bytes_.load();
+    const bool recent = slot(turn).compare_exchange_strong(turn, 0);
+    life.begin();
+    if (freed_.exchange(true) || !recent || never_ || is_stream())
+        return;
+    passed_ += bytes;
+    if (++passing_ < kPassing || passed_.load() < kPassingBytes)
+        return;
+    stayed_ = 0;
+    ahead_ = static_cast<std::int64_t>(pause_.load());
+    stream_ = true;
+}
+
+bool ShortLived::asks(std::size_t bytes) noexcept {
+    const auto size = static_cast<std::int64_t>(bytes);
+    if (ahead_.fetch_sub(size) > size)
+        return false;
+    const std::uint64_t pause = std::min(pause_.load() * 2, kMostPause);
+    pause_ = pause;
+    ahead_ = static_cast<std::int64_t>(pause);
+    return true;
+}
+
+void ShortLived::end() noexcept {
+    passing_ = 0;
+    passed_ = 0;
+    stream_ = false;
+}
+
+} // namespace upm::hook
