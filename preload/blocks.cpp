@@ -110,15 +110,29 @@ void free_mapping(Block &block) noexcept {
     }
 }
 
-// Makes a record of what lies at [addr, addr + len) public. Pre: kHeld.
-bool publish(Block &block, char *addr, std::size_t len, bool own) noexcept {
+// Makes a record of what lies at [addr, addr + len) public. Pre: kHeld. False: there is no room
+// for it, or it lies in a block of which the rest must be remembered: that may show shared content.
+bool publish(Block &block, char *addr, std::size_t len, bool own, bool rest = false) noexcept {
+    bool free = true;
     for_each_block(addr, len, [&](Block &before) {
-        if (&before != &block && !before.own)
+        if (&before == &block)
+            return;
+        if (before.own || (before.advised && before.reshaped))
+            free = false;
+        else
             free_mapping(before); // ended without our knowledge
     });
+    if (!free)
+        return false;
     block.addr = addr;
     block.len = len;
     reset(block, own);
+    if (rest) {
+        block.advised = true;
+        block.hands_off = true;
+        block.reshaped = true;
+        block.unloadable = true;
+    }
     if (!by_address.set(addr, len, &block))
         return false;
     count_live(block, true);
@@ -381,9 +395,9 @@ void *resize_block(Block &block, std::size_t size) noexcept {
     return nullptr;
 }
 
-void record_mapping(void *addr, std::size_t len) noexcept {
+void record_mapping(void *addr, std::size_t len, bool rest) noexcept {
     Block *const block = new_record();
-    if (block != nullptr && !publish(*block, static_cast<char *>(addr), len, false))
+    if (block != nullptr && !publish(*block, static_cast<char *>(addr), len, false, rest))
         end_record(*block);
 }
 

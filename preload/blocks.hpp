@@ -108,8 +108,9 @@ void *resize_block(Block &block, std::size_t size) noexcept;
 // Mappings that the program made, and ended or changed. Only one that begins at
 // `addr` is forgotten: a record that outlives its mapping does no harm, since to
 // advise what is not there any more fails, and to advise what is there instead is
-// right (kmod, ksm; for the store, see munmap in hooks.cpp).
-void record_mapping(void *addr, std::size_t len) noexcept;
+// right (kmod, ksm; for the store, see munmap in hooks.cpp). `rest`: of a mapping that may show
+// shared content, and is left as it is.
+void record_mapping(void *addr, std::size_t len, bool rest = false) noexcept;
 void forget_mapping(const void *addr) noexcept;
 
 const Block *find_mapping(const void *addr) noexcept;

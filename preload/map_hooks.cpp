@@ -428,8 +428,9 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
         va_end(arguments);
     }
     const bool careful = watched();
-    const bool parts = careful && make_private(addr, old_len) && old_len != 0;
     const Block *const known = find_mapping(addr);
+    const std::size_t all = known != nullptr ? known->len.load() : 0;
+    const bool parts = careful && make_private(addr, old_len) && old_len != 0;
     if (known != nullptr)
         forget_mapping(addr);
     const auto move = [&] {
@@ -441,8 +442,15 @@ UPM_HOOK void *mremap(void *addr, std::size_t old_len, std::size_t len, int flag
                    : moved;
     };
     void *const moved = careful && wished != nullptr ? cut_out(wished, len, move) : move();
-    if (known != nullptr && moved != MAP_FAILED && wants(len))
-        record_mapping(moved, len);
+    if (known != nullptr) {
+        const int error = errno;
+        const std::size_t gone = moved != MAP_FAILED ? round_up(old_len) : 0;
+        if (moved != MAP_FAILED && wants(len))
+            record_mapping(moved, len);
+        if (gone < all) // it stays where it was, and may show shared content
+            record_mapping(static_cast<char *>(addr) + gone, all - gone, true);
+        errno = error;
+    }
     return moved;
 }
 

@@ -306,8 +306,9 @@ int Replacer::unmerge_batch(std::uint64_t start, std::uint32_t pages, upm_counts
             return (entry & kPageSwapped) == 0 &&
                    ((entry & kPagePresent) == 0 || (entry & kPageOfFile) != 0);
         }));
-    if (shared != 0)
-        ret = copy_back(start, pages);
+    // Pages that were written to as well: below them, the segment would show again when they
+    // are dropped, and what the mapping grows by would be of the segment.
+    ret = copy_back(start, pages);
     if (ret == -EAGAIN) { // left as it is
         counts.skipped[UPM_SKIPPED_BUSY] += pages;
         counts.pages += pages;

@@ -252,6 +252,24 @@ int moves() {
             UPM_CHECK(::mprotect(memory + kPage, 4 * kPage, PROT_READ | PROT_WRITE) == 0);
         }
     }
+    // Written to since it was merged, it grows by zeros.
+    fill(memory, size, 2);
+    must_share();
+    fill(memory, size, 3);
+    void *const grown = ::mremap(memory, size, size + kMib, MREMAP_MAYMOVE);
+    UPM_CHECK(grown != MAP_FAILED);
+    memory = static_cast<char *>(grown);
+    UPM_CHECK(holds(memory, size, 3) && is_zero(memory + size, kMib));
+    // A part goes elsewhere, and of what stays a part is dropped.
+    size += kMib;
+    fill(memory, size, 4);
+    must_share();
+    const std::size_t part = 16 * kPage;
+    void *const other = ::mremap(memory, part, 2 * part, MREMAP_MAYMOVE);
+    UPM_CHECK(other != MAP_FAILED && is_zero(static_cast<char *>(other) + part, part));
+    memory += part;
+    size -= part;
+    UPM_CHECK(::madvise(memory, size / 2, MADV_DONTNEED) == 0 && is_zero(memory, size / 2));
     // What cannot be moved without the hook is not moved with it.
     UPM_CHECK(::mprotect(memory, kPage, PROT_READ) == 0);
     UPM_CHECK(::mremap(memory, size, size + kMib, MREMAP_MAYMOVE) == MAP_FAILED && errno == EFAULT);

@@ -105,6 +105,7 @@ int main(int argc, char **argv) {
                             {"attach", attach},
                             {"locked", locked},
                             {"limit", limit},
+                            {"cut", cut},
                             {"tight", tight},
                             {"arenas", arenas},
                             {"lease", lease},

@@ -60,6 +60,7 @@ int process_advice();
 int locked();
 int attach();
 int limit();
+int cut();
 int tight();
 int arenas();
 

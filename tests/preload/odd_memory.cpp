@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -187,6 +188,34 @@ int attach() {
     UPM_CHECK(::shmctl(id, IPC_RMID, nullptr) == 0);
     read_into(whole, kSize);
     UPM_CHECK(!is_zero(other, kPage) && std::memcmp(whole, other, kSize) == 0);
+    return 0;
+}
+
+// Of a block in which other memory lies by now, the rest is still one that was loaded.
+int cut() {
+    constexpr std::size_t kPart = 256 * kKib;
+    constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
+    constexpr int kProtection = PROT_READ | PROT_WRITE;
+    for (const std::string_view how : {"fixed", "hole", "moved"}) {
+        char *const block = load();
+        char *const whole = block + kPage - reinterpret_cast<std::uintptr_t>(block) % kPage;
+        char *const middle = whole + 2 * kMib;
+        char *const rest = middle + 2 * kPart;
+        void *there = MAP_FAILED;
+        if (how == "fixed") {
+            there = ::mmap(middle, kPart, kProtection, kPrivate | MAP_FIXED, -1, 0);
+        } else if (how == "hole") {
+            UPM_CHECK(::munmap(middle, kPart) == 0);
+            there = ::mmap(middle, kPart, kProtection, kPrivate, -1, 0);
+        } else {
+            void *const other = ::mmap(nullptr, kPart, kProtection, kPrivate, -1, 0);
+            there = ::mremap(other, kPart, kPart, MREMAP_MAYMOVE | MREMAP_FIXED, middle);
+        }
+        UPM_CHECK(there == middle && is_zero(middle, kPart));
+        UPM_CHECK(::madvise(rest, kPart, MADV_DONTNEED) == 0);
+        UPM_CHECK(is_zero(rest, kPart));
+        UPM_CHECK(!is_zero(rest + kPart, kPage));
+    }
     return 0;
 }
 

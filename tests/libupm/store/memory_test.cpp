@@ -158,6 +158,20 @@ TEST_F(StoreMemory, UnmergeGivesZerosAfterDontneed) {
     EXPECT_EQ(pages.page(5)[0], '\0');
 }
 
+TEST_F(StoreMemory, UnmergeOfWhatWasWrittenTo) {
+    const Pages pages(600);
+    fill_pattern(pages, 6);
+    ASSERT_EQ(open(), 0) << text;
+    ASSERT_EQ(advise(pages), 0);
+    fill_pattern(pages, 7);
+    ASSERT_EQ(unmerge(pages), 0);
+    EXPECT_EQ(counts.kept, 600U);
+    EXPECT_TRUE(has_pattern(pages, 7));
+    ASSERT_EQ(::madvise(pages.data(), pages.size(), MADV_DONTNEED), 0);
+    EXPECT_EQ(pages.page(5)[0], '\0');
+    EXPECT_EQ(pages.page(599)[0], '\0');
+}
+
 // As a tensor lies in a block of malloc: a part of a mapping.
 TEST_F(StoreMemory, PartOfAMapping) {
     const Pages pages(300);
