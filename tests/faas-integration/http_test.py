@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -104,11 +105,46 @@ def handler(event):
     threading.Timer(0.5, send).start()
     return {"soon": True}
 """
+# What stands in the way of a start, and a word of what is said.
+STARTS = (
+    (("/nowhere",), {}, "there is no directory /nowhere"),
+    (("{folder}", "nope"), {}, "'nope' is not module.callable"),
+    (("{folder}", "nope.handler"), {}, "no module 'nope' in "),
+    (("{folder}", "function.nope"), {}, "has no function 'nope'"),
+    (("{folder}",), {"LISTEN": "x"}, "cannot listen on 'x': it is neither"),
+    (("{folder}",), {"PORT": "x"}, "cannot listen on ':x': it is neither"),
+    (("{folder}",), {"LISTEN": "unix:/nowhere/socket"}, "No such file"),
+)
 NOT_JSON = ("decimal", "nan", "bytes", "key", "circle", "deep", "odd")
 
 
 class ContractTest(support.RuntimeCase):
     """What the platforms ask of the server."""
+
+    def test_what_stands_in_the_way_of_a_start(self) -> None:
+        """One line; what the function's own code raises keeps its traceback."""
+        with tempfile.TemporaryDirectory() as folder:
+            code = Path(folder) / "function.py"
+            code.write_text("def handler(event):\n    return event\n")
+            for words, variables, said in STARTS:
+                arguments = [word.format(folder=folder) for word in words]
+                done = subprocess.run(
+                    [platforms.PYTHON, SERVER, *arguments],
+                    env=os.environ | variables,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                    check=False,
+                )
+                self.assertEqual(done.returncode, 1, (arguments, variables, done.stderr))
+                self.assertIn(said, done.stderr)
+                self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            code.write_text("import no_such_module\n")
+            done = subprocess.run(
+                [platforms.PYTHON, SERVER, folder], capture_output=True, text=True, check=False
+            )
+            self.assertIn("function.py", done.stderr)
+            self.assertIn("No module named 'no_such_module'", done.stderr)
 
     def test_requests_through_the_wrapper(self) -> None:
         """The wrapper is started with the server's command."""

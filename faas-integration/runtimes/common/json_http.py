@@ -33,6 +33,10 @@ SWEEP = 30  # seconds between looks at connections
 WAKE = 3600  # where there is none: a process at rest should rest
 
 
+class ListenError(Exception):
+    """Requests cannot come from there."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What came; waitress has read all of the body."""
@@ -93,7 +97,7 @@ def _sockets(listen: str) -> list[socket.socket]:
         return [bound]
     host, colon, port = listen.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) >= 1 << 16:
-        raise ValueError(f"{listen!r} is neither unix:/path nor host:port")
+        raise ValueError("it is neither unix:/path nor host:port")
     if not host:
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
@@ -184,7 +188,7 @@ class Server:
     def __init__(
         self, listen: str, answer: Callable[[Request], Reply], *, notice_gone: bool = False
     ) -> None:
-        """Listens at once and serves inside `with`. Raises OSError, ValueError.
+        """Listens at once and serves inside `with`. Raises ListenError.
 
         `answer` is called in a thread for each request and must not raise. A client
         that closes its side has its answer nevertheless; with `notice_gone` it has none.
@@ -194,7 +198,10 @@ class Server:
         self._threads = _Threads()
         self._map: dict[int, Any] = {}
         self._trigger = trigger.trigger(self._map)
-        sockets = _sockets(listen)
+        try:
+            sockets = _sockets(listen)
+        except (OSError, ValueError) as error:
+            raise ListenError(f"cannot listen on {listen!r}: {error}") from error
         name = sockets[0].getsockname()
         self.port = 0 if isinstance(name, str) else int(name[1])
         """The port, also where 0 was asked for; 0 for a Unix socket."""

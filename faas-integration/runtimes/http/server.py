@@ -25,7 +25,6 @@ be thread-safe, and glibc keeps to one arena. Health is answered meanwhile.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import queue
 import signal
@@ -136,23 +135,20 @@ class Service:
             return reply(503, {"error": "ending"}, Connection="close")
 
 
-def find_handler(directory: str, entry: str) -> Handler:
-    """The callable `module.callable` of the directory. Raises ImportError, AttributeError."""
-    sys.path.insert(0, directory)
-    module, _, name = entry.rpartition(".")
-    found: Handler = getattr(importlib.import_module(module), name)
-    return found
-
-
 def main(arguments: list[str]) -> int:
     """The program."""
     if not 1 <= len(arguments) <= 2:
         print("usage: server.py DIRECTORY [ENTRY]", file=sys.stderr)
         return 2
-    worker = Worker(find_handler(arguments[0], (arguments[1:] or ["function.handler"])[0]))
     listen = json_http.listen_from_environment()
     lock = Path(os.environ.get("upstream_lock") or "/tmp/.lock")  # noqa: SIM112  # its name
-    server = json_http.Server(listen, Service(worker).answer)
+    try:
+        function = guarded.find(arguments[0], (arguments[1:] or ["function.handler"])[0])
+        worker = Worker(function)
+        server = json_http.Server(listen, Service(worker).answer)
+    except (guarded.NoFunctionError, json_http.ListenError) as error:
+        print(f"server.py: {error}", file=sys.stderr)
+        return 1
     server.on_signals((signal.SIGTERM, signal.SIGINT), worker.end)
     with server:
         lock.touch()

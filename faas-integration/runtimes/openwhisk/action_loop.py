@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -74,10 +73,16 @@ def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2:
         print("usage: action_loop.py DIRECTORY [ENTRY]", file=sys.stderr)
         return 2
-    requests, answers = take_streams()  # before the function's own code runs
-    sys.path.insert(0, arguments[0])
-    module, _, name = (arguments[1:] or ["function.handler"])[0].rpartition(".")
-    function: Handler = getattr(importlib.import_module(module), name)
+    try:
+        requests, answers = take_streams()  # before the function's own code runs
+    except OSError as error:
+        print(f"action_loop.py: descriptors {REQUESTS} and {ANSWERS}: {error}", file=sys.stderr)
+        return 1
+    try:
+        function = guarded.find(arguments[0], (arguments[1:] or ["function.handler"])[0])
+    except guarded.NoFunctionError as error:
+        print(f"action_loop.py: {error}", file=sys.stderr)
+        return 1
     with requests, answers:
         if os.environ.get("__OW_WAIT_FOR_ACK"):
             answers.write(b'{"ok": true}\n')

@@ -32,7 +32,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 import strict_json
-from json_http import Reply, Request, Server, reply
+from json_http import ListenError, Reply, Request, Server, reply
 
 END = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 ANSWERS = 3  # the descriptor that the action writes its answers to
@@ -228,7 +228,11 @@ def main() -> int:
     args = parser.parse_args()
     proxy = Proxy(args.command)
     ended = threading.Event()
-    server = Server(f":{args.port}", proxy.answer)
+    try:
+        server = Server(f":{args.port}", proxy.answer)
+    except ListenError as error:
+        print(f"proxy.py: {error}", file=sys.stderr)
+        return 1
     server.on_signals((signal.SIGINT, signal.SIGTERM), ended.set)
     with server:
         ended.wait()
