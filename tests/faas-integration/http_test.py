@@ -106,7 +106,7 @@ def handler(event):
     return {"soon": True}
 """
 # What stands in the way of a start, and a word of what is said.
-STARTS = (
+STARTS: tuple[tuple[tuple[str, ...], dict[str, str], str], ...] = (
     (("/nowhere",), {}, "there is no directory /nowhere"),
     (("{folder}", "nope"), {}, "'nope' is not module.callable"),
     (("{folder}", "nope.handler"), {}, "no module 'nope' in "),
