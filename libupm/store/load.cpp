@@ -85,25 +85,27 @@ bool Load::begin() noexcept {
     talk_ = finder_.begin(call_.patient);
     if (!talk_)
         return false;
-    const auto start = reinterpret_cast<std::uint64_t>(call_.into);
-    const std::uint64_t end = start + call_.len;
-    Vma vma;
-    bool ordinary = call_.ordinary;
-    if (!ordinary) {
-        ordinary = find_plain_vma(start, end, vma);
-        if (!ordinary && call_.len >= kWorthSmaps) {
-            SmapsReader smaps(own_smaps());
-            while (!ordinary && smaps.next(vma) && vma.start <= start)
-                ordinary = vma.end >= end && vma.flags == 0;
-        }
-        ordinary = ordinary && vma.protection == (PROT_READ | PROT_WRITE);
-    }
-    if (!ordinary)
+    if (!call_.ordinary && !finds_ordinary())
         return false;
     if (!make_scratch())
         return false;
     pace_.begin(call_.patient);
     return true;
+}
+
+// Of memory of which the caller does not know. Apart, since the reader of procfs takes much of a
+// stack: threads that read may have little.
+bool Load::finds_ordinary() const noexcept {
+    const auto start = reinterpret_cast<std::uint64_t>(call_.into);
+    const std::uint64_t end = start + call_.len;
+    Vma vma;
+    bool ordinary = find_plain_vma(start, end, vma);
+    if (!ordinary && call_.len >= kWorthSmaps) {
+        SmapsReader smaps(own_smaps());
+        while (!ordinary && smaps.next(vma) && vma.start <= start)
+            ordinary = vma.end >= end && vma.flags == 0;
+    }
+    return ordinary && vma.protection == (PROT_READ | PROT_WRITE);
 }
 
 bool Load::make_scratch() noexcept {

@@ -55,6 +55,7 @@ class Load {
     [[nodiscard]] Rest whole_pages() const noexcept;
     [[nodiscard]] static std::size_t window_size(const Rest &rest) noexcept;
     bool begin() noexcept;
+    [[nodiscard, gnu::noinline]] bool finds_ordinary() const noexcept;
     bool make_scratch() noexcept;
     void tell_broker(const Rest &part) noexcept;
     std::int64_t share(Rest rest) noexcept;

@@ -50,8 +50,11 @@ bool RunBudget::due(std::uint32_t used) noexcept {
 }
 
 void RunBudget::recount() noexcept {
-    if (!due(used_.load()))
-        return;
+    if (due(used_.load()))
+        count();
+}
+
+void RunBudget::count() noexcept {
     SmapsReader maps(own_maps());
     std::uint32_t runs = 0;
     for (Vma vma; maps.next_header(vma);)

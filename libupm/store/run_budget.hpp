@@ -28,6 +28,8 @@ class RunBudget {
 
   private:
     [[nodiscard]] bool due(std::uint32_t used) noexcept;
+    // Apart from recount(), since it takes much of a stack.
+    [[gnu::noinline]] void count() noexcept;
 
     std::atomic<std::uint32_t> used_{0};
     std::atomic<std::uint32_t> counted_{0}; // the last time

@@ -106,6 +106,7 @@ int main(int argc, char **argv) {
                             {"locked", locked},
                             {"limit", limit},
                             {"cut", cut},
+                            {"stacks", stacks},
                             {"tight", tight},
                             {"arenas", arenas},
                             {"lease", lease},

@@ -61,6 +61,7 @@ int locked();
 int attach();
 int limit();
 int cut();
+int stacks();
 int tight();
 int arenas();
 

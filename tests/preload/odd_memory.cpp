@@ -347,4 +347,50 @@ int arenas() {
     return 0;
 }
 
+namespace {
+
+// Of its stack, as far down as it was written to.
+std::size_t stack_of(void *(*run)(void *)) {
+    constexpr unsigned char kUntouched = 0x5a;
+    constexpr std::size_t kStack = 128 * kKib;
+    char *const stack = static_cast<char *>(std::aligned_alloc(kPage, kStack));
+    UPM_CHECK(stack != nullptr);
+    std::memset(stack, kUntouched, kStack);
+    pthread_attr_t attributes;
+    pthread_t thread{};
+    UPM_CHECK(::pthread_attr_init(&attributes) == 0);
+    UPM_CHECK(::pthread_attr_setstack(&attributes, stack, kStack) == 0);
+    UPM_CHECK(::pthread_create(&thread, &attributes, run, nullptr) == 0);
+    UPM_CHECK(::pthread_join(thread, nullptr) == 0);
+    std::size_t left = 0;
+    while (static_cast<unsigned char>(stack[left]) == kUntouched)
+        ++left;
+    std::free(stack);
+    return kStack - left;
+}
+
+char *to_be_read_into = nullptr;
+
+} // namespace
+
+// Threads that read may have little: PTHREAD_STACK_MIN is 16 KiB.
+int stacks() {
+    constexpr std::size_t kMost = 8 * kKib + kKib / 2;
+    std::free(load());
+    to_be_read_into = allocate(kBlock);
+    const std::size_t plain = stack_of([](void *) -> void * {
+        read_into(to_be_read_into, kPage);
+        return nullptr;
+    });
+    const std::uint64_t before = bytes_loaded();
+    const std::size_t shared = stack_of([](void *) -> void * {
+        read_into(to_be_read_into);
+        return nullptr;
+    });
+    if (bytes_loaded() == before)
+        return kNothingTried;
+    UPM_CHECK(shared < plain + kMost);
+    return 0;
+}
+
 } // namespace odd

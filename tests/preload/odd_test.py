@@ -91,6 +91,9 @@ class Calls(Case):
     def test_limited_address_space(self) -> None:
         self.done(self.odd("limit"))
 
+    def test_stacks(self) -> None:
+        self.done(self.odd("stacks"))
+
     def test_other_memory_in_a_block(self) -> None:
         self.done(self.odd("cut"))
 
