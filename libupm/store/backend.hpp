@@ -8,7 +8,7 @@
 
 #include "libupm/engine/backend.hpp"
 #include "libupm/mm/vma_reader.hpp"
-#include "libupm/store/client.hpp"
+#include "libupm/store/connection_pool.hpp"
 #include "libupm/store/freezer.hpp"
 #include "libupm/store/load.hpp"
 #include "libupm/store/merge.hpp"

@@ -7,7 +7,7 @@
 #ifndef UPM_STORE_FINDER_HPP
 #define UPM_STORE_FINDER_HPP
 
-#include "libupm/store/client.hpp"
+#include "libupm/store/connection_pool.hpp"
 #include "libupm/store/pace.hpp"
 #include "libupm/store/sample.hpp"
 
