@@ -74,9 +74,9 @@ std::vector<std::string> split(std::string_view text, char separator) {
     }
 }
 
-std::string_view take_word(std::string_view &text) {
-    text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-    const std::string_view word = text.substr(0, text.find(' '));
+std::string_view take_word(std::string_view &text, std::string_view blanks) {
+    text.remove_prefix(std::min(text.find_first_not_of(blanks), text.size()));
+    const std::string_view word = text.substr(0, text.find_first_of(blanks));
     text.remove_prefix(word.size());
     return word;
 }

@@ -31,8 +31,8 @@ std::optional<double> parse_real(std::string_view text);
 
 std::vector<std::string> split(std::string_view text, char separator);
 
-// Takes the next word off the front of `text`: what lies between blanks.
-std::string_view take_word(std::string_view &text);
+// Takes the next word off the front of `text`: what lies between blanks. Empty: there is none.
+std::string_view take_word(std::string_view &text, std::string_view blanks = " ");
 
 // Calls `line` for each line, without its newline.
 template <typename Line>

@@ -23,6 +23,21 @@ class UpmdLifetime : public PlayedBroker {
         look.readable = readable;
         broker().usage().seen(due[0], look, now_, now_);
     }
+    // Plays the looks at a process and at its child, the process 2, which has content of its
+    // own beside what it inherited.
+    void inherit(Id child, std::uint64_t inherited) {
+        std::uint64_t own = 0;
+        ASSERT_EQ(publish(child, {9}, &own), 0);
+        pass(1'000);
+        for (const std::uint64_t process : broker().usage().take_due(now_)) {
+            upmd::Look look;
+            look.readable = look.complete = true;
+            look.pages = {{inherited, 1}};
+            if (process == 2)
+                look.pages[own] = 1;
+            broker().usage().seen(process, look, now_, now_);
+        }
+    }
 };
 
 TEST_F(UpmdLifetime, WhatIsUnmappedGoesAtOnce) {
@@ -134,17 +149,7 @@ TEST_F(UpmdLifetime, AChildKeepsWhatItInherited) {
     std::uint64_t inode = 0;
     ASSERT_EQ(publish(parent, {1}, &inode), 0);
     const Id child = join_as(0, 2);
-    std::uint64_t own = 0;
-    ASSERT_EQ(publish(child, {9}, &own), 0);
-    pass(1'000);
-    for (const std::uint64_t process : broker().usage().take_due(now_)) {
-        upmd::Look look;
-        look.readable = look.complete = true;
-        look.pages = {{inode, 1}};
-        if (process == 2)
-            look.pages[own] = 1;
-        broker().usage().seen(process, look, now_, now_);
-    }
+    inherit(child, inode);
     leave(parent);
     EXPECT_TRUE(knows(child, 1));
     leave(child);
@@ -157,17 +162,7 @@ TEST_F(UpmdLifetime, AChildInAnotherDomainInheritsNothing) {
     std::uint64_t inode = 0;
     ASSERT_EQ(publish(parent, {1}, &inode), 0);
     const Id child = join_as(0, 2, "two");
-    std::uint64_t own = 0;
-    ASSERT_EQ(publish(child, {9}, &own), 0);
-    pass(1'000);
-    for (const std::uint64_t process : broker().usage().take_due(now_)) {
-        upmd::Look look;
-        look.readable = look.complete = true;
-        look.pages = {{inode, 1}};
-        if (process == 2)
-            look.pages[own] = 1;
-        broker().usage().seen(process, look, now_, now_);
-    }
+    inherit(child, inode);
     leave(parent);
     EXPECT_EQ(pages("content_bytes"), 1U);
     EXPECT_TRUE(knows(child, 9));

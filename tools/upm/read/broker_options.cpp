@@ -23,15 +23,9 @@ constexpr std::string_view kBlanks = " \t\n";
 
 std::vector<std::string> words_of(std::string_view text) {
     std::vector<std::string> words;
-    while (true) {
-        const std::size_t begin = text.find_first_not_of(kBlanks);
-        if (begin == std::string_view::npos)
-            return words;
-        text.remove_prefix(begin);
-        const std::size_t end = std::min(text.find_first_of(kBlanks), text.size());
-        words.emplace_back(text.substr(0, end));
-        text.remove_prefix(end);
-    }
+    for (std::string_view word; !(word = take_word(text, kBlanks)).empty();)
+        words.emplace_back(word);
+    return words;
 }
 
 // The value at the start of `text`, whose lines go on behind it; nothing: it has several parts.
