@@ -117,7 +117,7 @@ bool publish(Block &block, char *addr, std::size_t len, bool own, bool rest = fa
     for_each_block(addr, len, [&](Block &before) {
         if (&before == &block)
             return;
-        if (before.own || (before.advised && before.reshaped))
+        if (before.own || (before.advised && before.reshaped && may_restore()))
             free = false;
         else
             free_mapping(before); // ended without our knowledge
