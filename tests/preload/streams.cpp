@@ -19,7 +19,9 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <iostream>
 #include <set>
+#include <string>
 #include <string_view>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -90,10 +92,10 @@ int main(int argc, char **argv) {
     look_at_file(argv[1]);
     std::puts("ready");
     (void)std::fflush(stdout);
-    char kind[16];
-    unsigned kib = 0;
+    std::string kind;
+    std::size_t kib = 0;
     unsigned count = 0;
-    while (std::scanf("%15s %u %u", kind, &kib, &count) == 3) {
+    while (std::cin >> kind >> kib >> count) {
         std::set<char *> places;
         read_all(kind, kib * kKib, count, places);
         upm_hook_stats stats{};
