@@ -161,8 +161,8 @@ class Case(unittest.TestCase):
 class CPython(Case):
     """Each of CPython's own tests has the same outcome; what differs gets a second try.
 
-    They are of what has to do with memory, processes, threads and files. Each part takes ten
-    minutes or so in a VM.
+    They are of what has to do with memory, processes, threads and files. A part takes more
+    than ten minutes in a VM on a busy host.
     """
 
     program = "python"
