@@ -3,6 +3,7 @@
 
 #include "preload/loads.hpp"
 #include "preload/local.hpp"
+#include "preload/outsiders.hpp"
 #include "preload/sandbox.hpp"
 
 #include <cstring>
@@ -184,6 +185,10 @@ bool Piece::breathe() noexcept {
 
 bool Piece::over() const noexcept {
     return piece_ended || all_ended.load();
+}
+
+bool Piece::sole_writer() noexcept {
+    return !outsiders_came();
 }
 
 void end_all_pieces() noexcept {

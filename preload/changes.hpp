@@ -98,6 +98,7 @@ class Piece final : public Gate {
     bool leave() noexcept override;
     bool breathe() noexcept override;
     [[nodiscard]] bool over() const noexcept override;
+    [[nodiscard]] bool sole_writer() noexcept override;
 
   private:
     const Block *block_;

@@ -37,8 +37,28 @@ bool harmless_device(dev_t device) noexcept {
 }
 
 // Devices that have no number of their own.
-bool harmless_name(std::string_view link) noexcept {
+bool numberless_device(std::string_view link) noexcept {
     return link == "/dev/upm" || link == "/dev/userfaultfd";
+}
+
+// What else stands below /dev, by the names that udev gives.
+bool harmless_device(std::string_view link) noexcept {
+    constexpr std::string_view kDevices[] = {
+        "/dev/null", "/dev/zero",    "/dev/full", "/dev/random", "/dev/urandom",
+        "/dev/kmsg", "/dev/console", "/dev/tty",  "/dev/ptmx",   "/dev/pts/ptmx"};
+    constexpr std::string_view kTerminals[] = {"/dev/tty", "/dev/ttyS", "/dev/pts/"};
+    const auto numbered = [&](std::string_view prefix) {
+        return link.starts_with(prefix) && link.size() > prefix.size() &&
+               link.find_first_not_of("0123456789", prefix.size()) == std::string_view::npos;
+    };
+    return numberless_device(link) ||
+           std::find(std::begin(kDevices), std::end(kDevices), link) != std::end(kDevices) ||
+           std::any_of(std::begin(kTerminals), std::end(kTerminals), numbered);
+}
+
+bool below_dev_but_a_file(std::string_view link) noexcept {
+    return link.starts_with("/dev/shm/") || link.starts_with("/dev/hugepages/") ||
+           link.starts_with("/dev/mqueue/");
 }
 
 // The program's descriptors are not those of the thread that looks at them (base/
@@ -99,6 +119,15 @@ bool all_descriptors(Visit visit) noexcept {
     return fine;
 }
 
+bool all_mappings_harmless() noexcept {
+    SmapsReader maps("/proc/self/maps");
+    std::string_view name;
+    for (Vma vma; maps.next_header(vma, &name);)
+        if (!harmless_mapping(name))
+            return false;
+    return maps.error() == 0;
+}
+
 } // namespace
 
 bool harmless_anonymous(std::string_view link) noexcept {
@@ -141,10 +170,24 @@ bool harmless_descriptor(int fd) noexcept {
     case S_IFSOCK:
         return harmless_socket(fd);
     case S_IFCHR:
-        return harmless_device(status.st_rdev) || harmless_name(link_of(fd, text));
+        return harmless_device(status.st_rdev) || numberless_device(link_of(fd, text));
     default:
         return harmless_anonymous(link_of(fd, text));
     }
+}
+
+bool harmless_name(int fd) noexcept {
+    char text[256];
+    const std::string_view link = link_of(fd, text);
+    if (link.empty())
+        return errno == ENOENT; // closed meanwhile
+    if (link.starts_with("socket:"))
+        return harmless_socket(fd);
+    if (link.starts_with("/dev/") && !below_dev_but_a_file(link))
+        return harmless_device(link);
+    if (link.starts_with("pipe:"))
+        return true;
+    return harmless_file(link) && !direct(fd);
 }
 
 bool harmless_mapping(std::string_view name) noexcept {
@@ -153,21 +196,17 @@ bool harmless_mapping(std::string_view name) noexcept {
     if (name.starts_with("anon_inode:"))
         return harmless_anonymous(name.substr(0, name.find(" (deleted)")));
     if (name.starts_with("/dev/"))
-        return name.starts_with("/dev/shm/") || name.starts_with("/dev/zero") ||
-               name.starts_with("/dev/hugepages/") || name.starts_with("/dev/mqueue/");
+        return below_dev_but_a_file(name) || name.starts_with("/dev/zero");
     // A context of asynchronous I/O, a buffer of a graphics card; "socket:" is a ring.
     return name.front() == '/' && !name.starts_with("/[aio]") && !name.starts_with("/dmabuf");
 }
 
 bool outsiders_may_write() noexcept {
-    if (!all_descriptors(harmless_descriptor))
-        return true;
-    SmapsReader maps("/proc/self/maps");
-    std::string_view name;
-    for (Vma vma; maps.next_header(vma, &name);)
-        if (!harmless_mapping(name))
-            return true;
-    return maps.error() != 0;
+    return !all_descriptors(harmless_descriptor) || !all_mappings_harmless();
+}
+
+bool outsiders_came() noexcept {
+    return !all_descriptors(harmless_name) || !all_mappings_harmless();
 }
 
 } // namespace upm::hook

@@ -19,8 +19,14 @@ namespace upm::hook {
 // found out. What is opened later counts from the next call on.
 bool outsiders_may_write() noexcept;
 
+// The same for the time in which memory is frozen: asks no file system, which might answer when
+// it likes. So it knows files by their names only, and says yes for a device without a known one.
+bool outsiders_came() noexcept;
+
 // For tests. Returns true if a descriptor is of a harmless kind.
 bool harmless_descriptor(int fd) noexcept;
+// The same as far as its name tells and its flags.
+bool harmless_name(int fd) noexcept;
 // The same of a mapping, by its name in /proc/PID/maps.
 bool harmless_mapping(std::string_view name) noexcept;
 // The same of a file without a type (fstat) by what its link in /proc/PID/fd says.

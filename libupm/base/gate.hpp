@@ -40,6 +40,10 @@ class Gate {
     virtual bool breathe() noexcept = 0;
     // True if the call may not come in any more, so that it need not wait on either.
     [[nodiscard]] virtual bool over() const noexcept = 0;
+    // Asked while memory is frozen, last before it is replaced. False: somebody has the pages
+    // who writes to them without the page tables, and would go on with the old ones. Pre: waits
+    // for nobody.
+    [[nodiscard]] virtual bool sole_writer() noexcept { return true; }
 
   protected:
     ~Gate() = default;

@@ -73,9 +73,14 @@ bool Frozen::holds(std::uint32_t index) const noexcept {
            (!target_.tools_.freezer.exact() || (entry & kPageWriteProtected) != 0);
 }
 
-bool Frozen::intact(std::uint32_t first, std::uint32_t count) const noexcept {
+// Whoever pins a page from now on waits for the end of the freeze, or gets another page.
+bool Frozen::intact(std::uint32_t first, std::uint32_t count) noexcept {
     const Target::Tools &tools = target_.tools_;
-    return tools.maps.all_private(address(first), address(first + count),
+    if (writers_ == Writers::kNotAsked)
+        writers_ =
+            tools.gate == nullptr || tools.gate->sole_writer() ? Writers::kNone : Writers::kOthers;
+    return writers_ == Writers::kNone &&
+           tools.maps.all_private(address(first), address(first + count),
                                   tools.freezer.protection());
 }
 

@@ -91,9 +91,10 @@ class Frozen {
     // was frozen can, before Linux 6.4.
     [[nodiscard]] bool holds(std::uint32_t index) const noexcept;
     // Returns true if nobody has changed the protection of these pages since the target
-    // was looked at. Else they must be left alone: what is mapped in their place would have
-    // the old one. Asked last before anything is mapped there.
-    [[nodiscard]] bool intact(std::uint32_t first, std::uint32_t count) const noexcept;
+    // was looked at, nor may write to them all the same. Else they must be left alone: what is
+    // mapped in their place would have the old protection, or miss what is written. Asked last
+    // before anything is mapped there.
+    [[nodiscard]] bool intact(std::uint32_t first, std::uint32_t count) noexcept;
     // Something else is mapped there now: its writers go on.
     void replaced(std::uint32_t first, std::uint32_t count) noexcept;
 
@@ -107,6 +108,8 @@ class Frozen {
     const std::uint32_t pages_;
     int error_;
     const NoSignals guard_; // after others were let in
+    enum class Writers : std::uint8_t { kNotAsked, kNone, kOthers };
+    Writers writers_ = Writers::kNotAsked; // that no freeze stops
     std::bitset<kBatch> replaced_;
     std::uint64_t entries_[kBatch]; // of the page map, if the freezer is not complete
 };

@@ -249,10 +249,12 @@ TEST(HookOutsiders, KnowsHarmlessDescriptors) {
     for (const int fd : fds) {
         ASSERT_GE(fd, 0);
         EXPECT_TRUE(hook::harmless_descriptor(fd)) << fd - fds[0];
+        EXPECT_TRUE(hook::harmless_name(fd)) << fd - fds[0];
         ::close(fd);
     }
     EXPECT_TRUE(hook::harmless_descriptor(fds[0])) << "closed meanwhile";
     EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
 }
 
 TEST(HookOutsiders, DirectInputAndOutputIsNot) {
@@ -260,9 +262,12 @@ TEST(HookOutsiders, DirectInputAndOutputIsNot) {
     if (fd < 0)
         GTEST_SKIP() << "no direct I/O in /var/tmp";
     EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_FALSE(hook::harmless_name(fd));
     EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_TRUE(hook::outsiders_came());
     ::close(fd);
     EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
 }
 
 // The network card writes to memory of the process.
@@ -271,9 +276,12 @@ TEST(HookOutsiders, NorIsASocketOfTheCards) {
     if (fd < 0)
         GTEST_SKIP() << "no AF_XDP, or not for this user";
     EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_FALSE(hook::harmless_name(fd));
     EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_TRUE(hook::outsiders_came());
     ::close(fd);
     EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
 }
 
 TEST(HookOutsiders, NorIsAsynchronousInputAndOutput) {
@@ -281,8 +289,10 @@ TEST(HookOutsiders, NorIsAsynchronousInputAndOutput) {
     if (::syscall(SYS_io_setup, 8, &context) != 0)
         GTEST_SKIP() << "no asynchronous I/O";
     EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_TRUE(hook::outsiders_came());
     EXPECT_EQ(::syscall(SYS_io_destroy, context), 0);
     EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
 }
 
 TEST(HookOutsiders, NorIsARing) {
@@ -291,13 +301,16 @@ TEST(HookOutsiders, NorIsARing) {
     if (fd < 0)
         GTEST_SKIP() << "no io_uring";
     EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_FALSE(hook::harmless_name(fd));
     // Its mapping counts when the descriptor is gone.
     void *const ring = ::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     ::close(fd);
     ASSERT_NE(ring, MAP_FAILED);
     EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_TRUE(hook::outsiders_came());
     ::munmap(ring, kPage);
     EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
 }
 
 TEST(HookOutsiders, WhatIsUnknownIsHarmful) {

@@ -48,6 +48,23 @@ class ClosingGate final : public Gate {
     std::atomic<bool> closed_{false};
 };
 
+// Something else writes to the memory, without its page tables, once it was frozen so often.
+class OpenGate final : public Gate {
+  public:
+    explicit OpenGate(unsigned alone) : alone_(alone) {}
+    bool enter() noexcept override { return true; }
+    bool leave() noexcept override { return true; }
+    bool breathe() noexcept override { return true; }
+    [[nodiscard]] bool over() const noexcept override { return false; }
+    [[nodiscard]] bool sole_writer() noexcept override { return asked_++ < alone_; }
+
+    [[nodiscard]] unsigned asked() const { return asked_; }
+
+  private:
+    unsigned alone_;
+    unsigned asked_ = 0;
+};
+
 class StoreGate : public StoreTest {
   protected:
     int advise_by(const Pages &pages, Gate &gate) {
@@ -88,6 +105,28 @@ TEST_F(StoreGate, WhatItMayNotEnterItDoesNotTouch) {
     fill_pattern(pages, 2);
     ASSERT_EQ(advise(pages), 0);
     EXPECT_EQ(counts.merged + counts.inserted, kPages);
+}
+
+// A ring that pinned pages between the look at descriptors and the freeze writes to the old
+// ones. It is asked for once in each freeze, for known content and for new one.
+TEST_F(StoreGate, WhatOthersWriteToStays) {
+    insert_elsewhere(kPages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    for (const unsigned seed : {1U, 2U}) {
+        const Pages pages(kPages);
+        fill_pattern(pages, seed);
+        OpenGate gate(0);
+        EXPECT_EQ(advise_by(pages, gate), 0);
+        EXPECT_EQ(counts.merged + counts.inserted + counts.zero, 0U) << seed;
+        EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], kPages) << seed;
+        EXPECT_GE(gate.asked(), 4U) << seed;
+        EXPECT_TRUE(has_pattern(pages, seed));
+        OpenGate later(1);
+        EXPECT_EQ(advise_by(pages, later), 0);
+        EXPECT_GT(counts.merged + counts.inserted, 0U) << seed;
+        EXPECT_LT(counts.merged + counts.inserted, kPages) << seed;
+        EXPECT_TRUE(has_pattern(pages, seed));
+    }
 }
 
 // The same for content that is known.
