@@ -444,6 +444,9 @@ void Broker::count_refusal(const Client &client, int error, std::uint64_t pages)
     }
     if (error == -EAGAIN)
         return refuse(client.owner.uid, "too many of its requests wait");
+    if (error == -EMFILE)
+        return refuse(client.owner.uid, "its files did not come through: upmd may start no more "
+                                        "threads or open no more files (ulimit -u, -n)");
     if (error != -EDQUOT)
         return refuse(client.owner.uid, "it sends files that cannot be shared");
     const char *const why = ledger_.full(client.owner, pages);

@@ -118,6 +118,20 @@ TEST_F(UpmdRefusals, NameTheLimitThatStandsAgainstThem) {
                                    "3 all users together have what --max allows"));
 }
 
+TEST_F(UpmdRefusals, TellWhoseFaultAFileIs) {
+    begin_with(roomy());
+    store::PublishRequest request{};
+    request.count = 1;
+    for (const int error : {EMFILE, EINVAL}) {
+        upmd::Brought nothing;
+        nothing.error = error;
+        EXPECT_EQ(say(join_as(1, 1), store::Op::kPublish, request, {1}, std::move(nothing)),
+                  -error);
+    }
+    EXPECT_THAT(told_, ElementsAre(HasSubstr("its files did not come through"),
+                                   "1 it sends files that cannot be shared"));
+}
+
 TEST_F(UpmdRefusals, AreCounted) {
     begin_with(roomy());
     broker().refuse_connection(1, "a reason");
