@@ -340,7 +340,7 @@ bool serves(int fd, off_t offset, const iovec *vector, int count, std::uint64_t 
         short_lived.end();
         (void)drop_cache();
     }
-    if (!short_lived.is_stream())
+    if (!short_lived.is_part(len))
         return any_block(vector, count);
     note_all_passing(vector, count, len);
     return false;

@@ -16,13 +16,13 @@ bool ShortLived::loads(Life &life, std::size_t bytes) noexcept {
     if (slot(turn).exchange(turn) == 0)
         return false;
     // The one before the last is there still.
-    passing_ = 0;
-    passed_ = 0;
-    if (!is_stream() || ++stayed_ < needed_.load())
+    if (is_stream() && ++stayed_ < needed_.load())
         return false;
-    needed_ = std::min(needed_.load() * 2, kMostStaying);
-    stream_ = false;
-    return true;
+    const bool ends = is_stream();
+    if (ends)
+        needed_ = std::min(needed_.load() * 2, kMostStaying);
+    end();
+    return ends;
 }
 
 void ShortLived::shares() noexcept {
@@ -39,7 +39,10 @@ void ShortLived::frees(Life &life) noexcept {
     const std::size_t bytes = life.bytes_.load();
     const bool recent = slot(turn).compare_exchange_strong(turn, 0);
     life.begin();
-    if (freed_.exchange(true) || !recent || never_ || is_stream())
+    if (freed_.exchange(true) || !recent || never_)
+        return;
+    largest_ = std::max(largest_.load(), bytes);
+    if (is_stream())
         return;
     passed_ += bytes;
     if (++passing_ < kPassing || passed_.load() < kPassingBytes)
@@ -62,6 +65,7 @@ bool ShortLived::asks(std::size_t bytes) noexcept {
 void ShortLived::end() noexcept {
     passing_ = 0;
     passed_ = 0;
+    largest_ = 0;
     stream_ = false;
 }
 

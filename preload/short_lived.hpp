@@ -11,6 +11,9 @@
 // after 64 MiB, 128 MiB more, at last after each 4 GiB. Each time that it was no end, twice as
 // many blocks must stay, up to 64.
 //
+// A read four times as large as what passes is no part of it: the model whose file was read before,
+// piece by piece, for a checksum.
+//
 // Lock-free, since free() may be called by a signal's handler: calls at the same time may
 // miscount, which costs a plain read or a load.
 #ifndef UPM_PRELOAD_SHORT_LIVED_HPP
@@ -28,6 +31,7 @@ class ShortLived {
     static constexpr std::uint32_t kPassing = 2;
     static constexpr std::size_t kPassingBytes = (16UL << 20U) * 15 / 16; // of whole pages, roughly
     static constexpr std::uint32_t kMostStaying = 64;
+    static constexpr std::size_t kOutlier = 4;
     static constexpr std::uint64_t kFirstPause = 64UL << 20U; // bytes
     static constexpr std::uint64_t kMostPause = 4UL << 30U;
 
@@ -56,6 +60,10 @@ class ShortLived {
     [[nodiscard]] bool is_stream() const noexcept {
         return stream_.load(std::memory_order_relaxed);
     }
+    // The same for a read of so many bytes.
+    [[nodiscard]] bool is_part(std::size_t bytes) const noexcept {
+        return is_stream() && bytes / kOutlier < largest_.load(std::memory_order_relaxed);
+    }
     // So much more of a stream is read. Returns true if others are to be asked about it.
     [[nodiscard]] bool asks(std::size_t bytes) noexcept;
     // The answer: they have it, or want it.
@@ -74,6 +82,7 @@ class ShortLived {
     std::atomic<bool> freed_{false};        // one of them was, since the last load
     std::atomic<std::uint32_t> passing_{0}; // one after the other
     std::atomic<std::size_t> passed_{0};    // bytes of these
+    std::atomic<std::size_t> largest_{0};   // of one of them, or of what passes in the stream
     std::atomic<std::uint32_t> stayed_{0};  // while it streams
     std::atomic<std::uint32_t> needed_{1};  // of those, for its end
     std::atomic<std::uint64_t> pause_{kFirstPause};

@@ -51,6 +51,24 @@ TEST(HookShortLived, TwoLargeBlocksThatPassMakeAStream) {
     EXPECT_EQ(Loader().stream(kMib), 15);
 }
 
+TEST(HookShortLived, WhatIsMuchLargerIsNoPartOfAStream) {
+    Loader program;
+    EXPECT_FALSE(program.loads.is_part(kMib));
+    program.stream(kMib);
+    EXPECT_TRUE(program.loads.is_part(1));
+    EXPECT_TRUE(program.loads.is_part(3 * kMib));
+    EXPECT_FALSE(program.loads.is_part(4 * kMib));
+    // Unless it passes as well.
+    program.load(100 * kMib);
+    program.free();
+    EXPECT_TRUE(program.loads.is_stream());
+    EXPECT_TRUE(program.loads.is_part(300 * kMib));
+    // The next stream is another one.
+    program.loads.end();
+    program.stream(kMib);
+    EXPECT_FALSE(program.loads.is_part(4 * kMib));
+}
+
 TEST(HookShortLived, TheNextOneMayBeLoadedBeforeTheLastOneIsFreed) {
     Loader program;
     program.load();

@@ -129,6 +129,18 @@ class Streams(BrokerCase):
 
         wait_until(shares, "no model shares")
 
+    def test_a_large_block_after_a_stream(self) -> None:
+        """It shares from the first one on: its file was read for a checksum before."""
+
+        def shares() -> bool:  # unless the broker was late
+            program = self.program()
+            self.read(program, "fresh", PART, 16)
+            said = self.read(program, "kept", 8 * PART, 1)
+            program.end()
+            return said.made + said.shared >= 6 * PART
+
+        wait_until(shares, "no large block shares")
+
     def test_others_who_have_it_are_found(self) -> None:
         """A stream of what another one has comes to share, sooner or later."""
         program = self.program()
