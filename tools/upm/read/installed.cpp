@@ -33,14 +33,16 @@ std::string own_prefix() {
 } // namespace
 
 std::string find_hook(int mode) {
-    const std::string name(kHookName);
     const std::string prefix = own_prefix();
     for (const char *folder : {"/lib/", "/" UPM_LIBDIR "/"})
-        if (std::string path = prefix + folder + name; ::access(path.c_str(), mode) == 0)
+        if (std::string path = fmt::format("{}{}{}", prefix, folder, kHookName);
+            ::access(path.c_str(), mode) == 0)
             return path;
-    if (std::string path = own_folder() + "/" + name; ::access(path.c_str(), mode) == 0)
+    if (std::string path = fmt::format("{}/{}", own_folder(), kHookName);
+        ::access(path.c_str(), mode) == 0)
         return path; // in a wheel
-    throw std::runtime_error(fmt::format("cannot find {} below {}/lib", name, printable(prefix)));
+    throw std::runtime_error(
+        fmt::format("cannot find {} below {}/lib", kHookName, printable(prefix)));
 }
 
 std::string find_launcher() {
