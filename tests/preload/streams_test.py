@@ -62,11 +62,14 @@ class Streams(BrokerCase):
         return Said(*map(int, program.line().split()))
 
     def keep_all(self, program: Program) -> None:
-        """Has it read and keep the file until nearly all of it was made."""
+        """Has it read and keep the file until all of it was made: a stream asks about any part."""
+        before = 0
 
         def made() -> bool:
+            nonlocal before
             said = self.read(program, "kept", PART, 32)
-            return said.made + said.shared >= FILE - 4 * PART
+            before, now = said.shared + said.made, said.shared + said.made - before
+            return now >= FILE
 
         wait_until(made, "the broker is always late")
 
