@@ -266,33 +266,38 @@ std::int64_t load_parts(int fd, off_t offset, const iovec *vector, int count,
     return static_cast<std::int64_t>(done);
 }
 
+// Calls visit(block, part, done) for each part of the first `most` bytes of a vector that lies in
+// a block which no read has filled there; `done`: bytes before it.
+template <class Visit>
+void for_each_part(const iovec *vector, int count, std::size_t most, Visit visit) noexcept {
+    std::size_t done = 0;
+    for (int i = 0; i < count && done < most; ++i) {
+        const iovec part{.iov_base = vector[i].iov_base,
+                         .iov_len = std::min(vector[i].iov_len, most - done)};
+        if (Block *const block = block_of(part))
+            visit(*block, part, done);
+        done += part.iov_len;
+    }
+}
+
 // The real function is about to read it: nothing is shared yet. Where that reads less, or
 // something else by then, no page is found equal later.
 void note_all_late(int fd, off_t offset, const iovec *vector, int count,
                    std::size_t most) noexcept {
     const Guard guard;
     const NoSignals signals;
-    std::size_t done = 0;
-    for (int i = 0; i < count && done < most; ++i) {
-        const std::size_t len = std::min(vector[i].iov_len, most - done);
-        if (Block *const block = block_of({.iov_base = vector[i].iov_base, .iov_len = len}))
-            note_late(*block, fd, offset + static_cast<off_t>(done), vector[i].iov_base, len,
-                      false);
-        done += len;
-    }
+    for_each_part(vector, count, most, [&](Block &block, const iovec &part, std::size_t done) {
+        note_late(block, fd, offset + static_cast<off_t>(done), part.iov_base, part.iov_len, false);
+    });
 }
 
 // The real function is about to read it, since it is a part of a stream. Where that reads less, a
 // later read there is plain, too.
 void note_all_passing(const iovec *vector, int count, std::size_t most) noexcept {
     const Guard guard;
-    std::size_t done = 0;
-    for (int i = 0; i < count && done < most; ++i) {
-        const std::size_t len = std::min(vector[i].iov_len, most - done);
-        if (Block *const block = block_of({.iov_base = vector[i].iov_base, .iov_len = len}))
-            note_loaded(*block, vector[i].iov_base, len, 0, true);
-        done += len;
-    }
+    for_each_part(vector, count, most, [](Block &block, const iovec &part, std::size_t /*done*/) {
+        note_loaded(block, part.iov_base, part.iov_len, 0, true);
+    });
 }
 
 // The first part of a vector that a block holds; nullptr: there is none.

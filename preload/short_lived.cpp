@@ -16,13 +16,13 @@ bool ShortLived::loads(Life &life, std::size_t bytes) noexcept {
     if (slot(turn).exchange(turn) == 0)
         return false;
     // The one before the last is there still.
-    if (is_stream() && ++stayed_ < needed_.load())
+    const bool stream = is_stream();
+    if (stream && ++stayed_ < needed_.load())
         return false;
-    const bool ends = is_stream();
-    if (ends)
+    if (stream)
         needed_ = std::min(needed_.load() * 2, kMostStaying);
     end();
-    return ends;
+    return stream;
 }
 
 void ShortLived::shares() noexcept {

@@ -70,12 +70,7 @@ Load::~Load() {
 
 // Returns true if something can be shared.
 bool Load::begin() noexcept {
-    if (luck_.skips_all(call_.len)) {
-        if (call_.late != nullptr)
-            call_.late->skipped();
-        return false;
-    }
-    if (!far_from_limits()) {
+    if (luck_.skips_all(call_.len) || !far_from_limits()) {
         if (call_.late != nullptr)
             call_.late->skipped();
         return false;

@@ -7,6 +7,7 @@
 //   upm-hook-load WHAT merged    does it before and after the hook has looked at its memory
 #include "tests/preload/check.hpp"
 #include "tests/preload/random.hpp"
+#include "tests/preload/rests.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -18,8 +19,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <malloc.h>
 #include <string>
@@ -319,18 +318,6 @@ upm_hook_stats report() {
     if (ask != nullptr)
         (void)ask(&stats);
     return stats;
-}
-
-// Returns true if the hook's thread says that it has nothing to do, as it does without a
-// backend, too.
-bool hook_rests() {
-    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
-        std::ifstream file(task.path() / "comm");
-        std::string name;
-        if (std::getline(file, name) && name == "upm-hook idle")
-            return true;
-    }
-    return false;
 }
 
 // The hook looks at memory when the program is idle, which on a busy machine may be long

@@ -2,6 +2,7 @@
 //
 // What few programs do to memory that was loaded while it was read.
 #include "tests/preload/odd.hpp"
+#include "tests/preload/rests.hpp"
 
 #include <array>
 #include <atomic>
@@ -12,7 +13,6 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -221,21 +221,22 @@ int cut() {
 
 namespace {
 
-// As limits count them, in bytes.
+// As limits count them, in bytes: a field of /proc/PID/statm.
+std::size_t bytes_of_field(int field) {
+    std::ifstream file("/proc/self/statm");
+    std::size_t pages = 0;
+    for (int i = 0; i <= field; ++i)
+        file >> pages;
+    UPM_CHECK(file.good());
+    return pages * kPage;
+}
+
 std::size_t address_space() {
-    long pages = 0;
-    FILE *const file = std::fopen("/proc/self/statm", "re");
-    UPM_CHECK(file != nullptr && std::fscanf(file, "%ld", &pages) == 1);
-    (void)std::fclose(file);
-    return static_cast<std::size_t>(pages) * kPage;
+    return bytes_of_field(0);
 }
 
 std::size_t data() {
-    long pages = 0;
-    FILE *const file = std::fopen("/proc/self/statm", "re");
-    UPM_CHECK(file != nullptr && std::fscanf(file, "%*d %*d %*d %*d %*d %ld", &pages) == 1);
-    (void)std::fclose(file);
-    return static_cast<std::size_t>(pages) * kPage;
+    return bytes_of_field(5);
 }
 
 } // namespace
@@ -317,16 +318,6 @@ int large_places() {
     return count;
 }
 
-bool hook_is_idle() {
-    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
-        std::ifstream file(task.path() / "comm");
-        std::string name;
-        if (std::getline(file, name) && name == "upm-hook idle")
-            return true;
-    }
-    return false;
-}
-
 } // namespace
 
 // In a program with threads, the hook's reads more of procfs. It takes no arena of glibc's for
@@ -341,7 +332,7 @@ int arenas() {
         UPM_CHECK(::pthread_create(&thread, nullptr, wait, nullptr) == 0);
     const int before = large_places();
     std::free(load());
-    for (int i = 0; i < 100 && !hook_is_idle(); ++i)
+    for (int i = 0; i < 100 && !hook_rests(); ++i)
         sleep_ms(100);
     UPM_CHECK(large_places() == before);
     return 0;

@@ -115,6 +115,12 @@ class BrokerLoop : public testing::Test {
         const iovec part{.iov_base = const_cast<char *>(text.data()), .iov_len = text.size()};
         return packet::send(socket, {&part, 1}, fds) == 0;
     }
+    // The loop serves nobody from then on, until it is to go on.
+    void hold_by(int socket) const {
+        ASSERT_TRUE(send(socket, "h"));
+        while (!service_->held())
+            (void)::usleep(1'000);
+    }
     // "gone" if the broker has hung up.
     static std::string receive(int socket) {
         char text[64] = {};
@@ -216,9 +222,7 @@ TEST_F(BrokerLoop, NewClientsTakeTurns) {
     const auto mine = connect();
     const auto holder = connect();
     ASSERT_EQ(ask(mine.get(), "a"), "0");
-    ASSERT_TRUE(send(holder.get(), "h"));
-    while (!service_->held())
-        (void)::usleep(1'000);
+    hold_by(holder.get());
     std::vector<tool::Descriptor> crowd;
     for (int i = 0; i < 60; ++i) {
         crowd.push_back(connect());
@@ -250,9 +254,7 @@ TEST_F(BrokerLoop, UsersTakeTurns) {
     const auto mine = connect();
     const auto holder = connect();
     ASSERT_EQ(ask(mine.get(), "a"), "0");
-    ASSERT_TRUE(send(holder.get(), "h"));
-    while (!service_->held())
-        (void)::usleep(1'000);
+    hold_by(holder.get());
     other.call(+[] {
         for (const tool::Descriptor &client : flood)
             EXPECT_TRUE(send(client.get(), "s"));
