@@ -3,6 +3,8 @@
 
 #include "libupm/base/descriptor_table.hpp"
 #include "libupm/mm/vma_reader.hpp"
+#include "preload/copying.hpp"
+#include "preload/lines.hpp"
 #include "preload/numbers.hpp"
 
 #include <algorithm>
@@ -70,30 +72,66 @@ struct Name {
     char text[32];
 };
 
-// "pos:\t0\nflags:\t0100000\n..."
-bool direct(int fd) noexcept {
-    constexpr std::string_view kField = "\nflags:\t";
-    char buffer[256];
-    const int info = ::open(Name(fd, "fdinfo").text, O_RDONLY | O_CLOEXEC);
-    const ssize_t got = info >= 0 ? ::read(info, buffer, sizeof(buffer)) : 0;
-    if (info >= 0)
-        ::close(info);
-    const std::string_view text(buffer, got > 0 ? static_cast<std::size_t>(got) : 0);
-    const std::size_t at = text.find(kField);
-    unsigned long flags = 0;
-    if (at == std::string_view::npos ||
-        std::from_chars(text.data() + at + kField.size(), text.data() + text.size(), flags, 8).ec !=
-            std::errc())
-        return true;
-    return (flags & O_DIRECT) != 0 && (flags & O_PATH) == 0;
+// Says if a line begins with this field, and reads the number behind that.
+bool read_field(std::string_view line, std::string_view field, unsigned long &value,
+                int base) noexcept {
+    if (!line.starts_with(field))
+        return false;
+    line.remove_prefix(std::min(line.find_first_not_of(" \t", field.size()), line.size()));
+    return std::from_chars(line.data(), line.data() + line.size(), value, base).ec == std::errc();
 }
 
-// AF_XDP: the network card writes to memory of the process.
+// What /proc/PID/fdinfo says of an open file: "pos:\t0\nflags:\t0100000\nmnt_id:\t29\n...".
+struct OpenFile {
+    explicit OpenFile(int fd) noexcept {
+        Lines lines(Name(fd, "fdinfo").text);
+        for (std::string_view line; !known && lines.next(line);) {
+            unsigned long number = 0;
+            (void)read_field(line, "flags:", flags, 8);
+            known = read_field(line, "mnt_id:", number, 10);
+            mount = static_cast<int>(number);
+        }
+    }
+    // By which nothing can be read into memory: a name, or a folder.
+    [[nodiscard]] bool unreadable() const noexcept {
+        return (flags & O_PATH) != 0 || (flags & O_TMPFILE) == O_DIRECTORY;
+    }
+    [[nodiscard]] bool direct() const noexcept {
+        return !known || ((flags & O_DIRECT) != 0 && !unreadable());
+    }
+
+    unsigned long flags = 0;
+    int mount = -1;
+    bool known = false;
+};
+
+// Found by the last look that may ask, for those that may not. One thread looks at a time.
+constinit CopyingMounts copying;
+
+// A file that is read by copying.
+bool copied(int fd) noexcept {
+    const OpenFile file(fd);
+    return !file.direct() && (file.unreadable() || copying.find(file.mount, Name(fd).text));
+}
+
+bool known_to_be_copied(int fd) noexcept {
+    const OpenFile file(fd);
+    return !file.direct() && (file.unreadable() || copying.knows(file.mount));
+}
+
+// Where what is received is copied. Through sockets of AF_XDP and RDS a network card writes to
+// memory of the process, and through those of AF_ALG a device may.
 bool harmless_socket(int fd) noexcept {
+    constexpr std::string_view kProtocols[] = {
+        "UNIX",      "UNIX-STREAM", "TCP",     "TCPv6",    "UDP",    "UDPv6", "UDP-Lite",
+        "UDPLITEv6", "MPTCP",       "MPTCPv6", "SCTP",     "RAW",    "RAWv6", "PING",
+        "PINGv6",    "NETLINK",     "PACKET",  "AF_VSOCK", "SCTPv6", "KEY",   "CAN",
+        "CAN_RAW",   "HCI",         "L2CAP",   "RFCOMM"};
     char protocol[32] = "";
     const ssize_t got = ::syscall(SYS_getxattr, Name(fd).text, "system.sockprotoname", protocol,
                                   sizeof(protocol) - 1);
-    return got > 0 && std::string_view(protocol) != "XDP";
+    return got > 0 && std::find(std::begin(kProtocols), std::end(kProtocols),
+                                std::string_view(protocol)) != std::end(kProtocols);
 }
 
 std::string_view link_of(int fd, char (&text)[256]) noexcept {
@@ -101,9 +139,14 @@ std::string_view link_of(int fd, char (&text)[256]) noexcept {
     return {text, length > 0 ? static_cast<std::size_t>(length) : 0};
 }
 
-bool harmless_file(std::string_view link) noexcept {
-    return link.starts_with("anon_inode:") ? harmless_anonymous(link)
-                                           : !link.starts_with("/dmabuf");
+// Of what is no socket and no device; `is_copied` says so of a file.
+template <class IsCopied>
+bool harmless_link(int fd, std::string_view link, IsCopied is_copied) noexcept {
+    if (link.starts_with("anon_inode:"))
+        return harmless_anonymous(link);
+    if (link.starts_with("pipe:") || link.starts_with("/memfd:"))
+        return true;
+    return !link.starts_with("/dmabuf") && is_copied(fd);
 }
 
 // Calls visit(fd) for each descriptor of the program until it returns false. false: it did, or
@@ -114,9 +157,23 @@ bool all_descriptors(Visit visit) noexcept {
     if (folder < 0)
         return false;
     const int own = descriptor_table() == 0 ? folder : -1;
+    if (own >= 0) // what the backend opens meanwhile is there, too
+        (void)copying.find(OpenFile(own).mount, Name(own).text);
     const bool fine = all_numbers(folder, [&](int fd) { return fd == own || visit(fd); });
     ::close(folder);
     return fine;
+}
+
+// What is pinned for long without a descriptor: buffers of a ring that has none
+// (IORING_SETUP_REGISTERED_FD_ONLY). "VmPin:\t       0 kB".
+bool nothing_pinned() noexcept {
+    Lines lines("/proc/self/status");
+    for (std::string_view line; lines.next(line);) {
+        unsigned long size = 0;
+        if (read_field(line, "VmPin:", size, 10))
+            return size == 0;
+    }
+    return false;
 }
 
 bool all_mappings_harmless() noexcept {
@@ -156,17 +213,18 @@ bool harmless_anonymous(std::string_view link) noexcept {
 bool harmless_descriptor(int fd) noexcept {
     struct stat status {};
     char text[256];
-    if (::stat(Name(fd).text, &status) != 0)
+    // Whoever serves the file is not asked.
+    if (::syscall(SYS_newfstatat, AT_FDCWD, Name(fd).text, &status, AT_STATX_DONT_SYNC) != 0 &&
+        (errno != EINVAL || ::stat(Name(fd).text, &status) != 0))
         return errno == ENOENT; // closed meanwhile
     switch (status.st_mode & S_IFMT) {
-    case S_IFREG: // new kernels call some anonymous files so, too
-        return !direct(fd) && harmless_file(link_of(fd, text));
     case S_IFBLK:
-        return !direct(fd);
+        return !OpenFile(fd).direct();
+    case S_IFREG: // new kernels call some anonymous files so, too
     case S_IFDIR:
     case S_IFLNK:
     case S_IFIFO:
-        return true;
+        return harmless_link(fd, link_of(fd, text), copied);
     case S_IFSOCK:
         return harmless_socket(fd);
     case S_IFCHR:
@@ -185,9 +243,7 @@ bool harmless_name(int fd) noexcept {
         return harmless_socket(fd);
     if (link.starts_with("/dev/") && !below_dev_but_a_file(link))
         return harmless_device(link);
-    if (link.starts_with("pipe:"))
-        return true;
-    return harmless_file(link) && !direct(fd);
+    return harmless_link(fd, link, known_to_be_copied);
 }
 
 bool harmless_mapping(std::string_view name) noexcept {
@@ -202,11 +258,12 @@ bool harmless_mapping(std::string_view name) noexcept {
 }
 
 bool outsiders_may_write() noexcept {
-    return !all_descriptors(harmless_descriptor) || !all_mappings_harmless();
+    copying.forget();
+    return !all_descriptors(harmless_descriptor) || !all_mappings_harmless() || !nothing_pinned();
 }
 
 bool outsiders_came() noexcept {
-    return !all_descriptors(harmless_name) || !all_mappings_harmless();
+    return !all_descriptors(harmless_name) || !all_mappings_harmless() || !nothing_pinned();
 }
 
 } // namespace upm::hook

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
 // Who else may write to this process's memory, without its page tables: a disk's controller
-// for asynchronous or direct I/O, a graphics or network card, a ring of io_uring. They have
-// pinned the pages, and go on writing into the old ones when others are mapped in their
-// place. The kernel module leaves pinned pages out; a backend that maps cannot see them.
+// for asynchronous or direct I/O, a graphics or network card, a ring of io_uring, a file system
+// that hands the pages of the reader on (copying.hpp). They have pinned the pages, and go on
+// writing into the old ones when others are mapped in their place. The kernel module leaves pinned
+// pages out; a backend that maps cannot see them.
 //
 // So it works only while every descriptor and every mapping is of a kind known to be
 // harmless: what is unknown is taken for harmful.

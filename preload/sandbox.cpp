@@ -68,6 +68,7 @@ bool find_filter() noexcept {
                                   {SYS_fallocate, kNone, 0, 0},
                                   {SYS_ftruncate, kNone, 0, 0},
                                   {SYS_fstatfs, kNone, 0, 0},
+                                  {SYS_statfs, 0, 0, 0},
                                   {SYS_pread64, kNone, 0, 0},
                                   {SYS_pwrite64, kNone, 0, 0},
                                   {SYS_getdents64, kNone, 0, 0},

@@ -239,10 +239,12 @@ void Replacer::drop_zeros(Window &window, std::uint32_t first, std::uint32_t cou
 bool Replacer::drop(Frozen &frozen, std::uint32_t first, std::uint32_t count) noexcept {
     const std::size_t size = count * page_size();
     void *const at = pointer(frozen.address(first));
+    if (!frozen.intact(first, count))
+        return false;
     if (!target_.segment())
         return ::madvise(at, size, MADV_DONTNEED) == 0;
     // There it would bring the segment's old bytes back.
-    if (!frozen.intact(first, count) || !budget_.afford(count) ||
+    if (!budget_.afford(count) ||
         ::mmap(at, size, target_.protection(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
             MAP_FAILED)
         return false;

@@ -2,28 +2,35 @@
 //
 // Parts of the hook that can be tried without preloading it.
 #include "preload/address_map.hpp"
+#include "preload/copying.hpp"
 #include "preload/history.hpp"
 #include "preload/outsiders.hpp"
 #include "preload/settings.hpp"
 #include "tests/support/support.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <fcntl.h>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <linux/aio_abi.h>
+#include <linux/io_uring.h>
 #include <memory>
 #include <string>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <vector>
 
@@ -232,6 +239,14 @@ int pipe_end() {
     return ends[0];
 }
 
+int mount_of(int fd) {
+    std::ifstream file("/proc/self/fdinfo/" + std::to_string(fd));
+    int mount = -1;
+    for (std::string line; std::getline(file, line);)
+        (void)std::sscanf(line.c_str(), "mnt_id: %d", &mount); // NOLINT(cert-err34-c)
+    return mount;
+}
+
 TEST(HookOutsiders, KnowsHarmlessDescriptors) {
     const int fds[] = {::open("/dev/null", O_RDWR),
                        ::open("/dev/urandom", O_RDONLY),
@@ -311,6 +326,76 @@ TEST(HookOutsiders, NorIsARing) {
     ::munmap(ring, kPage);
     EXPECT_FALSE(hook::outsiders_may_write());
     EXPECT_FALSE(hook::outsiders_came());
+}
+
+// A ring may have neither a descriptor nor a mapping (Linux 6.5): then its buffers tell.
+TEST(HookOutsiders, NorAreBuffersOfARingThatIsNotSeen) {
+    constexpr unsigned kNoMmap = 1U << 14U;
+    constexpr unsigned kRegisteredFdOnly = 1U << 15U;
+    constexpr unsigned kRegisterBuffers = 0;
+    constexpr unsigned kUnregisterBuffers = 1;
+    constexpr unsigned kByRegisteredRing = 1U << 31U;
+    alignas(kPage) static char memory[3 * kPage];
+    const auto place = reinterpret_cast<std::uint64_t>(memory);
+    io_uring_params parameters{};
+    parameters.flags = kNoMmap | kRegisteredFdOnly;
+    // `user_addr`, the last field of both, has no name in older headers.
+    const std::uint64_t queues[] = {place, place + kPage};
+    std::memcpy(reinterpret_cast<char *>(&parameters.cq_off + 1) - 8, &queues[0], 8);
+    std::memcpy(reinterpret_cast<char *>(&parameters.sq_off + 1) - 8, &queues[1], 8);
+    const auto ring = static_cast<int>(::syscall(SYS_io_uring_setup, 4, &parameters));
+    if (ring < 0)
+        GTEST_SKIP() << "no such ring";
+    const iovec buffer{.iov_base = memory + 2 * kPage, .iov_len = kPage};
+    ASSERT_EQ(
+        ::syscall(SYS_io_uring_register, ring, kRegisterBuffers | kByRegisteredRing, &buffer, 1),
+        0);
+    EXPECT_TRUE(hook::outsiders_may_write());
+    EXPECT_TRUE(hook::outsiders_came());
+    ASSERT_EQ(
+        ::syscall(SYS_io_uring_register, ring, kUnregisterBuffers | kByRegisteredRing, nullptr, 0),
+        0);
+    EXPECT_FALSE(hook::outsiders_may_write());
+    EXPECT_FALSE(hook::outsiders_came());
+}
+
+// Encryption by a device goes to memory of the process.
+TEST(HookOutsiders, NorIsASocketOfDevices) {
+    const int fd = ::socket(AF_ALG, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        GTEST_SKIP() << "no AF_ALG";
+    EXPECT_FALSE(hook::harmless_descriptor(fd));
+    EXPECT_FALSE(hook::harmless_name(fd));
+    ::close(fd);
+}
+
+// The program behind FUSE writes to memory of the reader, who sleeps meanwhile.
+TEST(HookOutsiders, NorIsAFileThatAnotherProgramServes) {
+    for (const char *name : {"ext4", "overlay", "tmpfs", "proc", "nfs4", "btrfs"})
+        EXPECT_TRUE(hook::copies(name)) << name;
+    for (const char *name : {"fuse", "fuseblk", "fuse.sshfs", "virtiofs", "9p", "cifs", "ceph", ""})
+        EXPECT_FALSE(hook::copies(name)) << name;
+    const TempDir dir;
+    const int server = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    const std::string options = "rootmode=100000,user_id=0,group_id=0,fd=" + std::to_string(server);
+    const std::string path = dir.path() + "/file";
+    const int place = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    if (server < 0 || place < 0 ||
+        ::mount("test", path.c_str(), "fuse.test", 0, options.c_str()) != 0)
+        GTEST_SKIP() << "needs root and /dev/fuse";
+    // Nobody answers: it can be named, but not opened. And nobody is to be asked.
+    hook::CopyingMounts mounts;
+    const int named = ::open(path.c_str(), O_PATH | O_CLOEXEC);
+    EXPECT_FALSE(mounts.find(mount_of(named), path.c_str()));
+    EXPECT_FALSE(mounts.knows(mount_of(named)));
+    EXPECT_TRUE(mounts.find(mount_of(place), path.c_str()));
+    EXPECT_TRUE(mounts.knows(mount_of(place)));
+    mounts.forget();
+    EXPECT_FALSE(mounts.knows(mount_of(place)));
+    EXPECT_TRUE(hook::harmless_descriptor(named)) << "nothing can be read by it";
+    EXPECT_EQ(::umount2(path.c_str(), MNT_DETACH), 0);
+    for (const int fd : {named, place, server})
+        ::close(fd);
 }
 
 TEST(HookOutsiders, WhatIsUnknownIsHarmful) {

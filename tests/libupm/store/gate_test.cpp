@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstring>
 #include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
@@ -127,6 +128,21 @@ TEST_F(StoreGate, WhatOthersWriteToStays) {
         EXPECT_LT(counts.merged + counts.inserted, kPages) << seed;
         EXPECT_TRUE(has_pattern(pages, seed));
     }
+}
+
+// What it writes to may be zeros yet.
+TEST_F(StoreGate, WhatOthersWriteToIsNotDropped) {
+    ASSERT_EQ(open(), 0) << text;
+    const Pages pages(kPages);
+    std::memset(pages.data(), 0, pages.size());
+    OpenGate gate(0);
+    EXPECT_EQ(advise_by(pages, gate), 0);
+    EXPECT_EQ(counts.zero, 0U);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], kPages);
+    OpenGate later(1);
+    EXPECT_EQ(advise_by(pages, later), 0);
+    EXPECT_GT(counts.zero, 0U);
+    EXPECT_LT(counts.zero, kPages);
 }
 
 // The same for content that is known.
