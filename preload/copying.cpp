@@ -66,8 +66,8 @@ bool copies(std::string_view file_system) noexcept {
     constexpr std::string_view kNames[] = {
         // What sharable_file.cpp knows by number, and other disks.
         "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "rootfs", "overlay",
-        "erofs", "squashfs", "zfs", "bcachefs", "vfat", "msdos", "exfat", "ntfs3", "iso9660", "udf",
-        "jfs", "reiserfs", "nilfs2", "minix", "hfsplus", "cramfs", "romfs",
+        "erofs", "squashfs", "zfs", "bcachefs", "vfat", "exfat", "ntfs3", "iso9660", "udf", "jfs",
+        "reiserfs", "nilfs2", "minix", "hfsplus", "cramfs", "romfs",
         // Over the network, but by pages that they keep, without O_DIRECT.
         "nfs", "nfs4",
         // Of the kernel itself.
