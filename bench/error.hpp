@@ -4,9 +4,14 @@
 #ifndef UPM_BENCH_ERROR_HPP
 #define UPM_BENCH_ERROR_HPP
 
+#include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+
+#include <sys/types.h>
+#include <sys/wait.h>
 
 namespace upm::bench {
 
@@ -17,6 +22,19 @@ class Error : public std::runtime_error {
     Error(const std::string &what, int error)
         : std::runtime_error(what + ": " + std::strerror(error)) {}
 };
+
+// The child `pid`, which stays to be waited for, answers no more: says how it ended.
+inline Error lost_process(pid_t pid) {
+    const std::string what = "process " + std::to_string(pid) + " of the benchmark ";
+    siginfo_t end{};
+    if (::waitid(P_PID, static_cast<id_t>(pid), &end, WEXITED | WNOWAIT) != 0)
+        return {what + "cannot be waited for", errno};
+    if (end.si_code == CLD_EXITED)
+        return Error(what + "ended with status " + std::to_string(end.si_status));
+    const bool memory = end.si_status == SIGKILL;
+    return Error(what + "was ended by signal " + std::to_string(end.si_status) +
+                 (memory ? " (is there too little memory?)" : ""));
+}
 
 } // namespace upm::bench
 

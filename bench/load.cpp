@@ -116,7 +116,7 @@ class Loader {
             throw Error("cannot start a process", errno);
         char word = 0;
         if (::recv(channel_, &word, 1, 0) != 1)
-            throw Error("a process of the benchmark died");
+            throw lost_process(pid_);
     }
     ~Loader() {
         (void)::kill(pid_, SIGKILL);
@@ -128,12 +128,12 @@ class Loader {
 
     void begin() const {
         if (::send(channel_, "g", 1, MSG_NOSIGNAL) != 1)
-            throw Error("cannot reach a process of the benchmark", errno);
+            throw lost_process(pid_);
     }
     [[nodiscard]] Outcome end() const {
         Outcome outcome;
         if (::recv(channel_, &outcome, sizeof(outcome), 0) != sizeof(outcome))
-            throw Error("a process of the benchmark died");
+            throw lost_process(pid_);
         if (outcome.error != 0)
             throw Error("a load failed", outcome.error);
         return outcome;

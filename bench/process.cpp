@@ -97,7 +97,7 @@ Process::~Process() {
 Reply Process::finish() const {
     Reply reply;
     if (::recv(channel_, &reply, sizeof(reply), 0) != sizeof(reply))
-        throw Error("a process of the benchmark died");
+        throw lost_process(pid_);
     if (reply.error != 0)
         throw Error("a process of the benchmark failed", reply.error);
     return reply;
@@ -105,7 +105,7 @@ Reply Process::finish() const {
 
 void Process::begin(Action action) const {
     if (::send(channel_, &action, sizeof(action), MSG_NOSIGNAL) != sizeof(action))
-        throw Error("cannot reach a process of the benchmark", errno);
+        throw lost_process(pid_);
 }
 
 bool Process::ready() const {
