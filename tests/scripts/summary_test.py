@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """tests/summary must count right, and must never let a failure pass."""
 
+import re
 import subprocess
 import tempfile
 import unittest
@@ -157,6 +158,22 @@ class Summary(unittest.TestCase):
             told, ["boot repeated: Oops: int3: 0000 [#1] (kernel log: build/vm/1.log)"]
         )
         self.assertEqual((done.stdout.splitlines()[-1], done.returncode), ("4 passed, 0 failed", 0))
+
+    def test_a_repeated_run_counts_once(self) -> None:
+        begun = GTEST_OK[: GTEST_OK.index("[       OK ]")]
+        log = begun + "vm: run repeated: Oops: int3 (kernel log: build/vm/1.log)\n" + GTEST_OK
+        done = self.sum_up((log, 0))
+        self.assertIn("    run repeated: Oops: int3 (kernel log", done.stdout)
+        self.assertEqual((done.stdout.splitlines()[-1], done.returncode), ("2 passed, 0 failed", 0))
+
+    def test_why_a_machine_failed_is_told(self) -> None:
+        begun = GTEST_OK[: GTEST_OK.index("[       OK ]")]
+        said = "vm: kernel log: Oops: int3\nvm: the machine ended\nvm: exit 126; log\n"
+        lines = self.sum_up((begun + said, 126)).stdout.splitlines()
+        last = re.findall(r"\[ RUN      \] (\S+)", begun)[-1]
+        self.assertTrue(any(f"tests did, in or after {last}" in line for line in lines), lines)
+        told = [line.partition(": vm: ")[2] for line in lines if ": vm: " in line]
+        self.assertEqual(told, ["kernel log: Oops: int3", "the machine ended"])
 
 
 if __name__ == "__main__":

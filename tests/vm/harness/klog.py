@@ -165,3 +165,32 @@ def dirty_lines(lines: Iterable[str], expected: Sequence[str] = ()) -> list[str]
             continue
         found.append(line)
     return found + [f"expected, but not in the log: {e}" for e in missing]
+
+
+_INT3 = re.compile(r"\bint3: 0000 \[#1\]")
+# The bytes up to the one at which the processor goes on: the trap itself is the last of them.
+_TRAP = re.compile(r"^Code:.* ([0-9a-f]{2}) <[0-9a-f]{2}>")
+
+# Lines of a report up to the bytes.
+_REPORT_HEAD = 8
+
+
+def stale_code(lines: Iterable[str]) -> str:
+    """Where the kernel died of an instruction that is not in memory; "" if it did not.
+
+    A kernel patches itself by an int3, which it later replaces. qemu before 8.1 may go on
+    with the translation that it made meanwhile (its commit deba78709a has the reason). The
+    report then shows the byte at which the processor trapped, which is no int3. A jump
+    into the padding between functions, which is made of int3, shows one.
+    """
+    plain = [_STAMP.sub("", line.rstrip("\r\n")) for line in lines]
+    bad = (i for i, line in enumerate(plain) if _DIRTY_RE.search(line) or _INT3.search(line))
+    start = next(bad, len(plain))
+    report = plain[start : start + _REPORT_HEAD]
+    if not report or not _INT3.search(report[0]):
+        return ""
+    place = next((line for line in report if line.startswith("RIP: 0010:")), "")
+    trap = next((_TRAP.match(line) for line in report if line.startswith("Code: ")), None)
+    if not place or not trap or trap[1] == "cc":
+        return ""
+    return f"{report[0].strip()} at {place.split(':')[-1]}, where {trap[1]} stands"

@@ -33,6 +33,8 @@ _BOOT = (
     "rcupdate.rcu_cpu_stall_timeout=300 nowatchdog workqueue.watchdog_thresh=300 "
     "tsc=reliable no_timer_check random.trust_cpu=on mitigations=off nokaslr "
     "audit=0 cgroup_no_v1=all secretmem.enable=1 "
+    # Else the first trace event has the scheduler patched, over which qemu stumbles (klog.py).
+    "trace_options=norecord-cmd "
     "cryptomgr.notests initcall_blacklist=blake2s_mod_init"  # self-tests: a second of 6.1's boot
 )
 # Makes a kernel panic for want of a first process.
