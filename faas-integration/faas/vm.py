@@ -20,13 +20,16 @@ def run(kernel: str, plan: Plan) -> int:
 
     Raises ImageError, OSError.
     """
+    machine = [str(ROOT / "tests" / "vm" / "run"), "--kernel", kernel]
+    if status := subprocess.call([*machine, "--prepare"]):  # before minutes of work for it
+        return status
     function = plan.function
     Session(plan, print).host().make_image()  # and the weights: here, where it is quick
     memory = BASE + EACH * plan.n
     phases = 2 + len(plan.layouts)
     print(f"booting {kernel} with {memory} MiB; each of {phases} phases takes minutes", flush=True)
-    machine = [str(ROOT / "tests" / "vm" / "run"), "--kernel", kernel, "--mem", str(memory)]
-    machine += ["--timeout", str(3600 + 600 * plan.n), "--out", str(plan.out), "--"]
+    machine += ["--mem", str(memory), "--timeout", str(3600 + 600 * plan.n)]
+    machine += ["--out", str(plan.out), "--"]
     demo = ["/usr/bin/python3", "-B", str(ROOT / "faas-integration" / "demo"), "-n", str(plan.n)]
     demo += ["--function", function.name, "--model", plan.model, "--backend", plan.backend]
     demo += ["--containers", plan.containers, "--images", "copies" if plan.copies else "shared"]
