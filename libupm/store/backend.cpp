@@ -154,9 +154,11 @@ int StoreBackend::run_parts(const Call &call, const void *frame, store::Merge &m
                             upm_counts &counts) noexcept {
     const std::uint64_t end = call.addr + call.len;
     std::uint64_t next = call.addr;
-    Mappings mappings(call);
+    const Mapped<Mappings> mappings(call); // its reader is too large for a small stack
+    if (!mappings)
+        return -ENOMEM;
     Vma vma;
-    while (next < end && mappings.next(vma)) {
+    while (next < end && mappings->next(vma)) {
         if (vma.end <= next)
             continue;
         if (vma.start >= end)
@@ -180,8 +182,8 @@ int StoreBackend::run_parts(const Call &call, const void *frame, store::Merge &m
         if (ret != 0)
             return ret;
     }
-    if (mappings.error() != 0)
-        return mappings.error();
+    if (mappings->error() != 0)
+        return mappings->error();
     count_skipped(end - next, UPM_SKIPPED_UNMAPPED, counts);
     return merge.error();
 }

@@ -50,7 +50,7 @@ int Frozen::freeze_and_look() noexcept {
     int ret = target_.tools_.freezer.freeze(start_, pages_ * page_size());
     if (ret != 0 || target_.tools_.freezer.complete())
         return ret;
-    ret = target_.tools_.pagemap.read(start_, pages_, entries_);
+    ret = target_.tools_.pagemap.read(start_, pages_, target_.tools_.entries);
     if (ret != 0)
         let_go();
     return ret;
@@ -68,7 +68,7 @@ std::uint64_t Frozen::address(std::uint32_t index) const noexcept {
 bool Frozen::holds(std::uint32_t index) const noexcept {
     if (target_.tools_.freezer.complete())
         return true;
-    const std::uint64_t entry = entries_[index];
+    const std::uint64_t entry = target_.tools_.entries[index];
     return (entry & kPagePresent) != 0 &&
            (!target_.tools_.freezer.exact() || (entry & kPageWriteProtected) != 0);
 }

@@ -36,6 +36,7 @@ class Target {
         const PageMap &pagemap;
         const OwnMaps &maps;
         Gate *gate;
+        std::uint64_t *entries; // room for kBatch of the page map: stacks may be small
     };
     Target(const Tools &tools, const Vma &part) noexcept : tools_(tools), part_(part) {}
     Target(const Target &) = delete;
@@ -48,6 +49,8 @@ class Target {
     [[nodiscard]] bool segment() const noexcept { return (part_.flags & kVmaSegment) != 0; }
     [[nodiscard]] const PageMap &pagemap() const noexcept { return tools_.pagemap; }
     [[nodiscard]] Gate *gate() const noexcept { return tools_.gate; }
+    // For whoever works on the target, while nothing of it is frozen.
+    [[nodiscard]] std::uint64_t *entries() const noexcept { return tools_.entries; }
     // What has been mapped here since the first freeze is to be frozen as well.
     void renew() noexcept { registered_ = false; }
     // The memory is not ours to touch any more: nothing is frozen from now on.
@@ -111,7 +114,6 @@ class Frozen {
     enum class Writers : std::uint8_t { kNotAsked, kNone, kOthers };
     Writers writers_ = Writers::kNotAsked; // that no freeze stops
     std::bitset<kBatch> replaced_;
-    std::uint64_t entries_[kBatch]; // of the page map, if the freezer is not complete
 };
 
 } // namespace upm::store

@@ -51,7 +51,11 @@ class Merge {
 
   private:
     Target::Tools target_tools() noexcept {
-        return {.freezer = freezer_, .pagemap = pagemap_, .maps = maps_, .gate = tools_.gate};
+        return {.freezer = freezer_,
+                .pagemap = pagemap_,
+                .maps = maps_,
+                .gate = tools_.gate,
+                .entries = entries_};
     }
     int merge_window(Replacer &replacer, std::uint64_t start, std::uint32_t pages) noexcept;
     int find_and_merge(Replacer &replacer) noexcept;
@@ -71,6 +75,7 @@ class Merge {
     Window window_;
     Lookup lookup_;
     Publisher publisher_;
+    std::uint64_t entries_[kBatch]; // Target::Tools
     int error_ = 0;
 };
 

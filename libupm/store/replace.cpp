@@ -299,8 +299,8 @@ int Replacer::unmerge(upm_counts &counts) noexcept {
 }
 
 int Replacer::unmerge_batch(std::uint64_t start, std::uint32_t pages, upm_counts &counts) noexcept {
-    std::uint64_t entries[kBatch];
-    int ret = target_.pagemap().read(start, pages, entries);
+    const std::uint64_t *const entries = target_.entries();
+    int ret = target_.pagemap().read(start, pages, target_.entries());
     if (ret != 0)
         return ret;
     const auto shared =
