@@ -541,4 +541,10 @@ bool gave_up() noexcept {
     return no_backend;
 }
 
+bool has_one_thread_of_its_own() noexcept {
+    Stat stat;
+    return local().thread_runs.load() && !sandboxed() &&
+           read_stat(AT_FDCWD, "/proc/self/stat", stat) && stat.threads == 2;
+}
+
 } // namespace upm::hook

@@ -47,6 +47,9 @@ void fill_report(upm_hook_stats &report) noexcept;
 // Returns true if there was no backend that takes anything of this program.
 bool gave_up() noexcept;
 
+// Returns true if the process consists of one thread of the program's and the hook's.
+bool has_one_thread_of_its_own() noexcept;
+
 } // namespace upm::hook
 
 #endif // UPM_PRELOAD_ADVISER_HPP

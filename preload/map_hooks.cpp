@@ -9,6 +9,7 @@
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
 #include "preload/enable.hpp"
+#include "preload/outsiders.hpp"
 #include "preload/page.hpp"
 #include "preload/real.hpp"
 #include "preload/sandbox.hpp"
@@ -274,7 +275,9 @@ bool make_private(void *addr, std::size_t len) noexcept {
             reshape(block);
         },
         [] {});
-    if (advised && !sandboxed()) {
+    // What is pinned would be pinned no more: it stays as it is, since what was written to it is
+    // the program's own.
+    if (advised && !sandboxed() && !something_pinned()) {
         upm_counts unused;
         (void)engine().submit({.addr = reinterpret_cast<std::uintptr_t>(addr),
                                .len = round_up(len),

@@ -164,18 +164,6 @@ bool all_descriptors(Visit visit) noexcept {
     return fine;
 }
 
-// What is pinned for long without a descriptor: buffers of a ring that has none
-// (IORING_SETUP_REGISTERED_FD_ONLY). "VmPin:\t       0 kB".
-bool nothing_pinned() noexcept {
-    Lines lines("/proc/self/status");
-    for (std::string_view line; lines.next(line);) {
-        unsigned long size = 0;
-        if (read_field(line, "VmPin:", size, 10))
-            return size == 0;
-    }
-    return false;
-}
-
 bool all_mappings_harmless() noexcept {
     SmapsReader maps("/proc/self/maps");
     std::string_view name;
@@ -257,13 +245,24 @@ bool harmless_mapping(std::string_view name) noexcept {
     return name.front() == '/' && !name.starts_with("/[aio]") && !name.starts_with("/dmabuf");
 }
 
+// "VmPin:\t       0 kB".
+bool something_pinned() noexcept {
+    Lines lines("/proc/self/status");
+    for (std::string_view line; lines.next(line);) {
+        unsigned long size = 0;
+        if (read_field(line, "VmPin:", size, 10))
+            return size != 0;
+    }
+    return true;
+}
+
 bool outsiders_may_write() noexcept {
     copying.forget();
-    return !all_descriptors(harmless_descriptor) || !all_mappings_harmless() || !nothing_pinned();
+    return !all_descriptors(harmless_descriptor) || !all_mappings_harmless() || something_pinned();
 }
 
 bool outsiders_came() noexcept {
-    return !all_descriptors(harmless_name) || !all_mappings_harmless() || !nothing_pinned();
+    return !all_descriptors(harmless_name) || !all_mappings_harmless() || something_pinned();
 }
 
 } // namespace upm::hook

@@ -24,6 +24,11 @@ bool outsiders_may_write() noexcept;
 // it likes. So it knows files by their names only, and says yes for a device without a known one.
 bool outsiders_came() noexcept;
 
+// Returns true if memory of this process is pinned for long, or if that is unknown: buffers of a
+// ring of io_uring, which may have no descriptor (IORING_SETUP_REGISTERED_FD_ONLY), of a network
+// card.
+bool something_pinned() noexcept;
+
 // For tests. Returns true if a descriptor is of a harmless kind.
 bool harmless_descriptor(int fd) noexcept;
 // The same as far as its name tells and its flags.

@@ -16,7 +16,9 @@
 #include <cstdio>
 #include <ctime>
 #include <fcntl.h>
+#include <sched.h>
 #include <string_view>
+#include <sys/fanotify.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -113,6 +115,45 @@ void begin() noexcept {
     errno = error;
 }
 
+// What the calling thread gives up, the hook's would keep: capabilities, what it may gain by
+// executing a file, what Landlock forbids. A thread that starts later has no more than it.
+bool gives_rights_up(long number, long first) noexcept {
+    constexpr long kLandlockRestrictSelf = 446; // not in older headers
+    if (number == SYS_prctl)
+        return first == PR_SET_NO_NEW_PRIVS || first == PR_CAPBSET_DROP ||
+               first == PR_SET_SECUREBITS;
+    return number == SYS_capset || number == kLandlockRestrictSelf;
+}
+
+// Whoever is asked before files are opened must not open any that the program did not: it would
+// ask itself.
+bool decides_about_files(long number, long first) noexcept {
+    constexpr unsigned long kDecides = FAN_CLASS_CONTENT | FAN_CLASS_PRE_CONTENT;
+    return number == SYS_fanotify_init && (static_cast<unsigned long>(first) & kDecides) != 0;
+}
+
+void end_without_sandbox() noexcept {
+    const int error = errno;
+    if (!sandboxed()) {
+        const Guard guard;
+        end_work();
+        local().thread_runs = false;
+    }
+    errno = error;
+}
+
+// One that starts later is no harm.
+void end_thread() noexcept {
+    if (local().thread_runs.load())
+        end_without_sandbox();
+}
+
+// A process with several threads may not enter a new user namespace.
+bool must_be_alone(long number, long first) noexcept {
+    return number == SYS_unshare && (static_cast<unsigned long>(first) & CLONE_NEWUSER) != 0 &&
+           has_one_thread_of_its_own();
+}
+
 } // namespace
 
 void end_work() noexcept {
@@ -165,8 +206,39 @@ extern "C" __attribute__((visibility("hidden"))) void upm_hook_before_syscall(lo
     if ((number == SYS_seccomp && first < kGetAction) ||
         (number == SYS_prctl && first == PR_SET_SECCOMP))
         upm::hook::begin();
+    else if (upm::hook::decides_about_files(number, first))
+        upm::hook::end_without_sandbox();
+    else if (upm::hook::gives_rights_up(number, first) || upm::hook::must_be_alone(number, first))
+        upm::hook::end_thread();
     else if (number == SYS_exit)
         upm::hook::notice_exit();
+}
+
+extern "C" __attribute__((visibility("default"))) int unshare(int flags) noexcept {
+    return static_cast<int>(::syscall(SYS_unshare, static_cast<long>(flags)));
+}
+
+// What kind it is may be known to the kernel alone.
+extern "C" __attribute__((visibility("default"))) int setns(int fd, int kind) noexcept {
+    const auto enter = [&] {
+        return static_cast<int>(
+            ::syscall(SYS_setns, static_cast<long>(fd), static_cast<long>(kind)));
+    };
+    const int result = enter();
+    if (result == 0 || errno != EINVAL || !upm::hook::has_one_thread_of_its_own())
+        return result;
+    upm::hook::end_thread();
+    return enter();
+}
+
+extern "C" __attribute__((visibility("default"))) int capset(void *header, const void *data) {
+    return static_cast<int>(::syscall(SYS_capset, header, data));
+}
+
+extern "C" __attribute__((visibility("default"))) int fanotify_init(unsigned flags,
+                                                                    unsigned file_flags) noexcept {
+    return static_cast<int>(::syscall(SYS_fanotify_init, static_cast<unsigned long>(flags),
+                                      static_cast<unsigned long>(file_flags)));
 }
 
 extern "C" __attribute__((visibility("default"))) int prctl(int option, ...) {

@@ -4,6 +4,9 @@
 // any other one: sshd, file, browsers. The hook's own are on no such list. So it stops
 // working before the program locks itself in, and a program that starts locked in is
 // tried out first.
+//
+// It ends its work as well before the program gives rights up that a thread has for itself, and
+// where that may have no other thread, or is asked before files are opened.
 #ifndef UPM_PRELOAD_SANDBOX_HPP
 #define UPM_PRELOAD_SANDBOX_HPP
 

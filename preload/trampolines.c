@@ -16,6 +16,8 @@
 #include <errno.h>
 #include <sys/syscall.h>
 
+// On all processors; not in older headers.
+#define UPM_LANDLOCK_RESTRICT_SELF 446
 #define UPM_HIDDEN __attribute__((visibility("hidden")))
 #define UPM_TEXT(number) UPM_TEXT_(number)
 #define UPM_TEXT_(number) #number
@@ -49,6 +51,14 @@ __asm__(".text\n"
         "    cmp $" UPM_TEXT(__NR_prctl) ", %rdi\n"
         "    je 2f\n"
         "    cmp $" UPM_TEXT(__NR_exit) ", %rdi\n"
+        "    je 2f\n"
+        "    cmp $" UPM_TEXT(__NR_unshare) ", %rdi\n"
+        "    je 2f\n"
+        "    cmp $" UPM_TEXT(__NR_capset) ", %rdi\n"
+        "    je 2f\n"
+        "    cmp $" UPM_TEXT(__NR_fanotify_init) ", %rdi\n"
+        "    je 2f\n"
+        "    cmp $" UPM_TEXT(UPM_LANDLOCK_RESTRICT_SELF) ", %rdi\n"
         "    je 2f\n"
         "1:  mov %rdi, %rax\n"
         "    mov %rsi, %rdi\n"
@@ -133,6 +143,14 @@ __asm__(".text\n"
         "    cmp x0, #" UPM_TEXT(__NR_prctl) "\n"
         "    b.eq 2f\n"
         "    cmp x0, #" UPM_TEXT(__NR_exit) "\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #" UPM_TEXT(__NR_unshare) "\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #" UPM_TEXT(__NR_capset) "\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #" UPM_TEXT(__NR_fanotify_init) "\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #" UPM_TEXT(UPM_LANDLOCK_RESTRICT_SELF) "\n"
         "    b.eq 2f\n"
         "1:  mov x8, x0\n"
         "    mov x0, x1\n"

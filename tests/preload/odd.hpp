@@ -64,18 +64,22 @@ int cut();
 int stacks();
 int tight();
 int arenas();
+int pinned();
 
 // odd_files.cpp
 int lease();
 int locks();
 int few_descriptors();
 int close_meanwhile();
+int decides();
 
 // odd_process.cpp
 int user(uid_t other);
 int read_long();
 int leave(const char *how);
 int rounds(int count);
+int alone();
+int rights();
 
 // odd_sandbox.cpp
 int lock_all_in();

@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <fstream>
+#include <linux/io_uring.h>
 #include <string>
 #include <string_view>
 #include <sys/mman.h>
@@ -361,6 +362,7 @@ std::size_t stack_of(void *(*run)(void *)) {
 }
 
 char *to_be_read_into = nullptr;
+char *to_be_changed = nullptr;
 
 } // namespace
 
@@ -381,6 +383,54 @@ int stacks() {
     if (bytes_loaded() == before)
         return kNothingTried;
     UPM_CHECK(shared < plain + kMost);
+    to_be_changed = load();
+    UPM_CHECK(stack_of([](void *) -> void * {
+                  UPM_CHECK(::madvise(to_be_changed, kBlock, MADV_DONTFORK) == 0);
+                  return nullptr;
+              }) < plain + kMost);
+    to_be_changed = load();
+    UPM_CHECK(stack_of([](void *) -> void * {
+                  UPM_CHECK(::mremap(to_be_changed, kBlock, 2 * kBlock, MREMAP_MAYMOVE) !=
+                            MAP_FAILED);
+                  return nullptr;
+              }) < plain + kMost);
+    return 0;
+}
+
+// What a ring writes to by the buffers that it has pinned stays there, whatever advice is given.
+int pinned() {
+    constexpr unsigned kEntries = 4;
+    char *const block = load();
+    io_uring_params parameters{};
+    const auto ring = static_cast<int>(::syscall(SYS_io_uring_setup, kEntries, &parameters));
+    if (ring < 0)
+        return kNothingTried;
+    const iovec buffer{.iov_base = block, .iov_len = kPage};
+    if (::syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) != 0)
+        return kNothingTried;
+    constexpr int kProtection = PROT_READ | PROT_WRITE;
+    const auto map = [&](std::uint64_t what, std::size_t size) {
+        void *const memory =
+            ::mmap(nullptr, size, kProtection, MAP_SHARED, ring, static_cast<off_t>(what));
+        UPM_CHECK(memory != MAP_FAILED);
+        return static_cast<char *>(memory);
+    };
+    char *const queue = map(IORING_OFF_SQ_RING, kPage);
+    auto *const entry = reinterpret_cast<io_uring_sqe *>(map(IORING_OFF_SQES, kPage));
+    UPM_CHECK(::madvise(block, kBlock, MADV_DONTFORK) == 0);
+    std::array<int, 2> ends{};
+    UPM_CHECK(::pipe2(ends.data(), O_CLOEXEC) == 0);
+    const std::string text(kPage, 'x');
+    UPM_CHECK(::write(ends[1], text.data(), kPage) == kPage);
+    *entry = {};
+    entry->opcode = IORING_OP_READ_FIXED;
+    entry->fd = ends[0];
+    entry->addr = reinterpret_cast<std::uint64_t>(block);
+    entry->len = kPage;
+    *reinterpret_cast<unsigned *>(queue + parameters.sq_off.array) = 0;
+    std::atomic_ref(*reinterpret_cast<unsigned *>(queue + parameters.sq_off.tail)) = 1;
+    UPM_CHECK(::syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, nullptr, 0) == 1);
+    UPM_CHECK(std::memcmp(block, text.data(), kPage) == 0);
     return 0;
 }
 

@@ -8,7 +8,11 @@
 #include <cstring>
 #include <dirent.h>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <linux/capability.h>
 #include <pthread.h>
+#include <sched.h>
 #include <set>
 #include <string>
 #include <string_view>
@@ -81,6 +85,61 @@ int leave(const char *how) {
     if (std::strchr(how, 'k') != nullptr)
         (void)::syscall(SYS_acct, 0); // forbidden
     ::pthread_exit(nullptr);
+}
+
+// What only a process with one thread may do.
+int alone() {
+    const auto enter_own = [] {
+        const int own = ::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+        return ::setns(own, 0) == 0;
+    };
+    const auto leave_users = [] { return ::unshare(CLONE_NEWUSER) == 0; };
+    const bool may_enter = in_child([&] { return enter_own() ? 0 : 1; }) == 0;
+    const bool may_leave = in_child([&] { return leave_users() ? 0 : 1; }) == 0;
+    if (!may_enter && !may_leave)
+        return kNothingTried;
+    for (const bool entering : {true, false}) {
+        if (entering ? !may_enter : !may_leave)
+            continue;
+        const auto run = [&] {
+            free_later(load());
+            return (entering ? enter_own() : leave_users()) ? 0 : 1;
+        };
+        UPM_CHECK(in_child(run) == 0);
+    }
+    return 0;
+}
+
+namespace {
+
+// Returns true if a field is the same for all threads.
+bool alike_in_all_threads(const char *field) {
+    std::set<std::string> seen;
+    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream status(task.path() / "status");
+        for (std::string line; std::getline(status, line);)
+            if (line.starts_with(field))
+                seen.insert(line);
+    }
+    return seen.size() == 1;
+}
+
+} // namespace
+
+// What a program with one thread gives up, none of its threads has.
+int rights() {
+    UPM_CHECK(in_child([] {
+                  free_later(load());
+                  UPM_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+                  return alike_in_all_threads("NoNewPrivs:") ? 0 : 1;
+              }) == 0);
+    free_later(load());
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3]{};
+    UPM_CHECK(::syscall(SYS_capset, &header, none) == 0);
+    UPM_CHECK(alike_in_all_threads("CapEff:") && alike_in_all_threads("CapPrm:"));
+    free_later(allocate(kBlock));
+    return 0;
 }
 
 namespace {

@@ -116,6 +116,18 @@ class Calls(Case):
     def test_all_closed_while_the_hook_merges(self) -> None:
         self.done(self.odd("close-meanwhile", UPM_SCOPE="blocks"))
 
+    def test_pinned_memory(self) -> None:
+        self.done(self.odd("pinned"))
+
+    def test_decides_who_may_open_files(self) -> None:
+        self.done(self.odd("decides"))
+
+    def test_processes_that_must_have_one_thread(self) -> None:
+        self.done(self.odd("alone"))
+
+    def test_rights_that_are_given_up(self) -> None:
+        self.done(self.odd("rights"))
+
     def test_another_user(self) -> None:
         if os.geteuid() != 0:
             self.skipTest("needs root, to become another user")
