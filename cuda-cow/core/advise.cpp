@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <functional>
 #include <string>
 #include <unistd.h>
 #include <utility>
@@ -14,6 +13,9 @@
 namespace upm::cuda {
 
 namespace {
+
+// Of one batch, at most: what it replaces is freed while the next one is hashed.
+constexpr std::size_t kAdviseBytes = 1UL << 30;
 
 broker::Content content_of(std::size_t bytes, const Tag &tag) {
     return {.bytes = bytes, .tag_low = tag.low, .tag_high = tag.high};
@@ -38,32 +40,55 @@ int BufferImpl::advise(std::size_t offset, std::size_t length, AdviseCounts &cou
     const Indices range = inside(offset, length);
     Indices todo;
     int error = begin_advise(range, todo, counts);
-    for (std::size_t start = 0; start < todo.size() && error == 0; start += broker::kMaxItems) {
-        const std::size_t end = std::min(todo.size(), start + broker::kMaxItems);
-        error = advise_batch(Indices(todo.begin() + static_cast<std::ptrdiff_t>(start),
-                                     todo.begin() + static_cast<std::ptrdiff_t>(end)),
-                             counts);
+    for (std::size_t start = 0; start < todo.size() && error == 0;) {
+        Indices batch;
+        for (std::size_t bytes = 0;
+             start < todo.size() && batch.size() < broker::kMaxItems && bytes < kAdviseBytes;
+             bytes += extents_[todo[start++]].bytes)
+            batch.push_back(todo[start]);
+        error = advise_batch(batch, counts);
     }
+    free_old();
     const std::string reason = error != 0 ? last_error() : "";
     const int thawed = end_advise(range, todo, counts);
     return error != 0 ? fail(error, "%s", reason.c_str()) : thawed;
 }
 
-// Freezes what is to be shared, and takes it in hand.
+// Takes in hand what is to be shared, and waits for whatever writes it, of any stream.
 int BufferImpl::begin_advise(const Indices &range, Indices &todo, AdviseCounts &counts) {
     const std::uint64_t live = runtime_->broker->live_connection();
-    const std::lock_guard<std::mutex> guard(work_);
-    for (const std::size_t index : range) {
-        Extent &extent = extents_[index];
-        // What a lost broker knew is offered to the next one.
-        if (extent.shared() && live != 0 && extent.lease.connection == live)
-            continue;
-        todo.push_back(index);
-        extent.in_hand = true;
+    {
+        const std::lock_guard<std::mutex> guard(work_);
+        for (const std::size_t index : range) {
+            Extent &extent = extents_[index];
+            // What a lost broker knew is offered to the next one.
+            if (extent.shared() && live != 0 && extent.lease.connection == live)
+                continue;
+            todo.push_back(index);
+            extent.in_hand = true;
+        }
     }
     counts.extents = range.size();
     counts.already = range.size() - todo.size();
-    return freeze_all(todo);
+    return todo.empty()
+               ? 0
+               : runtime_->check(runtime_->api.ctx_synchronize(), "waiting for the device");
+}
+
+std::vector<Piece> BufferImpl::pieces_of(const Indices &indices) const {
+    std::vector<Piece> pieces;
+    for (const std::size_t index : indices)
+        pieces.push_back({extents_[index].address, extents_[index].bytes});
+    return pieces;
+}
+
+// The memory that was replaced: the driver takes time to free it, which the GPU may have as
+// well.
+void BufferImpl::free_old(std::size_t most) {
+    for (; most != 0 && !old_.empty(); --most) {
+        (void)runtime_->api.mem_release(old_.back());
+        old_.pop_back();
+    }
 }
 
 int BufferImpl::end_advise(const Indices &range, const Indices &todo, AdviseCounts &counts) {
@@ -75,12 +100,12 @@ int BufferImpl::end_advise(const Indices &range, const Indices &todo, AdviseCoun
             rest.push_back(index);
     }
     const int thawed = thaw_all(rest);
+    fill_spares();
     for (const std::size_t index : range)
         counts.bytes += extents_[index].shared() ? extents_[index].bytes : 0;
     return thawed;
 }
 
-// Whatever still writes, of any stream, ends before the memory is frozen.
 int BufferImpl::freeze_all(const Indices &indices) {
     if (indices.empty())
         return 0;
@@ -105,10 +130,10 @@ int BufferImpl::hash_batch(Indices &batch, std::vector<Tag> &tags, AdviseCounts 
         std::erase_if(batch, [this](const std::size_t index) { return !extents_[index].in_hand; });
     if (batch.empty())
         return 0;
-    std::vector<Piece> pieces;
-    for (const std::size_t index : batch)
-        pieces.push_back({extents_[index].address, extents_[index].bytes});
-    return runtime_->hasher->tag(pieces, make_keys(welcome.seed_low, welcome.seed_high), tags);
+    keys_ = make_keys(welcome.seed_low, welcome.seed_high);
+    // A third of it: to compare takes twice as long as to hash.
+    return runtime_->hasher->tag(pieces_of(batch), keys_, tags,
+                                 [this] { free_old((old_.size() + 2) / 3); });
 }
 
 int BufferImpl::advise_batch(Indices batch, AdviseCounts &counts) {
@@ -146,6 +171,46 @@ int BufferImpl::settle(const Indices &batch, const std::vector<Tag> &tags,
     return wait_for_busy(batch, tags, found, counts);
 }
 
+// Whoever imported memory cannot export it. What is to be offered all the same, to a broker
+// that came after the one that is lost, becomes a copy that can; the others merge with that
+// when they advise, and the memory from before goes with its last user. What there is no
+// memory for stays as it is, shared with those that have it. Error: a final one only. Pre:
+// `work_` is held.
+int BufferImpl::make_exportable(const Indices &batch, const std::vector<broker::Found> &found) {
+    Indices imported;
+    for (std::size_t i = 0; i < batch.size(); ++i)
+        if (found[i].state == broker::State::kReserved && extents_[batch[i]].in_hand &&
+            extents_[batch[i]].imported)
+            imported.push_back(batch[i]);
+    std::uint64_t copied = 0;
+    const int error = copy(imported, State::kFrozen, copied);
+    return is_final(error) ? error : 0;
+}
+
+// New extents become read-only, and are hashed again: nothing kept a launch from writing to
+// them since the first time. What was written is left out. Pre: `work_` is held.
+int BufferImpl::freeze_new(const Indices &batch, const std::vector<broker::Found> &found) {
+    Indices fresh;
+    for (std::size_t i = 0; i < batch.size(); ++i)
+        if (const Extent &extent = extents_[batch[i]]; found[i].state == broker::State::kReserved &&
+                                                       extent.in_hand &&
+                                                       extent.state == State::kPrivate)
+            fresh.push_back(batch[i]);
+    if (fresh.empty())
+        return 0;
+    std::vector<Tag> tags;
+    int error = freeze_all(fresh);
+    if (error == 0)
+        error = runtime_->hasher->tag(pieces_of(fresh), keys_, tags);
+    if (error != 0)
+        return error;
+    Indices written;
+    for (std::size_t i = 0; i < fresh.size(); ++i)
+        if (tags[i] != extents_[fresh[i]].tag)
+            written.push_back(fresh[i]);
+    return thaw_all(written);
+}
+
 // Extents that are new, and their exported memory.
 struct BufferImpl::Publication {
     Indices extents;
@@ -158,12 +223,14 @@ struct BufferImpl::Publication {
 int BufferImpl::export_reserved(const Indices &batch, std::vector<broker::Found> &found,
                                 Publication &made, AdviseCounts &counts) {
     const std::lock_guard<std::mutex> guard(work_);
-    int error = 0;
+    int error = make_exportable(batch, found);
+    if (error == 0)
+        error = freeze_new(batch, found);
     for (std::size_t i = 0; i < batch.size(); ++i) {
         Extent &extent = extents_[batch[i]];
         if (found[i].state != broker::State::kReserved)
             continue;
-        if (!extent.in_hand) {
+        if (!extent.in_hand || extent.imported) {
             made.unused.push_back(found[i].lease);
             found[i].state = broker::State::kRefused;
             ++counts.refused;
@@ -185,8 +252,7 @@ int BufferImpl::export_reserved(const Indices &batch, std::vector<broker::Found>
         }
         made.unused.push_back(found[i].lease);
         found[i].state = broker::State::kRefused;
-        // Memory that was imported may not be exported again; what cannot be exported
-        // stays as it was, and spoils nothing for the rest.
+        // What cannot be exported stays as it was, and spoils nothing for the rest.
         if (is_final(one))
             error = one;
         else
@@ -266,10 +332,8 @@ int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
     {
         const std::lock_guard<std::mutex> guard(work_);
         error = import(batch, found, candidates, counts);
-        if (error == 0)
-            error = compare(candidates, counts);
-        if (error == 0)
-            error = remap(candidates, counts);
+        if (error == 0 && !candidates.extents.empty())
+            error = replace(candidates, counts);
     }
     const std::string reason = error != 0 ? last_error() : "";
     for (std::size_t i = 0; i < candidates.handles.size(); ++i) {
@@ -282,7 +346,7 @@ int BufferImpl::merge(const Indices &batch, std::vector<broker::Found> &found,
     return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
 }
 
-// Closes the descriptors. Pre, for this and the next three: `work_` is held.
+// Closes the descriptors. Pre, for this and the next four: `work_` is held.
 int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
                        Candidates &candidates, AdviseCounts &counts) {
     int error = 0;
@@ -317,12 +381,19 @@ int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
     return error;
 }
 
+// Nothing is launched between the comparison and the replacement.
+int BufferImpl::replace(Candidates &candidates, AdviseCounts &counts) {
+    const Exclusive exclusive(*runtime_);
+    if (exclusive.error() != 0)
+        return exclusive.error();
+    const int error = compare(candidates, counts);
+    return error != 0 ? error : remap(candidates, counts);
+}
+
 // Compares all at once; should that fail, one by one: what another published may be of
 // another size, or gone bad, and costs the others nothing.
 int BufferImpl::compare(Candidates &candidates, AdviseCounts &counts) {
     const std::size_t all = candidates.extents.size();
-    if (all == 0)
-        return 0;
     int error = look_at(candidates, 0, all, candidates.different);
     if (error == 0)
         counts.different += static_cast<std::uint64_t>(
@@ -359,18 +430,13 @@ int BufferImpl::look_at(const Candidates &candidates, std::size_t first, std::si
     Window window(*runtime_);
     int error = window.open(handles, sizes, abi::kAccessRead);
     if (error == 0)
-        error = runtime_->hasher->compare(window.pieces(), own, different);
+        error = runtime_->hasher->compare(window.pieces(), own, different, [this] { free_old(); });
     const int closed = window.close();
     return error != 0 ? error : closed;
 }
 
-// Runs of neighbours that are equal, each at once.
+// Runs of neighbours that are equal, each at once. Pre: an Exclusive section.
 int BufferImpl::remap(Candidates &candidates, AdviseCounts &counts) {
-    if (std::all_of(candidates.different.begin(), candidates.different.end(), std::identity()))
-        return 0;
-    const Exclusive exclusive(*runtime_);
-    if (exclusive.error() != 0)
-        return exclusive.error();
     std::vector<broker::Lease> &unwanted = candidates.unwanted;
     for (std::size_t i = 0; i < candidates.extents.size();) {
         if (candidates.different[i]) {
@@ -387,10 +453,11 @@ int BufferImpl::remap(Candidates &candidates, AdviseCounts &counts) {
             return error;
         for (const std::size_t end = i + count; i < end; ++i) {
             Extent &extent = extents_[candidates.extents[i]];
-            (void)runtime_->api.mem_release(extent.handle);
+            old_.push_back(extent.handle);
             if (extent.lease.connection != 0)
                 unwanted.push_back(extent.lease);
             extent.handle = std::exchange(candidates.handles[i], 0);
+            extent.imported = true;
             extent.state = State::kShared;
             extent.lease = candidates.leases[i];
             ++counts.merged;
@@ -463,7 +530,10 @@ int BufferImpl::attach(const Manifest &manifest) {
     bytes_ = manifest.bytes;
     if (const int error = take_shared(manifest); error != 0)
         return error;
-    return runtime_->set_access({address_, reserved_}, abi::kAccessRead);
+    const int error = runtime_->set_access({address_, reserved_}, abi::kAccessRead);
+    if (error == 0)
+        fill_spares();
+    return error;
 }
 
 // On an error the destructor gives back what was taken.
@@ -490,6 +560,7 @@ int BufferImpl::take_shared(const Manifest &manifest) {
                 continue;
             extent.lease = one.lease;
             extent.tag = manifest.extents[start + i].tag;
+            extent.imported = true;
             if (error == 0 && one.fd < 0)
                 error = fail(EMFILE, "no descriptor left for extent %zu", start + i);
             if (error == 0)

@@ -227,6 +227,8 @@ int BufferImpl::swap(std::span<const std::size_t> neighbours, std::span<const ab
     }
     if (error == 0)
         error = runtime_->set_access(whole(neighbours), access);
+    if (error == 0 && access == abi::kAccessRead)
+        ++freeze_count;
     if (error == 0 || unmapped == 0)
         return error;
     const std::string reason = last_error();
@@ -235,8 +237,8 @@ int BufferImpl::swap(std::span<const std::size_t> neighbours, std::span<const ab
     return fail(error, "%s", reason.c_str());
 }
 
-// What was there before goes back, as it was before: read-only. The first `mapped`
-// extents have their new memory already.
+// What was there before goes back, as it was before: writable if it was private. The first
+// `mapped` extents have their new memory already.
 void BufferImpl::put_back(std::span<const std::size_t> unmapped, std::size_t mapped) {
     const DriverApi &api = runtime_->api;
     for (std::size_t i = 0; i < unmapped.size(); ++i) {
@@ -247,9 +249,11 @@ void BufferImpl::put_back(std::span<const std::size_t> unmapped, std::size_t map
         if (runtime_->check(api.mem_map(extent.address, extent.bytes, 0, extent.handle, 0),
                             "cuMemMap") != 0)
             fail_stop(extent, "cuMemMap");
+        const bool writable = extent.state == State::kPrivate;
+        if (runtime_->set_access({extent.address, extent.bytes},
+                                 writable ? abi::kAccessReadWrite : abi::kAccessRead) != 0)
+            fail_stop(extent, "cuMemSetAccess");
     }
-    if (runtime_->set_access(whole(unmapped), abi::kAccessRead) != 0)
-        fail_stop(extents_[unmapped.front()], "cuMemSetAccess");
 }
 
 int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t &copied) {
@@ -267,23 +271,25 @@ int BufferImpl::will_write(std::size_t offset, std::size_t length, std::uint64_t
             shared.push_back(index);
         else if (state == State::kFrozen)
             frozen.push_back(index);
+        else
+            extents_[index].in_hand = false; // an advise leaves it alone from now on
     }
     if (shared.empty() && frozen.empty())
         return 0;
     const CurrentContext current(*runtime_);
     if (const int error = thaw_all(frozen); error != 0)
         return error;
-    return copy(shared, copied);
+    return copy(shared, State::kPrivate, copied);
 }
 
-int BufferImpl::copy(const Indices &shared, std::uint64_t &copied) {
+int BufferImpl::copy(const Indices &shared, State becomes, std::uint64_t &copied) {
     Indices batch;
     std::size_t batch_bytes = 0;
     for (const std::size_t index : shared) {
         const Extent &extent = extents_[index];
         if (!batch.empty() &&
             (batch_bytes + extent.bytes > kBatchBytes || batch.size() == broker::kMaxItems)) {
-            if (const int error = copy_batch(batch, copied); error != 0)
+            if (const int error = copy_batch(batch, becomes, copied); error != 0)
                 return error;
             batch.clear();
             batch_bytes = 0;
@@ -291,11 +297,24 @@ int BufferImpl::copy(const Indices &shared, std::uint64_t &copied) {
         batch.push_back(index);
         batch_bytes += extent.bytes;
     }
-    return batch.empty() ? 0 : copy_batch(batch, copied);
+    return batch.empty() ? 0 : copy_batch(batch, becomes, copied);
 }
 
-// Post: the handles hold the bytes of the extents. Others may read these meanwhile, and
-// nobody can write them.
+// Post: what is mapped at `to` holds the bytes of the extents. Others may read these
+// meanwhile, and nobody can write them.
+int BufferImpl::copy_bytes(const Indices &batch, const std::vector<abi::DevicePtr> &to) {
+    int error = 0;
+    for (std::size_t i = 0; i < batch.size() && error == 0; ++i) {
+        const Extent &extent = extents_[batch[i]];
+        error = runtime_->check(
+            runtime_->api.memcpy_dtod_async(to[i], extent.address, extent.bytes, runtime_->stream),
+            "cuMemcpyDtoDAsync");
+    }
+    // Also after an error: nothing must be unmapped under a copy.
+    const int done = runtime_->drain("copying");
+    return error != 0 ? error : done;
+}
+
 int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles) {
     std::vector<std::size_t> sizes;
     for (const std::size_t index : batch)
@@ -304,20 +323,23 @@ int BufferImpl::fill_copies(const Indices &batch, const std::vector<abi::Handle>
     int error = window.open(handles, sizes, abi::kAccessReadWrite);
     if (error != 0)
         return error;
-    for (std::size_t i = 0; i < batch.size() && error == 0; ++i)
-        error = runtime_->check(runtime_->api.memcpy_dtod_async(window.pieces()[i].address,
-                                                                extents_[batch[i]].address,
-                                                                sizes[i], runtime_->stream),
-                                "cuMemcpyDtoDAsync");
-    // Also after an error: the window must not be closed under a copy.
-    const int done = runtime_->drain("copying");
+    std::vector<abi::DevicePtr> to;
+    for (const Piece &piece : window.pieces())
+        to.push_back(piece.address);
+    error = copy_bytes(batch, to);
     const int closed = window.close();
-    if (error != 0)
-        return error;
-    return done != 0 ? done : closed;
+    return error != 0 ? error : closed;
 }
 
-int BufferImpl::copy_batch(const Indices &batch, std::uint64_t &copied) {
+int BufferImpl::copy_batch(const Indices &batch, State becomes, std::uint64_t &copied) {
+    const bool smallest = std::all_of(batch.begin(), batch.end(), [this](const std::size_t index) {
+        return extents_[index].bytes == runtime_->granularity;
+    });
+    if (smallest) {
+        const std::vector<Spares::Spare> spares = runtime_->spares->take(batch.size());
+        if (!spares.empty())
+            return copy_to_spares(batch, spares, becomes, copied);
+    }
     std::vector<abi::Handle> handles;
     int error = 0;
     for (std::size_t i = 0; i < batch.size() && error == 0; ++i) {
@@ -330,40 +352,77 @@ int BufferImpl::copy_batch(const Indices &batch, std::uint64_t &copied) {
         error = fill_copies(batch, handles);
     std::size_t done = 0;
     if (error == 0)
-        error = swap_copies(batch, handles, done, copied);
+        error = swap_copies(batch, handles, becomes, done, copied);
     const std::string reason = error != 0 ? last_error() : "";
     for (std::size_t i = done; i < handles.size(); ++i)
         (void)runtime_->api.mem_release(handles[i]);
     return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
 }
 
+int BufferImpl::copy_to_spares(const Indices &batch, const std::vector<Spares::Spare> &spares,
+                               State becomes, std::uint64_t &copied) {
+    std::vector<abi::Handle> handles;
+    std::vector<abi::DevicePtr> to;
+    for (const Spares::Spare &spare : spares) {
+        handles.push_back(spare.handle);
+        to.push_back(spare.at);
+    }
+    std::size_t done = 0;
+    int error = copy_bytes(batch, to);
+    if (error == 0)
+        error = swap_copies(batch, handles, becomes, done, copied);
+    const std::string reason = error != 0 ? last_error() : "";
+    for (std::size_t i = 0; i < spares.size(); ++i) {
+        if (i < done)
+            runtime_->spares->used(spares[i]);
+        else
+            runtime_->spares->unused(spares[i]);
+    }
+    return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
+}
+
+// For extents of the smallest size, which are those for what is written often. Pre: the
+// context is current.
+void BufferImpl::fill_spares() {
+    if (std::any_of(extents_.begin(), extents_.end(), [this](const Extent &extent) {
+            return extent.bytes == runtime_->granularity && extent.shared();
+        }))
+        runtime_->spares->fill();
+}
+
 // `done`: how many of the handles are behind their extents now.
 int BufferImpl::swap_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
-                            std::size_t &done, std::uint64_t &copied) {
+                            State becomes, std::size_t &done, std::uint64_t &copied) {
+    const bool write = becomes == State::kPrivate;
+    const int access = write ? abi::kAccessReadWrite : abi::kAccessRead;
     std::vector<broker::Lease> leases;
+    std::vector<abi::Handle> old;
     int error = 0;
     {
         const Exclusive exclusive(*runtime_);
         error = exclusive.error();
         while (done < batch.size() && error == 0) {
             const std::span run = std::span(batch).subspan(done, run_length(batch, done));
-            error = swap(run, std::span(handles).subspan(done, run.size()), abi::kAccessReadWrite);
+            error = swap(run, std::span(handles).subspan(done, run.size()), access);
             for (std::size_t i = 0; i < run.size() && error == 0; ++i) {
                 Extent &extent = extents_[run[i]];
-                (void)runtime_->api.mem_release(extent.handle);
+                old.push_back(extent.handle);
                 if (extent.lease.connection != 0)
                     leases.push_back(extent.lease);
                 extent.handle = handles[done++];
-                extent.state = State::kPrivate;
-                extent.in_hand = false;
+                extent.imported = false;
+                extent.state = becomes;
+                extent.in_hand = extent.in_hand && !write;
                 extent.lease = {};
-                ++copies_;
-                copied_bytes_ += extent.bytes;
                 copied += extent.bytes;
+                copies_ += write ? 1 : 0;
+                copied_bytes_ += write ? extent.bytes : 0;
             }
         }
     }
     const std::string reason = error != 0 ? last_error() : "";
+    for (const abi::Handle handle : old)
+        (void)runtime_->api.mem_release(handle);
     runtime_->broker->release(leases);
     return error != 0 ? fail(error, "%s", reason.c_str()) : 0;
 }

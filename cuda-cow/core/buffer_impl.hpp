@@ -5,10 +5,15 @@
 // Every extent is in one of four states. Private: mapped read-write, nobody else has
 // its memory. Shared: mapped read-only; others may map the same memory, or may once
 // have been given it. Memory that others may have seen never becomes writable again:
-// will_write copies it. Frozen: private, and yet read-only, while advise looks at it; it
-// stays so only if thawing it failed. Offered: on its way to the broker, and so for
-// will_write as if it were shared; frozen again if the broker did not take it. What is
+// will_write copies it. Frozen: private, and yet read-only, from when advise is about to
+// offer it; it stays so only if thawing it failed. Offered: on its way to the broker, and so
+// for will_write as if it were shared; frozen again if the broker did not take it. What is
 // mapped where, and with which access, is changed only in an Exclusive section (gate.hpp).
+//
+// advise hashes extents while they are writable, since to make them read-only costs more
+// than to hash them. So a tag is a guess until it is known that nothing was written since:
+// what is new is frozen and hashed again before it is offered, and what is known is compared
+// in the Exclusive section that replaces it.
 //
 // Lock order: advising, negotiation, (broker | work, Exclusive, (registry | hasher)). Nothing
 // that a write or a launch waits for is held while the broker is asked: a broker that stands
@@ -19,6 +24,7 @@
 
 #include "cuda-cow/core/gate.hpp"
 #include "cuda-cow/core/runtime.hpp"
+#include "cuda-cow/core/spares.hpp"
 
 #include <atomic>
 #include <mutex>
@@ -35,7 +41,8 @@ struct Extent {
     std::atomic<State> state{State::kPrivate}; // launches look at it, with the gate shared
     broker::Lease lease;                       // connection 0: none
     Tag tag;                                   // of the shared content
-    bool in_hand = false; // of an advise that is under way; not written since it began
+    bool in_hand = false;  // of an advise that is under way; not written since it began
+    bool imported = false; // the memory is another process's, or came by its descriptor
     [[nodiscard]] bool shared() const noexcept { return state == State::kShared; }
 };
 
@@ -89,11 +96,17 @@ class BufferImpl {
              int access);
     void put_back(std::span<const std::size_t> unmapped, std::size_t mapped);
     [[noreturn]] void fail_stop(const Extent &extent, const char *what) const;
-    int copy(const Indices &shared, std::uint64_t &copied);
-    int copy_batch(const Indices &batch, std::uint64_t &copied);
+    // Gives the extents memory of their own with the same bytes. `becomes`: kPrivate, or
+    // kFrozen for what is to be offered.
+    int copy(const Indices &shared, State becomes, std::uint64_t &copied);
+    int copy_batch(const Indices &batch, State becomes, std::uint64_t &copied);
+    int copy_to_spares(const Indices &batch, const std::vector<Spares::Spare> &spares,
+                       State becomes, std::uint64_t &copied);
     int fill_copies(const Indices &batch, const std::vector<abi::Handle> &handles);
-    int swap_copies(const Indices &batch, const std::vector<abi::Handle> &handles,
+    int copy_bytes(const Indices &batch, const std::vector<abi::DevicePtr> &to);
+    int swap_copies(const Indices &batch, const std::vector<abi::Handle> &handles, State becomes,
                     std::size_t &done, std::uint64_t &copied);
+    void fill_spares();
 
     // advise.cpp
     int freeze_all(const Indices &indices);
@@ -104,6 +117,10 @@ class BufferImpl {
     int hash_batch(Indices &batch, std::vector<Tag> &tags, AdviseCounts &counts);
     int settle(const Indices &batch, const std::vector<Tag> &tags,
                std::vector<broker::Found> &found, AdviseCounts &counts);
+    [[nodiscard]] std::vector<Piece> pieces_of(const Indices &indices) const;
+    void free_old(std::size_t most = SIZE_MAX);
+    int freeze_new(const Indices &batch, const std::vector<broker::Found> &found);
+    int make_exportable(const Indices &batch, const std::vector<broker::Found> &found);
     struct Publication;
     struct Candidates;
     int export_reserved(const Indices &batch, std::vector<broker::Found> &found, Publication &made,
@@ -115,6 +132,7 @@ class BufferImpl {
     int merge(const Indices &batch, std::vector<broker::Found> &found, AdviseCounts &counts);
     int import(const Indices &batch, std::vector<broker::Found> &found, Candidates &candidates,
                AdviseCounts &counts);
+    int replace(Candidates &candidates, AdviseCounts &counts);
     int compare(Candidates &candidates, AdviseCounts &counts);
     int remap(Candidates &candidates, AdviseCounts &counts);
     int wait_for_busy(const Indices &batch, const std::vector<Tag> &tags,
@@ -129,6 +147,8 @@ class BufferImpl {
     std::size_t bytes_ = 0;
     std::size_t reserved_ = 0;
     std::vector<Extent> extents_;
+    kernels::Keys keys_ = {};      // of the advise that is under way
+    std::vector<abi::Handle> old_; // what it has replaced, and not yet freed
     std::atomic<std::uint64_t> copies_{0};
     std::atomic<std::uint64_t> copied_bytes_{0};
     std::atomic<std::uint64_t> rolled_back_{0};

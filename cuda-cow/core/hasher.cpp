@@ -41,10 +41,10 @@ class DeviceHasher final : public Hasher {
     ~DeviceHasher() override;
 
     int open();
-    int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
-            std::vector<Tag> &tags) override;
+    int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys, std::vector<Tag> &tags,
+            const Meanwhile &meanwhile) override;
     int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
-                std::vector<bool> &different) override;
+                std::vector<bool> &different, const Meanwhile &meanwhile) override;
     [[nodiscard]] const char *name() const noexcept override { return "gpu"; }
 
   private:
@@ -130,7 +130,7 @@ int DeviceHasher::upload(const std::vector<Job> &jobs) {
 }
 
 int DeviceHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
-                      std::vector<Tag> &tags) {
+                      std::vector<Tag> &tags, const Meanwhile &meanwhile) {
     const std::lock_guard<std::mutex> guard(lock_);
     std::vector<Job> jobs;
     jobs.reserve(pieces.size());
@@ -151,6 +151,8 @@ int DeviceHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &key
     if (error == 0)
         error = launch(finish_, static_cast<u32>(jobs.size()), 1, sum, "upm_tag_finish");
     record(after_);
+    if (meanwhile)
+        meanwhile();
     const int waited = runtime_.drain("hashing");
     error = error != 0 ? error : waited;
     std::vector<Sum> sums(jobs.size());
@@ -166,7 +168,8 @@ int DeviceHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &key
 }
 
 int DeviceHasher::compare(const std::vector<Piece> &pieces,
-                          const std::vector<abi::DevicePtr> &others, std::vector<bool> &different) {
+                          const std::vector<abi::DevicePtr> &others, std::vector<bool> &different,
+                          const Meanwhile &meanwhile) {
     const std::lock_guard<std::mutex> guard(lock_);
     std::vector<Job> jobs;
     for (std::size_t i = 0; i < pieces.size(); ++i)
@@ -183,6 +186,8 @@ int DeviceHasher::compare(const std::vector<Piece> &pieces,
     if (error == 0)
         error = launch(compare_, grid(pieces), jobs.size(), parameters, "upm_compare");
     record(after_);
+    if (meanwhile)
+        meanwhile();
     const int waited = runtime_.drain("comparing");
     error = error != 0 ? error : waited;
     std::vector<u32> flags(jobs.size(), 1);
@@ -199,10 +204,10 @@ int DeviceHasher::compare(const std::vector<Piece> &pieces,
 class HostHasher final : public Hasher {
   public:
     explicit HostHasher(const RuntimeImpl &runtime) : runtime_(runtime) {}
-    int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
-            std::vector<Tag> &tags) override;
+    int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys, std::vector<Tag> &tags,
+            const Meanwhile &meanwhile) override;
     int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
-                std::vector<bool> &different) override;
+                std::vector<bool> &different, const Meanwhile &meanwhile) override;
     [[nodiscard]] const char *name() const noexcept override { return "host"; }
 
   private:
@@ -215,7 +220,9 @@ class HostHasher final : public Hasher {
 };
 
 int HostHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
-                    std::vector<Tag> &tags) {
+                    std::vector<Tag> &tags, const Meanwhile &meanwhile) {
+    if (meanwhile)
+        meanwhile();
     tags.clear();
     std::vector<char> bytes;
     for (const Piece &piece : pieces) {
@@ -227,7 +234,9 @@ int HostHasher::tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
 }
 
 int HostHasher::compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
-                        std::vector<bool> &different) {
+                        std::vector<bool> &different, const Meanwhile &meanwhile) {
+    if (meanwhile)
+        meanwhile();
     different.clear();
     std::vector<char> first;
     std::vector<char> second;

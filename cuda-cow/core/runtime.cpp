@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/core/runtime.hpp"
 
+#include "cuda-cow/core/spares.hpp"
 #include "libupm/base/env.hpp"
 
 #include <algorithm>
@@ -29,6 +30,7 @@ RuntimeImpl::~RuntimeImpl() {
         return;
     {
         const CurrentContext current(*this);
+        spares.reset();
         hasher.reset();
         if (stream != nullptr)
             (void)api.stream_destroy(stream);
@@ -76,6 +78,7 @@ int RuntimeImpl::open(const RuntimeOptions &options) {
         error != 0)
         return error;
     waiter = std::make_unique<Waiter>(api, context);
+    spares = std::make_unique<Spares>(*this);
     hasher = make_device_hasher(*this);
     if (hasher == nullptr)
         hasher = make_host_hasher(*this);
@@ -102,7 +105,10 @@ abi::MemAllocationProp RuntimeImpl::properties() const noexcept {
 
 int RuntimeImpl::create(std::size_t bytes, abi::Handle &handle) const {
     const abi::MemAllocationProp prop = properties();
-    return check(api.mem_create(&handle, bytes, &prop, 0), "cuMemCreate");
+    abi::Status status = api.mem_create(&handle, bytes, &prop, 0);
+    if (status == abi::kOutOfMemory && spares->give_up())
+        status = api.mem_create(&handle, bytes, &prop, 0);
+    return check(status, "cuMemCreate");
 }
 
 int RuntimeImpl::set_access(const Piece &piece, int access) const {

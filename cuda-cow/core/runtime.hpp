@@ -10,6 +10,7 @@
 #include "cuda-cow/driver/driver.hpp"
 #include "cuda-cow/kernels/tag_core.hpp"
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -33,10 +34,12 @@ class Hasher {
     Hasher(const Hasher &) = delete;
     Hasher &operator=(const Hasher &) = delete;
     virtual ~Hasher() = default;
+    // `meanwhile`: called while the GPU works.
+    using Meanwhile = std::function<void()>;
     virtual int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys,
-                    std::vector<Tag> &tags) = 0;
+                    std::vector<Tag> &tags, const Meanwhile &meanwhile = {}) = 0;
     virtual int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
-                        std::vector<bool> &different) = 0;
+                        std::vector<bool> &different, const Meanwhile &meanwhile = {}) = 0;
     [[nodiscard]] virtual const char *name() const noexcept = 0;
     // Events to record around the kernels of each call, for who measures; null: none.
     void mark(abi::Event before, abi::Event after) noexcept {
@@ -48,6 +51,8 @@ class Hasher {
     abi::Event before_ = nullptr;
     abi::Event after_ = nullptr;
 };
+
+class Spares;
 
 class RuntimeImpl {
   public:
@@ -63,7 +68,7 @@ class RuntimeImpl {
 
     // Of the memory that is created: exportable, on the device.
     [[nodiscard]] abi::MemAllocationProp properties() const noexcept;
-    // New physical memory; a multiple of the granularity.
+    // New physical memory; a multiple of the granularity. Spares go if there is no other.
     int create(std::size_t bytes, abi::Handle &handle) const;
     [[nodiscard]] int set_access(const Piece &piece, int access) const;
     // Unmaps neighbours: in one call, or, should the driver not take many mappings at
@@ -85,6 +90,7 @@ class RuntimeImpl {
     std::unique_ptr<Hasher> hasher;
     std::unique_ptr<Waiter> waiter; // for Exclusive
     std::unique_ptr<broker::Client> broker;
+    std::unique_ptr<Spares> spares;
     // From asking the broker until what it promised is published or given back: the
     // process is one member, and a member that waits may hold no promise. Taken by advise
     // and attach only: neither a write nor a launch waits for it.

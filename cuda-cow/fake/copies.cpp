@@ -9,9 +9,18 @@ namespace upm::cuda::fake {
 
 namespace {
 
-// What a copy or memset may be told: device memory, all of it mapped.
-bool bad_range(abi::DevicePtr address, std::size_t bytes) {
-    return bytes != 0 && !is_mapped(address, bytes);
+// What a copy or memset may be told: device memory, all of it mapped, with that access. It
+// is looked at by the call, before there is any work that could fail.
+bool bad_range(abi::DevicePtr address, std::size_t bytes, int access) {
+    return bytes != 0 && !is_mapped(address, bytes, access);
+}
+bool bad_source(abi::DevicePtr address, std::size_t bytes) {
+    return bad_range(address, bytes, abi::kAccessRead);
+}
+// What is captured is looked at when it runs.
+bool bad_target(abi::DevicePtr address, std::size_t bytes, abi::Stream stream) {
+    return bad_range(address, bytes,
+                     is_captured(stream) ? abi::kAccessNone : abi::kAccessReadWrite);
 }
 
 void *at(abi::DevicePtr address) {
@@ -58,7 +67,7 @@ abi::Status copy_from_host(const char *call, abi::DevicePtr to, const void *from
                            abi::Stream stream, bool wait) {
     if (const abi::Status status = enter(call, true); status != abi::kSuccess)
         return status;
-    if (from == nullptr || bad_range(to, bytes))
+    if (from == nullptr || bad_target(to, bytes, stream))
         return abi::kInvalidValue;
     auto staged = std::make_shared<std::vector<char>>(static_cast<const char *>(from),
                                                       static_cast<const char *>(from) + bytes);
@@ -72,7 +81,7 @@ abi::Status copy_to_host(const char *call, void *to, abi::DevicePtr from, std::s
                          abi::Stream stream) {
     if (const abi::Status status = enter(call, true); status != abi::kSuccess)
         return status;
-    if (to == nullptr || bad_range(from, bytes))
+    if (to == nullptr || bad_source(from, bytes))
         return abi::kInvalidValue;
     return enqueue(
         stream, [=] { std::memcpy(to, at(from), bytes); }, true);
@@ -82,7 +91,7 @@ abi::Status copy(const char *call, abi::DevicePtr to, abi::DevicePtr from, std::
                  abi::Stream stream) {
     if (const abi::Status status = enter(call, true); status != abi::kSuccess)
         return status;
-    if (bad_range(to, bytes) || bad_range(from, bytes))
+    if (bad_target(to, bytes, stream) || bad_source(from, bytes))
         return abi::kInvalidValue;
     return enqueue(
         stream, [=] { std::memmove(at(to), at(from), bytes); }, false,
@@ -94,7 +103,7 @@ abi::Status set(const char *call, abi::DevicePtr to, Value value, std::size_t co
                 abi::Stream stream) {
     if (const abi::Status status = enter(call, true); status != abi::kSuccess)
         return status;
-    if (to % sizeof(Value) != 0 || bad_range(to, count * sizeof(Value)))
+    if (to % sizeof(Value) != 0 || bad_target(to, count * sizeof(Value), stream))
         return abi::kInvalidValue;
     return enqueue(
         stream,
@@ -115,7 +124,7 @@ struct Volume {
     bool bad = false;
 };
 
-Volume volume(const abi::Copy3DEnd &end, const abi::Copy3D &copy) {
+Volume volume(const abi::Copy3DEnd &end, const abi::Copy3D &copy, int access) {
     Volume made{.pitch = end.pitch,
                 .slice = end.pitch * (end.height != 0 ? end.height : copy.height)};
     made.host = end.memory_type == abi::kMemoryHost;
@@ -124,9 +133,10 @@ Volume volume(const abi::Copy3DEnd &end, const abi::Copy3D &copy) {
     made.start = base + end.z * made.slice + end.y * made.pitch + end.x_bytes;
     const std::size_t bytes =
         (copy.depth - 1) * made.slice + (copy.height - 1) * made.pitch + copy.width_bytes;
-    made.bad = (!made.host && end.memory_type != abi::kMemoryDevice) ||
-               (!made.host && bad_range(reinterpret_cast<abi::DevicePtr>(made.start), bytes)) ||
-               (copy.height * copy.depth > 1 && made.pitch < copy.width_bytes);
+    made.bad =
+        (!made.host && end.memory_type != abi::kMemoryDevice) ||
+        (!made.host && bad_range(reinterpret_cast<abi::DevicePtr>(made.start), bytes, access)) ||
+        (copy.height * copy.depth > 1 && made.pitch < copy.width_bytes);
     return made;
 }
 
@@ -135,8 +145,9 @@ abi::Status copy_volume(const char *call, const abi::Copy3D *copy, abi::Stream s
         return status;
     if (copy == nullptr || copy->width_bytes * copy->height * copy->depth == 0)
         return abi::kInvalidValue;
-    const Volume to = volume(copy->to, *copy);
-    const Volume from = volume(copy->from, *copy);
+    const Volume to =
+        volume(copy->to, *copy, is_captured(stream) ? abi::kAccessNone : abi::kAccessReadWrite);
+    const Volume from = volume(copy->from, *copy, abi::kAccessRead);
     if (to.bad || from.bad)
         return abi::kInvalidValue;
     abi::GraphNodeObject node;

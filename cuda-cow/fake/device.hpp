@@ -3,9 +3,10 @@
 // The fake device: a CUDA driver whose physical memory are memfds and whose kernels
 // are host functions. It is as strict as the real one is documented to be:
 // granularity, zero offsets, whole unmaps, no access before cuMemSetAccess, fresh memory
-// that holds anything, work
-// that runs after the call has returned, and a bad access by that work as a sticky
-// error of the context. What differs is listed in docs/cuda-cow.md.
+// that holds anything, work that runs after the call has returned, and a bad access by that
+// work as a sticky error of the context. As on the real one, a copy or memset without the
+// access that it needs is refused by the call itself, and what was imported cannot be
+// exported. What differs is listed in docs/cuda-cow.md.
 #ifndef UPM_CUDA_FAKE_DEVICE_HPP
 #define UPM_CUDA_FAKE_DEVICE_HPP
 
@@ -163,6 +164,8 @@ abi::Status wait_for_all();
 void run_guarded(const std::function<void()> &work);
 void install_fault_handler();
 
+bool is_captured(abi::Stream stream);
+
 // Pre: the stream lock is held. nullptr: no such stream.
 std::shared_ptr<abi::StreamObject> find_stream(abi::Stream stream);
 // Pre: the stream lock is held. What waiting for everything says during a capture,
@@ -172,8 +175,8 @@ abi::Status refuse_in_capture();
 // The work of a launch, and its description; a bad one has no work.
 abi::GraphNodeObject make_launch(const abi::KernelNodeParams &params);
 
-// Whether all of [address, address + size) is mapped (with any access).
-bool is_mapped(abi::DevicePtr address, std::size_t size);
+// Whether all of [address, address + size) is mapped, with at least that access.
+bool is_mapped(abi::DevicePtr address, std::size_t size, int access = abi::kAccessNone);
 
 int configure(const char *text, Settings &settings);
 

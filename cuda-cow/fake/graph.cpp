@@ -45,6 +45,18 @@ abi::GraphNodeObject make_launch(const abi::KernelNodeParams &params) {
     return node;
 }
 
+// What a graph's copies and memsets write must be writable when it is made into something
+// that can be launched; that it is at the launch the driver does not check.
+bool is_writable(const abi::GraphNodeObject &node) {
+    if (node.type == abi::kNodeMemset)
+        return is_mapped(node.set.to, node.set.width * node.set.element_bytes,
+                         abi::kAccessReadWrite);
+    return node.type != abi::kNodeMemcpy || node.copy.to.memory_type != abi::kMemoryDevice ||
+           node.copy.height * node.copy.depth != 1 ||
+           is_mapped(node.copy.to.device + node.copy.to.x_bytes, node.copy.width_bytes,
+                     abi::kAccessReadWrite);
+}
+
 } // namespace upm::cuda::fake
 
 using namespace upm::cuda;
@@ -178,6 +190,8 @@ abi::Status cuGraphInstantiateWithFlags(abi::GraphExec *exec, abi::Graph graph,
                                         unsigned long long /*flags*/) {
     if (const abi::Status status = enter("cuGraphInstantiate", true); status != abi::kSuccess)
         return status;
+    if (!std::all_of(graph->nodes.begin(), graph->nodes.end(), fake::is_writable))
+        return abi::kInvalidValue;
     auto *const made = new abi::GraphExecObject; // NOLINT(cppcoreguidelines-owning-memory)
     for (abi::GraphNodeObject &node : graph->nodes) {
         made->sources.push_back(&node);

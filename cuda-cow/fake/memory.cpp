@@ -107,14 +107,15 @@ bool poison(int fd, std::size_t size) {
 
 } // namespace
 
-bool is_mapped(abi::DevicePtr address, std::size_t size) {
+bool is_mapped(abi::DevicePtr address, std::size_t size, int access) {
     Device &all = device();
     const std::lock_guard<std::mutex> guard(all.lock);
     const abi::DevicePtr end = address + size;
     if (end < address)
         return false;
     for (auto at = first_beyond(address); address < end; ++at) {
-        if (at == all.mappings.end() || at->first > address)
+        if (at == all.mappings.end() || at->first > address ||
+            (at->second.access & access) != access)
             return false;
         address = at->first + at->second.size;
     }
@@ -337,10 +338,11 @@ abi::Status cuMemImportFromShareableHandle(abi::Handle *handle, void *shareable,
     const int own = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0)
         return abi::kOutOfMemory;
+    // The real driver exports nothing that it imported.
     *handle = fake::add({.fd = own,
                          .size = static_cast<std::size_t>(status.st_size),
                          .created = false,
-                         .exportable = true,
+                         .exportable = false,
                          .references = 1});
     return abi::kSuccess;
 }

@@ -149,6 +149,12 @@ std::shared_ptr<abi::StreamObject> find_stream(abi::Stream stream) {
     return found == all.streams.end() ? nullptr : *found;
 }
 
+bool is_captured(abi::Stream stream) {
+    const std::lock_guard<std::mutex> guard(device().stream_lock);
+    const auto found = find_stream(stream);
+    return found != nullptr && found->capture != nullptr;
+}
+
 abi::Status refuse_in_capture() {
     bool capturing = false;
     for (const auto &stream : device().streams)

@@ -32,6 +32,10 @@ template <class Copy>
 Accesses copies(const Copy *copy) {
     return copy != nullptr ? accesses_of(*copy) : Accesses{};
 }
+inline Accesses sets(const abi::MemsetNodeParams *set) {
+    return set != nullptr ? fills(set->to, set->pitch, set->width * set->element_bytes, set->height)
+                          : Accesses{};
+}
 inline Accesses batch(const abi::DevicePtr *to, const abi::DevicePtr *from,
                       const std::size_t *bytes, std::size_t count) {
     Accesses all;
@@ -189,31 +193,43 @@ inline void note_kernels(const abi::Kernel *kernels, unsigned count, abi::Librar
     X(cuModuleUnload, (abi::Module module), (module), hook::forget_functions(), (void)0)           \
     X(cuLibraryUnload, (abi::Library library), (library), hook::forget_functions(library),         \
       (void)0)                                                                                     \
+    X(cuGraphExecDestroy, (abi::GraphExec exec), (exec), hook::forget_graph(exec), (void)0)
+
+// X(symbol, (parameters), (arguments), what must be writable, after it succeeded)
+//
+// The driver refuses to instantiate a graph while a copy or memset of it would write to
+// read-only memory. What its kernels write can wait for the launch.
+#define UPM_GRAPH_NOTES(X)                                                                         \
     X(cuGraphInstantiateWithFlags,                                                                 \
       (abi::GraphExec * to, abi::Graph graph, unsigned long long flags), (to, graph, flags),       \
-      (void)0, hook::note_graph(graph_inspector(), *to, graph))                                    \
+      written_by_copies(graph_inspector(), graph),                                                 \
+      hook::note_graph(graph_inspector(), *to, graph))                                             \
     X(cuGraphInstantiate_v2,                                                                       \
       (abi::GraphExec * to, abi::Graph graph, abi::GraphNode * failed, char *log, std::size_t n),  \
-      (to, graph, failed, log, n), (void)0, hook::note_graph(graph_inspector(), *to, graph))       \
+      (to, graph, failed, log, n), written_by_copies(graph_inspector(), graph),                    \
+      hook::note_graph(graph_inspector(), *to, graph))                                             \
     X(cuGraphInstantiateWithParams, (abi::GraphExec * to, abi::Graph graph, void *how),            \
-      (to, graph, how), (void)0, hook::note_graph(graph_inspector(), *to, graph))                  \
+      (to, graph, how), written_by_copies(graph_inspector(), graph),                               \
+      hook::note_graph(graph_inspector(), *to, graph))                                             \
     X(cuGraphInstantiateWithParams_ptsz, (abi::GraphExec * to, abi::Graph graph, void *how),       \
-      (to, graph, how), (void)0, hook::note_graph(graph_inspector(), *to, graph))                  \
+      (to, graph, how), written_by_copies(graph_inspector(), graph),                               \
+      hook::note_graph(graph_inspector(), *to, graph))                                             \
     X(cuGraphExecUpdate_v2, (abi::GraphExec exec, abi::Graph graph, void *result),                 \
-      (exec, graph, result), (void)0, hook::note_graph(graph_inspector(), exec, graph))            \
+      (exec, graph, result), written_by_copies(graph_inspector(), graph),                          \
+      hook::note_graph(graph_inspector(), exec, graph))                                            \
     X(cuGraphExecChildGraphNodeSetParams,                                                          \
-      (abi::GraphExec exec, abi::GraphNode node, abi::Graph graph), (exec, node, graph), (void)0,  \
+      (abi::GraphExec exec, abi::GraphNode node, abi::Graph graph), (exec, node, graph),           \
+      written_by_copies(graph_inspector(), graph),                                                 \
       hook::note_graph(graph_inspector(), exec, graph))                                            \
     X(cuGraphExecKernelNodeSetParams_v2,                                                           \
       (abi::GraphExec exec, abi::GraphNode node, const abi::KernelNodeParams *p), (exec, node, p), \
-      (void)0, hook::note_node(graph_inspector(), exec, *p))                                       \
+      Accesses{}, hook::note_node(graph_inspector(), exec, *p))                                    \
     X(cuGraphExecMemcpyNodeSetParams,                                                              \
       (abi::GraphExec exec, abi::GraphNode node, const abi::Copy3D *p, abi::Context context),      \
-      (exec, node, p, context), (void)0, hook::note_node(graph_inspector(), exec, *p))             \
+      (exec, node, p, context), copies(p), hook::note_node(graph_inspector(), exec, *p))           \
     X(cuGraphExecMemsetNodeSetParams,                                                              \
       (abi::GraphExec exec, abi::GraphNode node, const abi::MemsetNodeParams *p,                   \
        abi::Context context),                                                                      \
-      (exec, node, p, context), (void)0, hook::note_node(graph_inspector(), exec, *p))             \
-    X(cuGraphExecDestroy, (abi::GraphExec exec), (exec), hook::forget_graph(exec), (void)0)
+      (exec, node, p, context), sets(p), hook::note_node(graph_inspector(), exec, *p))
 
 #endif // UPM_CUDA_HOOK_CALLS_HPP

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cuda-cow/hook/graphs.hpp"
 
+#include "cuda-cow/core/registry.hpp"
+
 #include <algorithm>
 #include <shared_mutex>
 #include <unordered_map>
@@ -13,6 +15,7 @@ namespace {
 struct Found {
     std::vector<Access> written;
     Suspects suspects;
+    bool kernels = true; // are looked at
 };
 
 struct Graphs {
@@ -86,7 +89,7 @@ void add_node(const GraphInspector &inspector, abi::GraphNode node, Found &found
         add_params(inspector.copy, node, found);
     else if (type == abi::kNodeMemset)
         add_params(inspector.set, node, found);
-    else if (type == abi::kNodeKernel && inspector.kernel != nullptr &&
+    else if (type == abi::kNodeKernel && found.kernels && inspector.kernel != nullptr &&
              inspector.kernel(node, &kernel) == abi::kSuccess)
         add(inspector.functions, kernel, found);
     else if (type == abi::kNodeGraph && inspector.child != nullptr &&
@@ -150,6 +153,17 @@ Access volume(const abi::Copy3DEnd &end, const abi::Copy3D &copy, bool writes) {
 }
 
 } // namespace
+
+Accesses written_by_copies(const GraphInspector &inspector, abi::Graph graph) noexcept {
+    Accesses all;
+    if (inside_library() || registry::devices.load(std::memory_order_relaxed) == 0)
+        return all;
+    Found found;
+    found.kernels = false;
+    add_graph(inspector, graph, found);
+    all.many = merged(std::move(found.written));
+    return all;
+}
 
 void note_graph(const GraphInspector &inspector, abi::GraphExec exec, abi::Graph graph) noexcept {
     if (inside_library())

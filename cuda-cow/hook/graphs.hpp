@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // CUDA graphs: what a graph writes is found out when it is instantiated, from its
-// nodes, and made writable before each launch.
+// nodes, and made writable before each launch; what its copies and memsets write already
+// before it is instantiated, since the driver looks at that.
 #ifndef UPM_CUDA_HOOK_GRAPHS_HPP
 #define UPM_CUDA_HOOK_GRAPHS_HPP
 
@@ -42,6 +43,9 @@ struct GraphUses {
 };
 // nullptr: nothing is known of it.
 std::shared_ptr<GraphUses> uses_of(abi::GraphExec exec) noexcept;
+
+// What copies and memsets of the graph, and of graphs in it, write.
+UPM_API Accesses written_by_copies(const GraphInspector &inspector, abi::Graph graph) noexcept;
 
 // Adds what `graph` uses to what is known of `exec`; for instantiation and updates.
 UPM_API void note_graph(const GraphInspector &inspector, abi::GraphExec exec,

@@ -168,6 +168,11 @@ const hook::Inspector &inspector() {
 #define UPM_DEFINE_NOTE(name, parameters, arguments, before, after)                                \
     UPM_WRAPPER(name, parameters, before; const Status status = real arguments;                    \
                 if (status == abi::kSuccess) after; return status;)
+#define UPM_DEFINE_GRAPH_NOTE(name, parameters, arguments, uses, after)                            \
+    UPM_WRAPPER(name, parameters, const Guard guard(inspector(), uses, nullptr);                   \
+                if (guard.status() != abi::kSuccess) return guard.status();                        \
+                const Status status = real arguments; if (status == abi::kSuccess) after;          \
+                return status;)
 
 UPM_COPIES(UPM_DEFINE_LEGACY_COPY, )
 UPM_COPIES(UPM_DEFINE_THREAD_COPY, _ptds)
@@ -181,6 +186,7 @@ UPM_GRAPH_LAUNCHES(UPM_DEFINE_COPY, )
 UPM_GRAPH_LAUNCHES(UPM_DEFINE_COPY, _ptsz)
 UPM_WAITS(UPM_DEFINE_WAIT)
 UPM_NOTES(UPM_DEFINE_NOTE)
+UPM_GRAPH_NOTES(UPM_DEFINE_GRAPH_NOTE)
 
 namespace {
 
@@ -197,7 +203,7 @@ const Hooked kHooked[] = {UPM_COPIES(UPM_ROW, ) UPM_COPIES(UPM_ROW, _ptds)      
                           UPM_LAUNCHES(UPM_ROW, ) UPM_LAUNCHES(UPM_ROW, _ptsz)             //
                           UPM_OLD_LAUNCHES(UPM_ROW) UPM_MANY_LAUNCHES(UPM_ROW)             //
                           UPM_GRAPH_LAUNCHES(UPM_ROW, ) UPM_GRAPH_LAUNCHES(UPM_ROW, _ptsz) //
-                          UPM_WAITS(UPM_ROW) UPM_NOTES(UPM_ROW)};
+                          UPM_WAITS(UPM_ROW) UPM_NOTES(UPM_ROW) UPM_GRAPH_NOTES(UPM_ROW)};
 #undef UPM_ROW
 
 const Hooked *find_hooked(std::string_view name) {

@@ -93,7 +93,7 @@ void export_again(const Runtime &runtime, const Job & /*job*/, Report &report) {
 void under_work(const Runtime &runtime, const Job & /*job*/, Report &report) {
     const RuntimeImpl &gpu = *runtime.shared();
     const CurrentContext current(gpu);
-    const Probes probes(gpu);
+    const Probes probes(gpu.api, gpu.stream);
     const std::size_t unit = gpu.granularity;
     if (!probes.there() || gpu.api.stream_query == nullptr) {
         report.put("there", false);

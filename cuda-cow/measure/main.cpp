@@ -22,6 +22,14 @@ void Report::put(const std::string &name, json value) {
     std::cout << all_.dump() << std::endl;
 }
 
+std::size_t used(const RuntimeImpl &gpu) {
+    const CurrentContext current(gpu);
+    std::size_t available = 0;
+    std::size_t total = 0;
+    must(gpu, gpu.api.mem_info(&available, &total), "cuMemGetInfo");
+    return total - available;
+}
+
 double micros(Clock::time_point since) {
     return std::chrono::duration<double, std::micro>(Clock::now() - since).count();
 }
@@ -130,6 +138,11 @@ std::string Child::line() const {
     return all.substr(0, all.find('\n'));
 }
 
+void Child::say(const std::string &word) const {
+    const std::string line = word + "\n";
+    (void)::send(socket_, line.data(), line.size(), MSG_NOSIGNAL);
+}
+
 namespace {
 
 struct Section {
@@ -144,6 +157,12 @@ constexpr Section kSections[] = {
     {"spare", spare},
     {"bandwidth", bandwidth},
     {"sharing", sharing},
+    {"small_extents", small_extents},
+    {"profile", profile},
+    {"trials", trials},
+    {"lost_broker", lost_broker},
+    {"broker_death", broker_death},
+    {"backstop", backstop},
     {"batches", batches},
     {"under_work", under_work},
     {"export_again", export_again},
@@ -173,6 +192,11 @@ int run(const cxxopts::ParseResult &parsed, const char *program) {
         return hold(parsed["hold"].as<std::string>());
     if (parsed.count("export") != 0)
         return export_and_wait();
+    if (parsed.count("share") != 0)
+        return share_on_and_on(parsed["share"].as<std::size_t>(),
+                               parsed["extent"].as<std::size_t>());
+    if (parsed.count("trespass") != 0)
+        return trespass(parsed["trespass"].as<std::string>(), parsed["how"].as<std::string>());
     const Job job{.program = program,
                   .bytes = parsed["bytes"].as<std::size_t>(),
                   .extent = parsed["extent"].as<std::size_t>(),
@@ -208,6 +232,9 @@ int main(int argc, char **argv) { // NOLINT(bugprone-exception-escape)
         ("edge", "used by itself", cxxopts::value<std::string>())
         ("hold", "used by itself", cxxopts::value<std::string>())
         ("export", "used by itself")
+        ("share", "used by itself", cxxopts::value<std::size_t>())
+        ("trespass", "used by itself", cxxopts::value<std::string>())
+        ("how", "used by itself", cxxopts::value<std::string>())
         ("help", "this text");
     // clang-format on
     try {

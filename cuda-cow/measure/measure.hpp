@@ -7,6 +7,7 @@
 #define UPM_CUDA_MEASURE_MEASURE_HPP
 
 #include "cuda-cow/core/runtime.hpp"
+#include "cuda-cow/measure/probes.hpp"
 
 #include <chrono>
 #include <cstddef>
@@ -39,6 +40,8 @@ class Report {
     json all_ = json::object();
 };
 
+// GPU memory that is taken, of all processes.
+std::size_t used(const RuntimeImpl &gpu);
 double micros(Clock::time_point since);
 double median(std::vector<double> values);
 [[noreturn]] void die(const std::string &what);
@@ -98,7 +101,7 @@ class GpuTimer {
     Clock::time_point since_;
 };
 
-// This program again, with a socket as its standard input and output.
+// This program again, or another, with a socket as its standard input and output.
 class Child {
   public:
     Child(const std::string &program, const std::vector<std::string> &arguments);
@@ -107,40 +110,12 @@ class Child {
     ~Child(); // kills it
     [[nodiscard]] int socket() const noexcept { return socket_; }
     [[nodiscard]] std::string line() const; // "" when it is gone
+    void say(const std::string &word) const;
     void kill();
 
   private:
     int socket_ = -1;
     pid_t pid_ = -1;
-};
-
-// Kernels that do what is to be measured or is forbidden (probe.cu).
-class Probes {
-  public:
-    explicit Probes(const RuntimeImpl &gpu);
-    Probes(const Probes &) = delete;
-    Probes &operator=(const Probes &) = delete;
-    ~Probes();
-    // Without kernels for this device nothing can be probed.
-    [[nodiscard]] bool there() const noexcept { return module_ != nullptr; }
-    [[nodiscard]] abi::Status store(abi::DevicePtr to) const {
-        return launch("upm_probe_store", to, 0);
-    }
-    [[nodiscard]] abi::Status atomic(abi::DevicePtr to) const {
-        return launch("upm_probe_atomic", to, 0);
-    }
-    [[nodiscard]] abi::Status load(abi::DevicePtr from) const {
-        return launch("upm_probe_load", from, 0);
-    }
-    // Reads from `from` over and over for that long.
-    [[nodiscard]] abi::Status spin(abi::DevicePtr from, unsigned milliseconds) const {
-        return launch("upm_probe_spin", from, 1000000ULL * milliseconds);
-    }
-
-  private:
-    abi::Status launch(const char *name, abi::DevicePtr at, unsigned long long nanoseconds) const;
-    const RuntimeImpl &gpu_;
-    abi::Module module_ = nullptr;
 };
 
 // The sections. costs.cpp:
@@ -159,6 +134,14 @@ void sharing(const Runtime &runtime, const Job &job, Report &report);
 void first_write(const Runtime &runtime, const Job &job, Report &report);
 void processes(const Runtime &runtime, const Job &job, Report &report);
 void exporter_death(const Runtime &runtime, const Job &job, Report &report);
+void small_extents(const Runtime &runtime, const Job &job, Report &report);
+// profile.cpp, trials.cpp:
+void profile(const Runtime &runtime, const Job &job, Report &report);
+void trials(const Runtime &runtime, const Job &job, Report &report);
+// trouble.cpp:
+void lost_broker(const Runtime &runtime, const Job &job, Report &report);
+void broker_death(const Runtime &runtime, const Job &job, Report &report);
+void backstop(const Runtime &runtime, const Job &job, Report &report);
 // edges.cpp:
 void edges(const Runtime &runtime, const Job &job, Report &report);
 
@@ -166,6 +149,8 @@ void edges(const Runtime &runtime, const Job &job, Report &report);
 int hold(const std::string &manifest_path);
 int export_and_wait();
 int edge(const std::string &kind);
+int share_on_and_on(std::size_t bytes, std::size_t extent);
+int trespass(const std::string &manifest_path, const std::string &how);
 
 } // namespace upm::cuda::measure
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
 // Launches of probe.cu, and the same kernels for the fake driver.
-#include "cuda-cow/fake/image.hpp"
-#include "cuda-cow/measure/measure.hpp"
+#include "cuda-cow/measure/probes.hpp"
 
+#include "cuda-cow/fake/image.hpp"
+
+#include <chrono>
 #include <thread>
 
 #ifdef UPM_CUDA_PROBE_FATBIN
@@ -19,6 +21,8 @@ extern "C" const unsigned char upm_cuda_probe_fatbin[];
 namespace upm::cuda::measure {
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 volatile unsigned *place(void **parameters) {
     return *static_cast<volatile unsigned **>(parameters[0]);
@@ -50,8 +54,8 @@ constexpr fake::ImageFunction kFunctions[] = {
 };
 constexpr fake::Image kFakeImage{.count = 4, .functions = kFunctions};
 
-const void *image(const RuntimeImpl &gpu) {
-    if (gpu.api.fake())
+const void *image(const DriverApi &api) {
+    if (api.fake())
         return &kFakeImage;
 #ifdef UPM_CUDA_PROBE_FATBIN
     return upm_cuda_probe_fatbin;
@@ -62,25 +66,25 @@ const void *image(const RuntimeImpl &gpu) {
 
 } // namespace
 
-Probes::Probes(const RuntimeImpl &gpu) : gpu_(gpu) {
-    const void *const from = image(gpu);
-    if (from == nullptr || gpu.api.module_load(&module_, from) != abi::kSuccess)
+Probes::Probes(const DriverApi &api, abi::Stream stream) : api_(api), stream_(stream) {
+    const void *const from = image(api);
+    if (from == nullptr || api.module_load(&module_, from) != abi::kSuccess)
         module_ = nullptr;
 }
 
 Probes::~Probes() {
     if (module_ != nullptr)
-        (void)gpu_.api.module_unload(module_);
+        (void)api_.module_unload(module_);
 }
 
 abi::Status Probes::launch(const char *name, abi::DevicePtr at,
                            unsigned long long nanoseconds) const {
     abi::Function function = nullptr;
-    if (const abi::Status status = gpu_.api.module_function(&function, module_, name);
+    if (const abi::Status status = api_.module_function(&function, module_, name);
         status != abi::kSuccess)
         return status;
     void *parameters[] = {&at, &nanoseconds};
-    return gpu_.api.launch(function, 1, 1, 1, 1, 1, 1, 0, gpu_.stream, parameters, nullptr);
+    return api_.launch(function, 1, 1, 1, 1, 1, 1, 0, stream_, parameters, nullptr);
 }
 
 } // namespace upm::cuda::measure

@@ -18,14 +18,6 @@ namespace upm::cuda::measure {
 
 namespace {
 
-std::size_t used(const RuntimeImpl &gpu) {
-    const CurrentContext current(gpu);
-    std::size_t available = 0;
-    std::size_t total = 0;
-    must(gpu, gpu.api.mem_info(&available, &total), "cuMemGetInfo");
-    return total - available;
-}
-
 // How long the device takes to read the buffer, piece by piece as it is mapped.
 double read_micros(const RuntimeImpl &gpu, const Buffer &buffer, const Job &job) {
     const CurrentContext current(gpu);
@@ -106,21 +98,57 @@ void sharing(const Runtime &runtime, const Job &job, Report &report) {
     }
 }
 
+// Many small extents: what they cost to share, and what it costs to write all of them, also
+// in extents of the usual size.
+void small_extents(const Runtime &runtime, const Job &job, Report &report) {
+    const RuntimeImpl &gpu = *runtime.shared();
+    for (const std::size_t extent : {gpu.granularity, job.extent}) {
+        Job small = job;
+        small.extent = extent;
+        SharingTimes times;
+        json result;
+        Report ignored;
+        share_once(runtime, small, 100, times, ignored);
+        result["extents"] = job.bytes / extent;
+        result["advise_new_ms"] = times.advise_new.front();
+        result["advise_known_ms"] = times.advise_known.front();
+        result["attach_ms"] = times.attach.front();
+        Buffer buffer =
+            must(Buffer::allocate(runtime, job.bytes, {.extent_bytes = extent}), "allocate");
+        fill(gpu, buffer, 9);
+        (void)must(buffer.advise(), "advise");
+        const auto since = Clock::now();
+        result["bytes_copied"] = must(buffer.will_write(0, job.bytes), "will_write");
+        result["write_all_ms"] = micros(since) / 1000;
+        report.put(std::to_string(extent), result);
+    }
+}
+
+// Of memory that others go on sharing, which is the usual case; and of the last one who has
+// it, whose write also frees it: new memory soon after that takes the driver longer.
 void first_write(const Runtime &runtime, const Job &job, Report &report) {
     json rows = json::array();
     for (const std::size_t units : {1UL, 8UL, 32UL}) {
         const std::size_t extent = units * runtime.granularity();
         Buffer buffer =
             must(Buffer::allocate(runtime, extent, {.extent_bytes = extent}), "allocate");
-        std::vector<double> times;
-        for (unsigned round = 0; round < job.rounds; ++round) {
-            fill(*runtime.shared(), buffer, round);
-            (void)must(buffer.advise(), "advise");
-            const auto since = Clock::now();
-            (void)must(buffer.will_write(0, 1), "will_write");
-            times.push_back(micros(since));
+        json row{{"bytes", extent}};
+        for (const bool alone : {false, true}) {
+            std::vector<double> times;
+            std::vector<Buffer> others;
+            for (unsigned round = 0; round < job.rounds; ++round) {
+                fill(*runtime.shared(), buffer, 2 * round + (alone ? 1 : 0));
+                (void)must(buffer.advise(), "advise");
+                if (!alone)
+                    others.push_back(must(
+                        Buffer::attach(runtime, must(buffer.manifest(), "manifest")), "attach"));
+                const auto since = Clock::now();
+                (void)must(buffer.will_write(0, 1), "will_write");
+                times.push_back(micros(since));
+            }
+            row[alone ? "last_owner_p50_us" : "p50_us"] = median(times);
         }
-        rows.push_back({{"bytes", extent}, {"p50_us", median(times)}});
+        rows.push_back(row);
         report.put("rows", rows);
     }
 }

@@ -14,9 +14,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = (HERE / "bin").exists()
@@ -74,6 +75,25 @@ def answer(model: Any) -> float:
         return float(model(image).float().sum())
 
 
+def milliseconds(work: Callable[[], object]) -> float:
+    """How long something takes, the GPU's part included."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    since = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return round((time.perf_counter() - since) * 1000, 3)
+
+
+def scale(sharing: Any, tensor: Any) -> None:
+    """A write under `writing`."""
+    with sharing.writing(None):
+        tensor.mul_(0.5)
+
+
 def child(fake: bool) -> int:
     """A process that shares: says what it did, and once all have, what it answers."""
     import torch
@@ -81,17 +101,25 @@ def child(fake: bool) -> int:
     sharing = import_upm_torch()
     model = make_model(fake)
     before = answer(model)
-    counts = sharing.share(model)
-    print(json.dumps({"advise": counts._asdict(), "same": answer(model) == before}), flush=True)
+    counts: list[Any] = []
+    took = milliseconds(lambda: counts.append(sharing.share(model)))
+    said = {"advise": counts[0]._asdict(), "share_ms": took, "same": answer(model) == before}
+    print(json.dumps(said), flush=True)
     writes = sys.stdin.readline().strip() == "write"
     used = 0
     if not fake:
         free, total = torch.cuda.mem_get_info()
         used = total - free
+    done: dict[str, Any] = {"used": used}
     if writes:
+        # What PyTorch loads when it first meets such a mode, and such a kernel.
+        private = torch.ones_like(model[0].weight)
+        with torch.no_grad():
+            done["first_use_of_writing_ms"] = milliseconds(lambda: scale(sharing, private))
         with torch.no_grad(), sharing.writing(model):
-            model[0].weight.mul_(0.5)
-    print(json.dumps({"answer": answer(model), "used": used}), flush=True)
+            for name in ("first_write_ms", "second_write_ms"):
+                done[name] = milliseconds(lambda: model[0].weight.mul_(0.5))
+    print(json.dumps({"answer": answer(model), **done}), flush=True)
     sys.stdin.readline()
     return 0
 
@@ -121,8 +149,8 @@ def processes(count: int, fake: bool) -> int:
     return 0 if well and answers[0] != answers[1] and len(set(answers[1:])) == 1 else 1
 
 
-def under_hook() -> int:
-    """A graph that reads shared parameters, and one operator that writes, by the hook."""
+def under_hook() -> NoReturn:
+    """A graph that reads shared parameters, and operators that write, under the hook."""
     import torch
 
     sharing = import_upm_torch()
@@ -139,9 +167,33 @@ def under_hook() -> int:
         found = model(image)
     graph.replay()
     torch.cuda.synchronize()
-    same = bool(torch.equal(found, expected))
-    print(json.dumps({"advise": counts._asdict(), "graph_same": same}), flush=True)
-    return 0 if same else 1
+    said: dict[str, Any] = {
+        "advise": counts._asdict(),
+        "graph_same": bool(torch.equal(found, expected)),
+    }
+    print(json.dumps(said), flush=True)
+    # A copy, whose destination the hook sees; the graph reads what is there then.
+    other = torch.randn_like(model[0].weight)
+    with torch.no_grad():
+        for name in ("first_copy_ms", "second_copy_ms"):
+            said[name] = milliseconds(lambda: model[0].weight.copy_(other))
+        expected = model(image)
+    graph.replay()
+    torch.cuda.synchronize()
+    said["written"] = bool(torch.equal(model[0].weight, other))
+    said["graph_follows"] = bool(torch.equal(found, expected))
+    print(json.dumps(said), flush=True)
+    # Last, since it loses the context: a kernel that nothing declares.
+    try:
+        with torch.no_grad():
+            model[1].weight.mul_(0.5)
+            torch.cuda.synchronize()
+        said["undeclared_write"] = "no error"
+    except RuntimeError as error:
+        said["undeclared_write"] = str(error).partition("\n")[0]
+    print(json.dumps(said), flush=True)
+    well = said["graph_same"] and said["written"] and said["graph_follows"]
+    os._exit(0 if well and "illegal" in said["undeclared_write"] else 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hook not in os.environ.get("LD_PRELOAD", ""):
         os.environ["LD_PRELOAD"] = hook
         os.execv(sys.executable, [sys.executable, __file__, "torch_hook"])
-    return under_hook()
+    under_hook()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@
         model.weight.mul_(0.5)        # a private copy of what is written, at its address
 
 Needs `upm-cudad` and libupm-cuda. Every process that gives the same parameters the same
-names shares them, whatever it did before. Not measured on a GPU.
+names shares them, whatever it did before.
 
 After `share` a kernel that writes to a parameter without `writing` loses the process its
-CUDA context (error 700 or 719); the bytes of other processes stay.
+CUDA context (error 700), and a copy to one is refused (error 1); the bytes of other
+processes stay.
 """
 
 from __future__ import annotations

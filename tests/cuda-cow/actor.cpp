@@ -11,12 +11,14 @@
 //   advise                      "ok MERGED PUBLISHED ALREADY REFUSED DIFFERENT"
 //   manifest | attach TEXT      line ends written as ';'
 //   write OFFSET LENGTH VALUE   will_write, then cuMemsetD8
-//   missed OFFSET               cuMemsetD8 with no will_write
+//   missed OFFSET               a kernel stores there with no will_write
+//   refused OFFSET              the same by cuMemsetD8
 //   randomly SEED ROUNDS        random writes, checked against a model in host memory
 //   stats                       "ok SHARED COPIES ROLLED_BACK"
 //   memory                      "ok PSS_KIB" of device memory, from smaps
 //   configure WORDS             of the fake
 //   free
+#include "cuda-cow/measure/probes.hpp"
 #include "tests/cuda-cow/support.hpp"
 
 #include "cuda-cow/core/runtime.hpp"
@@ -145,10 +147,25 @@ class Actor {
         in >> offset;
         const CurrentContext current(*runtime_.shared());
         const DriverApi &api = runtime_.shared()->api;
-        abi::Status status = api.memset_d8(buffer_.address() + offset, 0xee, 16);
+        const measure::Probes probes(api);
+        abi::Status status = probes.store(buffer_.address() + offset);
         if (status == abi::kSuccess)
             status = api.ctx_synchronize();
-        return status == abi::kSuccess ? "ok" : "error 14 " + status_text(api, status);
+        return answer(api, status);
+    }
+
+    std::string refused(std::istringstream &in) {
+        std::size_t offset = 0;
+        in >> offset;
+        const CurrentContext current(*runtime_.shared());
+        const DriverApi &api = runtime_.shared()->api;
+        return answer(api, api.memset_d8(buffer_.address() + offset, 0xee, 16));
+    }
+
+    static std::string answer(const DriverApi &api, abi::Status status) {
+        return status == abi::kSuccess
+                   ? "ok"
+                   : "error " + std::to_string(error_of(status)) + " " + status_text(api, status);
     }
 
     // Writes, advises and looks, in random order; the model says what must be read.
@@ -211,13 +228,13 @@ class Actor {
     }
 
     static constexpr std::pair<const char *, Command> kCommands[] = {
-        {"open", &Actor::open},     {"allocate", &Actor::allocate},
-        {"fill", &Actor::fill},     {"check", &Actor::check},
-        {"advise", &Actor::advise}, {"manifest", &Actor::manifest},
-        {"attach", &Actor::attach}, {"write", &Actor::write},
-        {"missed", &Actor::missed}, {"randomly", &Actor::randomly},
-        {"stats", &Actor::stats},   {"memory", &Actor::memory},
-        {"free", &Actor::free},
+        {"open", &Actor::open},         {"allocate", &Actor::allocate},
+        {"fill", &Actor::fill},         {"check", &Actor::check},
+        {"advise", &Actor::advise},     {"manifest", &Actor::manifest},
+        {"attach", &Actor::attach},     {"write", &Actor::write},
+        {"missed", &Actor::missed},     {"refused", &Actor::refused},
+        {"randomly", &Actor::randomly}, {"stats", &Actor::stats},
+        {"memory", &Actor::memory},     {"free", &Actor::free},
     };
 
     bool opened_ = false;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Buffers in one process: what changes, what stays, and that no failing driver call
-// leaves a hole or loses a byte.
-#include "cuda-cow/core/runtime.hpp"
-#include "tests/cuda-cow/support.hpp"
+// Buffers in one process: what changes, and what stays.
+#include "cuda-cow/core/spares.hpp"
+#include "tests/cuda-cow/buffer_fixture.hpp"
 
 #include <atomic>
 #include <cerrno>
@@ -16,26 +15,6 @@
 namespace upm::cuda::test {
 
 namespace {
-
-constexpr std::size_t kExtents = 4;
-constexpr std::size_t kBytes = kExtents * kUnit;
-
-class BufferTest : public testing::Test {
-  protected:
-    Buffer make(std::size_t bytes = kBytes, std::size_t extent = kUnit) {
-        Result<Buffer> made = Buffer::allocate(runtime, bytes, {.extent_bytes = extent});
-        EXPECT_TRUE(made) << last_error();
-        return std::move(*made);
-    }
-    Buffer filled(unsigned seed) {
-        Buffer made = make();
-        store(runtime, made.address(), pattern(kBytes, seed));
-        return made;
-    }
-
-    Broker broker;
-    Runtime runtime = open_fake(broker.socket());
-};
 
 TEST_F(BufferTest, AdviseKeepsTheBytesAndTheAddress) {
     Buffer one = filled(1);
@@ -115,7 +94,7 @@ TEST_F(BufferTest, WhatIsNeverWrittenDoesNotSpoilSharing) {
     Buffer two = make();
     for (const Buffer *buffer : {&one, &two})
         store(runtime, buffer->address(), pattern(kUnit + 24, 1));
-    EXPECT_EQ(one.advise()->published, kExtents - 1) << "two of four are equal, and cleared";
+    EXPECT_EQ(one.advise()->published, 3U) << "four are equal, and cleared";
     EXPECT_EQ(two.advise()->merged, kExtents);
 }
 
@@ -166,19 +145,69 @@ TEST_F(BufferTest, AttachNeedsEveryExtent) {
 }
 
 TEST_F(BufferTest, FreesEverything) {
+    const upm_fake_stats at_first = fake_stats();
+    {
+        const Runtime other = open_fake(broker.socket());
+        Result<Buffer> one = Buffer::allocate(other, kBytes, {.extent_bytes = kUnit});
+        ASSERT_TRUE(one);
+        ASSERT_TRUE(one->advise()) << last_error();
+        const upm_fake_stats before = fake_stats();
+        {
+            Buffer two = std::move(*Buffer::attach(other, *one->manifest()));
+            ASSERT_TRUE(two.will_write(0, kUnit)) << "to a spare";
+            ASSERT_TRUE(two.advise()) << "which is made up for";
+            ASSERT_TRUE(two.will_write(0, kBytes));
+        }
+        expect_same(fake_stats(), before);
+    }
+    expect_same(fake_stats(), at_first);
+}
+
+// What is made beforehand is little, and goes when there is no other memory.
+TEST_F(BufferTest, SparesAreFewAndGivenUp) {
+    Buffer one = filled(1);
+    const upm_fake_stats before = fake_stats();
+    ASSERT_TRUE(one.advise());
+    EXPECT_EQ(fake_stats().bytes, before.bytes + Spares::kCount * kUnit);
+    configure("memory=" + std::to_string(fake_stats().bytes));
+    Buffer two = make(2 * kUnit);
+    EXPECT_EQ(fake_stats().bytes, before.bytes + 2 * kUnit);
+    configure("memory=0");
+    Buffer large = make(4 * kUnit, 4 * kUnit);
+    const std::size_t without = fake_stats().bytes;
+    ASSERT_TRUE(large.advise());
+    EXPECT_EQ(fake_stats().bytes, without) << "for extents of the smallest size only";
+}
+
+// A write that finds a spare makes, reserves and opens nothing.
+TEST_F(BufferTest, FirstWriteTakesASpare) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    for (std::size_t i = 0; i < kExtents; ++i) {
+        const upm_fake_stats before = fake_stats();
+        ASSERT_EQ(*one.will_write(i * kUnit, 1), kUnit);
+        const bool spare = i < Spares::kCount;
+        EXPECT_EQ(fake_stats().bytes, before.bytes + (spare ? 0 : kUnit) - kUnit) << i;
+        store(runtime, one.address() + i * kUnit, {7});
+    }
+    std::vector<unsigned char> wanted = pattern(kBytes, 1);
+    for (std::size_t i = 0; i < kExtents; ++i)
+        wanted[i * kUnit] = 7;
+    EXPECT_EQ(load(runtime, one.address(), kBytes), wanted);
+}
+
+TEST_F(BufferTest, FreesEverythingOfWhatWasShared) {
+    Buffer warm = filled(3);
+    ASSERT_TRUE(warm.advise());
     const upm_fake_stats before = fake_stats();
     {
         Buffer one = filled(1);
         Buffer two = filled(1);
         ASSERT_TRUE(one.advise());
         ASSERT_TRUE(two.advise());
-        ASSERT_TRUE(two.will_write(0, kUnit));
+        ASSERT_TRUE(two.will_write(0, kBytes));
     }
-    const upm_fake_stats after = fake_stats();
-    EXPECT_EQ(after.bytes, before.bytes);
-    EXPECT_EQ(after.handles, before.handles);
-    EXPECT_EQ(after.mappings, before.mappings);
-    EXPECT_EQ(after.reservations, before.reservations);
+    expect_same(fake_stats(), before);
 }
 
 // Whatever runs is done before memory is taken away under it: with work that starts
@@ -249,12 +278,62 @@ TEST_F(BufferTest, WhatALostBrokerKnewIsOfferedAgain) {
         EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
 }
 
+// By whoever comes first. Memory that came from another process cannot be exported: it is
+// copied once, and all who had it are together again when they have advised.
+TEST_F(BufferTest, WhoeverImportedOffersACopyToTheNextBroker) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    Buffer two = std::move(*Buffer::attach(runtime, *one.manifest()));
+    Buffer three = filled(1);
+    ASSERT_EQ(three.advise()->merged, kExtents);
+    const std::size_t before = fake_stats().bytes;
+    broker.kill();
+    broker.start();
+    const Result<AdviseCounts> done = two.advise();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->published, kExtents);
+    EXPECT_EQ(done->bytes, kBytes) << "all of it is shared";
+    EXPECT_EQ(two.stats().copies, 0U) << "that was no write";
+    EXPECT_EQ(fake_stats().bytes, before + kBytes) << "until the others have advised";
+    EXPECT_EQ(three.advise()->merged, kExtents);
+    EXPECT_EQ(one.advise()->merged, kExtents);
+    EXPECT_EQ(fake_stats().bytes, before);
+    for (Buffer *buffer : {&one, &two, &three}) {
+        EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
+        EXPECT_EQ(buffer->advise()->already, kExtents);
+        ASSERT_EQ(*buffer->will_write(0, 1), kUnit);
+        store(runtime, buffer->address(), {9});
+    }
+    EXPECT_EQ(load(runtime, one.address(), kUnit), load(runtime, three.address(), kUnit));
+}
+
+// Without memory for the copies nothing is lost: what is shared stays so, and the next
+// broker hears of it from whoever can export it.
+TEST_F(BufferTest, WithoutMemoryForACopyItStaysShared) {
+    Buffer one = filled(1);
+    Buffer two = filled(1);
+    ASSERT_TRUE(one.advise());
+    ASSERT_EQ(two.advise()->merged, kExtents);
+    broker.kill();
+    broker.start();
+    configure("memory=" + std::to_string(fake_stats().bytes));
+    const Result<AdviseCounts> done = two.advise();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->refused, kExtents);
+    EXPECT_EQ(done->bytes, kBytes);
+    EXPECT_EQ(one.advise()->published, kExtents);
+    EXPECT_EQ(two.advise()->merged, kExtents);
+    configure("memory=0");
+    for (const Buffer *buffer : {&one, &two})
+        EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
+}
+
 // Should even the way back fail, will_write finds the way out.
 TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
     Buffer one = filled(1);
-    broker.kill();
-    configure("fail=cuMemSetAccess:2:999"); // the first freezes
-    EXPECT_EQ(one.advise().error(), ECONNREFUSED);
+    // The first one freezes what cannot be exported then.
+    configure("fail=cuMemSetAccess:2:999 fail=cuMemExportToShareableHandle:1:999");
+    EXPECT_EQ(one.advise(0, kUnit).error(), EIO);
     EXPECT_NE(describe(one.address()).find("since one that failed"), std::string::npos);
     EXPECT_EQ(*one.will_write(0, kBytes), 0U) << "nothing to copy";
     store(runtime, one.address(), pattern(kBytes, 2));
@@ -266,7 +345,8 @@ TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
 TEST_F(BufferTest, UnmapsOneByOneIfItMust) {
     Buffer one = filled(1);
     ASSERT_TRUE(one.advise());
-    configure("fail=cuMemUnmap:1:1 fail=cuMemUnmap:6:1");
+    // That of the window, and, after its extents one by one, that of the extents.
+    configure("fail=cuMemUnmap:1:1 fail=cuMemUnmap:" + std::to_string(kExtents + 1) + ":1");
     EXPECT_EQ(*one.will_write(0, kBytes), kBytes) << last_error();
     EXPECT_EQ(one.stats().rolled_back, 0U);
     EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
@@ -437,64 +517,11 @@ TEST_F(BufferTest, MemoryLimit) {
     Buffer one = filled(1);
     ASSERT_TRUE(one.advise());
     configure("memory=" + std::to_string(fake_stats().bytes + kUnit));
-    EXPECT_EQ(one.will_write(0, kBytes).error(), ENOMEM) << "one fits, four do not";
+    EXPECT_EQ(one.will_write(0, kBytes).error(), ENOMEM) << "five fit, with the spares; six do not";
     EXPECT_EQ(one.stats().shared, kExtents) << "all or nothing";
     EXPECT_EQ(*one.will_write(0, kUnit), kUnit);
     EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
 }
-
-// Every driver call of an operation fails once, one after the other. Never a hole:
-// the bytes can be read, and after a second try they can be written.
-class EveryCallFails : public BufferTest, public testing::WithParamInterface<const char *> {};
-
-TEST_P(EveryCallFails, WillWrite) {
-    for (unsigned call = 1; call < 200; ++call) {
-        SCOPED_TRACE(call);
-        Buffer one = filled(call);
-        ASSERT_TRUE(one.advise()) << last_error();
-        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
-                  ":2");
-        const std::size_t before = fake_stats().calls;
-        const Result<std::uint64_t> done = one.will_write(0, kBytes);
-        const std::size_t calls = fake_stats().calls - before;
-        configure("reset=1 task_us=0");
-        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
-        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
-        store(runtime, one.address(), pattern(kBytes, call + 1));
-        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call + 1));
-        if (done && calls < call)
-            return; // the last call was reached
-    }
-    FAIL() << "no end of calls";
-}
-
-TEST_P(EveryCallFails, Advise) {
-    for (unsigned call = 1; call < 200; ++call) {
-        SCOPED_TRACE(call);
-        // Two extents are known before, two are new.
-        Buffer known = filled(call);
-        ASSERT_TRUE(known.advise(0, 2 * kUnit)) << last_error();
-        Buffer one = filled(call);
-        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
-                  ":2");
-        const std::size_t before = fake_stats().calls;
-        const Result<AdviseCounts> done = one.advise();
-        const std::size_t calls = fake_stats().calls - before;
-        configure("reset=1 task_us=0");
-        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
-        ASSERT_TRUE(one.advise()) << last_error();
-        ASSERT_EQ(one.stats().shared, kExtents);
-        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
-        store(runtime, one.address(), pattern(kBytes, call + 1));
-        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
-        if (done && calls < call)
-            return;
-    }
-    FAIL() << "no end of calls";
-}
-
-INSTANTIATE_TEST_SUITE_P(Fault, EveryCallFails, testing::Values("*"),
-                         [](const auto &) { return std::string("AnyCall"); });
 
 // Before anything is set aside for its extents, of which there would be 2^47.
 TEST_F(BufferTest, NoDeviceHasThatMuch) {

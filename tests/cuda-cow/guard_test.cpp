@@ -117,6 +117,46 @@ TEST_F(GuardTest, StoppedBrokerHoldsNoWriteAndNoLaunchUp) {
     EXPECT_EQ(counters.reservations, 0U);
 }
 
+// An advise looks at memory that may be written all the while, by launches that the hook lets
+// through: what changed meanwhile is neither merged nor published.
+TEST_F(GuardTest, WhatIsWrittenBetweenHashingAndSharingStaysPrivate) {
+    const Runtime patient = patient_runtime();
+    Buffer known = filled(patient, 1);
+    Buffer advised = filled(patient, 1);
+    ASSERT_EQ(known.advise(0, 2 * kUnit)->published, 2U) << last_error();
+    ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
+    std::atomic<bool> over{false};
+    Result<AdviseCounts> done{AdviseCounts{}, 0};
+    std::thread advising([&] {
+        done = advised.advise();
+        over = true;
+    });
+    while (!over && unread_by(broker.socket()) == 0)
+        std::this_thread::sleep_for(1ms);
+    store(patient, advised.address(), pattern(kUnit, 8));
+    store(patient, advised.address() + 2 * kUnit, pattern(kUnit, 9));
+    EXPECT_FALSE(over);
+    ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
+    advising.join();
+    ASSERT_TRUE(done) << last_error();
+    EXPECT_EQ(done->merged, 1U);
+    EXPECT_EQ(done->different, 1U);
+    EXPECT_EQ(done->published, 1U);
+    EXPECT_EQ(done->refused, 1U);
+    std::vector<unsigned char> wanted = pattern(kBytes, 1);
+    const std::vector<unsigned char> eight = pattern(kUnit, 8);
+    const std::vector<unsigned char> nine = pattern(kUnit, 9);
+    std::copy(eight.begin(), eight.end(), wanted.begin());
+    std::copy(nine.begin(), nine.end(), wanted.begin() + 2 * kUnit);
+    EXPECT_EQ(load(patient, advised.address(), kBytes), wanted);
+    store(patient, advised.address(), eight);
+    store(patient, advised.address() + 2 * kUnit, nine);
+    const Result<AdviseCounts> rest = known.advise();
+    EXPECT_EQ(rest->merged, 1U);
+    EXPECT_EQ(rest->published, 1U) << "nobody was told of what is written";
+    EXPECT_EQ(load(patient, known.address(), kBytes), pattern(kBytes, 1));
+}
+
 // What is on its way to the broker may be seen by others: a write meanwhile copies it.
 TEST_F(GuardTest, WriteDuringPublicationCopies) {
     const Runtime patient = patient_runtime();

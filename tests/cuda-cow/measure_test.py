@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MEASURE = ROOT / "cuda-cow/measure"
 SMALL = ("--", "--bytes", "1048576", "--extent", "262144", "--rounds", "1", "--processes", "1")
 STAGES = (
-    "machine fresh_memory calls first_write spare bandwidth sharing conformance edges under_work "
-    "export_again exporter_death batches hook processes torch"
+    "machine fresh_memory calls first_write spare bandwidth sharing conformance profile backstop "
+    "edges trials lost_broker broker_death small_extents under_work export_again exporter_death "
+    "batches hook processes torch"
 ).split()
 # Where the loader may look: the C library of the machine, and the folder itself.
 C_LIBRARY = re.compile(r"^(/lib64/ld-linux|.*/lib(c|m|dl|rt|pthread)\.so)")
@@ -105,23 +106,39 @@ class BundleTest(unittest.TestCase):
         self.assertEqual(set(found["conformance"].values()), {"passed"})
         lost = {"call": 0, "wait": 700, "later": 700}
         for kind, statuses in found["edges"].items():
-            statuses.pop("call_us")
-            expected = lost | {"call": 700 if kind == "copy_from_host" else 0}  # it waits
-            if kind.endswith("under_reader"):
+            expected = lost
+            if kind in ("memset", "graph_read_only_then_writable") or kind.startswith("copy"):
+                expected = {"call": 1, "wait": 0, "later": 0}
+            if kind.endswith("under_reader") or kind == "graph_of_memory_that_was_replaced":
                 expected = {"call": 0, "wait": 0, "later": 0}
-            self.assertEqual(statuses, expected, kind)
-        self.assertEqual(len(found["edges"]), 10)
+            if kind == "write_value":  # the fake has no such call
+                expected = {"call": 500, "wait": 0, "later": 0}
+            self.assertEqual({name: statuses[name] for name in lost}, expected, kind)
+        self.assertEqual(len(found["edges"]), 16)
         self.assertEqual((found["sharing"]["published"], found["sharing"]["merged"]), (4, 4))
         self.assertEqual(found["sharing"]["rounds"], 5)
         self.assertEqual(len(found["first_write"]["rows"]), 3)
         self.assertEqual(len(found["spare"]), 3)
         self.assertEqual(found["bandwidth"]["timer"], "events")
         self.assertGreater(found["bandwidth"]["tag_bytes_per_second"], 0)
-        self.assertEqual(found["export_again"], {"same_handle": False, "status": 0})
+        self.assertEqual(found["export_again"], {"same_handle": False, "status": 1})
         self.assertEqual(
             found["exporter_death"],
             {"imported_before_reads": True, "import_after_death": 0, "imported_after_reads": True},
         )
+        for how, statuses in found["backstop"].items():
+            self.assertEqual(statuses["wait"], 700 if how == "store" else 0)
+            self.assertTrue(statuses["bytes_of_others_unchanged"])
+            self.assertTrue(statuses["newcomer_reads_the_same"])
+        self.assertEqual(found["lost_broker"]["offered_by_an_importer"]["published"], 4)
+        self.assertEqual(found["lost_broker"]["then_merged"]["merged"], 4)
+        self.assertTrue(found["lost_broker"]["same_bytes"])
+        for process in found["broker_death"]["processes"]:
+            self.assertEqual(process["wrong"], 0)
+            self.assertEqual(process["shared_bytes"], found["broker_death"]["bytes"])
+        self.assertEqual(found["small_extents"]["2097152"]["bytes_copied"], 16 << 20)
+        self.assertGreater(found["profile"]["4194304"]["first_write"]["in_calls_us"], 0)
+        self.assertIn("threads 2097152", found["trials"])
         self.assertTrue(found["batches"]["64"]["unmap_takes_them_at_once"])
         self.assertEqual(found["under_work"]["status"], 0)
         self.assertGreater(found["hook"]["none_tracked_ns"], 0)

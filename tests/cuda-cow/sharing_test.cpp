@@ -99,6 +99,21 @@ TEST(Sharing, MissedWriteKillsOnlyItsProcess) {
     EXPECT_EQ(all[1]->ask("write 0 1 1"), "ok");
 }
 
+// A copy or memset that nobody announced is refused by the driver, and costs no context.
+TEST(Sharing, MissedMemsetIsRefusedAndNothingElse) {
+    const Broker broker;
+    Actors all = start(broker, 2);
+    for (const auto &actor : all) {
+        ASSERT_EQ(actor->ask("fill 1"), "ok");
+        ASSERT_TRUE(actor->ask("advise").starts_with("ok"));
+    }
+    EXPECT_EQ(all[0]->ask("refused 100"), "error 22 CUDA_ERROR_INVALID_VALUE (1)");
+    for (const auto &actor : all)
+        EXPECT_EQ(actor->ask("check 1"), "ok same");
+    EXPECT_EQ(all[0]->ask("write 100 16 9"), "ok");
+    EXPECT_EQ(all[1]->ask("check 1"), "ok same");
+}
+
 TEST(Sharing, SurvivesItsFirstOwner) {
     const Broker broker;
     Actors all = start(broker, 2);

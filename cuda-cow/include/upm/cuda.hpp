@@ -12,7 +12,7 @@
 //
 // Errors are errno values in upm::Result; last_error() has the text. After advise
 // memory is read-only for the GPU: a kernel that writes without will_write() loses
-// its context (CUDA error 700 or 719), never the bytes of others.
+// its context (CUDA error 700), a copy or memset is refused (1), and the bytes of others stay.
 //
 // A Runtime and its Buffers may be used from any thread. CUDA does not survive a
 // fork, nor does this. Nothing throws but std::bad_alloc.
@@ -103,7 +103,7 @@ struct AdviseCounts {
     std::uint64_t published = 0; // were new, and are now known
     std::uint64_t already = 0;   // were shared before
     std::uint64_t refused = 0;   // by a limit, for lack of descriptors, or written meanwhile
-    std::uint64_t different = 0; // equal tags, other bytes
+    std::uint64_t different = 0; // equal tags, other bytes; known content, written meanwhile
     std::uint64_t bytes = 0;     // shared now, among those looked at
 };
 
@@ -146,9 +146,9 @@ class UPM_API Buffer {
 
     // Shares the whole extents inside [offset, offset + length); the last extent
     // counts as whole if the range reaches the buffer's end. Waits for the device.
-    // Nobody may write the range meanwhile; a kernel that does loses its context. A
-    // will_write() is no such write: it does not wait for the broker, and what it made
-    // writable stays private.
+    // Nobody may write the range meanwhile, unless the hook sees the launch: a kernel that
+    // does may lose its context, or its write. A will_write() is no such write: it does not
+    // wait for the broker, and what it made writable stays private.
     // On an error what was done until then is in the counts and everything else is
     // private as before. Errors: EINVAL, ECONNREFUSED (no broker), EPIPE (lost it),
     // EACCES (the broker is neither this user's nor root's), EPROTONOSUPPORT (it is of

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+//
+// No failing driver call leaves a hole or loses a byte.
+#include "tests/cuda-cow/buffer_fixture.hpp"
+
+namespace upm::cuda::test {
+
+namespace {
+
+// Every driver call of an operation fails once, one after the other. Never a hole:
+// the bytes can be read, and after a second try they can be written.
+class EveryCallFails : public BufferTest, public testing::WithParamInterface<const char *> {};
+
+TEST_P(EveryCallFails, WillWrite) {
+    for (unsigned call = 1; call < 200; ++call) {
+        SCOPED_TRACE(call);
+        Buffer one = filled(call);
+        ASSERT_TRUE(one.advise()) << last_error();
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<std::uint64_t> small = one.will_write(0, 2 * kUnit); // to spares
+        const Result<std::uint64_t> done = one.will_write(0, kBytes);
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call + 1));
+        if (small && done && calls < call)
+            return; // the last call was reached
+    }
+    FAIL() << "no end of calls";
+}
+
+TEST_P(EveryCallFails, Advise) {
+    for (unsigned call = 1; call < 200; ++call) {
+        SCOPED_TRACE(call);
+        // Two extents are known before, two are new.
+        Buffer known = filled(call);
+        ASSERT_TRUE(known.advise(0, 2 * kUnit)) << last_error();
+        Buffer one = filled(call);
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<AdviseCounts> done = one.advise();
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.advise()) << last_error();
+        ASSERT_EQ(one.stats().shared, kExtents);
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
+        if (done && calls < call)
+            return;
+    }
+    FAIL() << "no end of calls";
+}
+
+// What another process published, offered to a new broker.
+TEST_P(EveryCallFails, OfferAgain) {
+    for (unsigned call = 1; call < 200; ++call) {
+        SCOPED_TRACE(call);
+        Buffer known = filled(call);
+        ASSERT_TRUE(known.advise()) << last_error();
+        Buffer one = std::move(*Buffer::attach(runtime, *known.manifest()));
+        broker.kill();
+        broker.start();
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<AdviseCounts> done = one.advise();
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.advise()) << last_error();
+        ASSERT_EQ(one.stats().shared, kExtents);
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
+        if (done && calls < call)
+            return;
+    }
+    FAIL() << "no end of calls";
+}
+
+INSTANTIATE_TEST_SUITE_P(Fault, EveryCallFails, testing::Values("*"),
+                         [](const auto &) { return std::string("AnyCall"); });
+
+} // namespace
+
+} // namespace upm::cuda::test
