@@ -49,8 +49,9 @@ class Cgroup {
     }
     // Without swap, which would take what is over, as much as it has time for.
     void limit(std::uint64_t bytes) const {
-        if (exists(path_ + "/memory.swap.max"))
+        if (exists(path_ + "/memory.swap.max")) {
             EXPECT_EQ(write_file(path_ + "/memory.swap.max", "0"), 0);
+        }
         EXPECT_EQ(write_file(path_ + "/memory.max", std::to_string(bytes)), 0);
     }
     void unlimited() const { EXPECT_EQ(write_file(path_ + "/memory.max", "max"), 0); }
