@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "preload/short_lived.hpp"
 
+#include "libupm/base/wander.hpp"
+
 #include <algorithm>
 
 namespace upm::hook {
@@ -48,7 +50,7 @@ void ShortLived::frees(Life &life) noexcept {
     if (++passing_ < kPassing || passed_.load() < kPassingBytes)
         return;
     stayed_ = 0;
-    ahead_ = static_cast<std::int64_t>(pause_.load());
+    ahead_ = next_pause();
     stream_ = true;
 }
 
@@ -56,10 +58,13 @@ bool ShortLived::asks(std::size_t bytes) noexcept {
     const auto size = static_cast<std::int64_t>(bytes);
     if (ahead_.fetch_sub(size) > size)
         return false;
-    const std::uint64_t pause = std::min(pause_.load() * 2, kMostPause);
-    pause_ = pause;
-    ahead_ = static_cast<std::int64_t>(pause);
+    pause_ = std::min(pause_.load() * 2, kMostPause);
+    ahead_ = next_pause();
     return true;
+}
+
+std::int64_t ShortLived::next_pause() noexcept {
+    return static_cast<std::int64_t>(wandering_pause(pause_.load(), questions_++));
 }
 
 void ShortLived::end() noexcept {

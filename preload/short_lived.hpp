@@ -8,8 +8,9 @@
 // block passes between two loads: a program that ends its use of a model frees all of it, and
 // that is no stream. Two blocks that pass one after the other, of 16 MiB together, make a stream.
 // It ends with blocks that stay, or when others have or want what it reads, which is asked
-// after 64 MiB, 128 MiB more, at last after each 4 GiB. Each time that it was no end, twice as
-// many blocks must stay, up to 64.
+// after 64 MiB, 128 MiB more, at last after each 4 GiB, or up to a quarter earlier, so that the
+// questions wander through a file that is read again and again. Each time that it was no end, twice
+// as many blocks must stay, up to 64.
 //
 // A read four times as large as what passes is no part of it: the model whose file was read before,
 // piece by piece, for a checksum.
@@ -73,6 +74,7 @@ class ShortLived {
     [[nodiscard]] std::atomic<std::uint64_t> &slot(std::uint64_t turn) noexcept {
         return recent_[turn % recent_.size()];
     }
+    std::int64_t next_pause() noexcept;
 
     bool never_ = false;
     std::atomic<bool> stream_{false};
@@ -86,7 +88,8 @@ class ShortLived {
     std::atomic<std::uint32_t> stayed_{0};  // while it streams
     std::atomic<std::uint32_t> needed_{1};  // of those, for its end
     std::atomic<std::uint64_t> pause_{kFirstPause};
-    std::atomic<std::int64_t> ahead_{0}; // bytes until others are asked
+    std::atomic<std::int64_t> ahead_{0};      // bytes until others are asked
+    std::atomic<std::uint64_t> questions_{0}; // that were, or will be
 };
 
 // Of this process.
