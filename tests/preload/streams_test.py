@@ -8,6 +8,7 @@ What counts is how much the broker made for them, in how many places their block
 which system calls they made. A busy machine makes less for them, never more.
 """
 
+import itertools
 import shutil
 import sys
 import tempfile
@@ -20,8 +21,9 @@ from hooked import PAGE, ROOT, BrokerCase, Program, main, wait_until
 
 STREAMS = ROOT / "build/cmake/tests/preload/upm-hook-streams"
 MIB = 1 << 20
-# A stream is asked about 16 parts after it began, then after 32 more and so on: so never at one
-# of the first four parts, of which the broker may still know what it made for the same program.
+# A stream is asked about 16 parts after it began, then after 32, 52, 100, 230 and 468 more
+# (libupm/base/wander.hpp): so at none of the first four parts of the file, of which the broker may
+# still know what it made for the same program.
 FILE = 128 * MIB
 PART = 4 * MIB  # four that pass make a stream
 
@@ -43,15 +45,20 @@ class Streams(BrokerCase):
         folder = tempfile.TemporaryDirectory(prefix="upm-test-", dir="/var/tmp")
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        self.file = self.folder / "file"
-        with self.file.open("wb") as file:
-            for page in range(FILE // PAGE):
-                file.write((b"%d " % page).ljust(PAGE, bytes([page % 251 + 1])))
+        self.file = self.make_file("file", FILE)
 
-    def program(self) -> Program:
+    def make_file(self, name: str, size: int) -> Path:
+        """A file whose pages are in no other one."""
+        path = self.folder / name
+        with path.open("wb") as file:
+            for page in range(size // PAGE):
+                file.write((b"%s %d " % (name.encode(), page)).ljust(PAGE, bytes([page % 251 + 1])))
+        return path
+
+    def program(self, file: Path | None = None) -> Program:
         """One that has found the broker, and has not read."""
         variables = self.hook | {"UPM_SCOPE": "loads", "UPM_MIN_BYTES": "64K"}
-        program = self.start([STREAMS, self.file], variables)
+        program = self.start([STREAMS, file or self.file], variables)
         self.assertEqual(program.line(), "ready\n")
         program.wait_until_idle()
         return program
@@ -143,6 +150,23 @@ class Streams(BrokerCase):
             return said.made + said.shared >= 6 * PART
 
         wait_until(shares, "no large block shares")
+
+    def test_memory_that_was_read_into_plainly_is_not_used_again(self) -> None:
+        """What passes is no stream yet: the next load finds memory that may share."""
+        tries = itertools.count()
+
+        def shares() -> bool:  # unless the broker was late
+            file = self.make_file(f"small{next(tries)}", MIB)
+            program, other = self.program(file), self.program(file)
+            said = self.read(program, "fresh", MIB, 1)
+            self.assertEqual(said.shared + said.made, 0, "the first one only registers")
+            self.read(other, "kept", MIB, 2)
+            shared = self.read(program, "fresh", MIB, 1).shared
+            program.end()
+            other.end()
+            return shared == MIB
+
+        wait_until(shares, "what another one has is read plainly")
 
     def test_others_who_have_it_are_found(self) -> None:
         """A stream of what another one has comes to share, sooner or later."""
