@@ -41,10 +41,18 @@ bool may_have(unsigned flags, std::uint16_t version) {
 Broker::Broker(const Limits &limits, Send send, std::function<std::uint64_t()> random, Make make)
     : limits_(limits), send_(std::move(send)), random_(std::move(random)),
       catalog_(HashKey{.low = random_(), .high = random_()}), ledger_(limits),
-      usage_(
-          limits, catalog_, [this](Segment &segment) { drop(segment); },
-          [this](Segment &segment) { credit(segment); }),
-      seeds_(limits, catalog_, ledger_, random_, [this](Segment &segment) { drop(segment); }),
+      usage_(limits, catalog_,
+             {.drop = [this](Segment &segment) { drop(segment); },
+              .seen = [this](Segment &segment) { credit(segment); },
+              .charge = [this](Segment &segment,
+                               const Owner &owner) { return charge(segment, owner); }}),
+      seeds_(limits, catalog_, ledger_, random_,
+             [this](Segment &segment) {
+                 if (segment.users == 0)
+                     drop(segment);
+                 else
+                     usage_.find_payer(segment);
+             }),
       make_(std::move(make)), backlog_(limits, catalog_, ledger_, alone_, backlog_hooks()) {}
 
 Broker::~Broker() = default;
@@ -521,6 +529,21 @@ void Broker::drop(Segment &segment) {
     backlog_.forget(segment);
     ++totals_.dropped;
     catalog_.remove(segment);
+}
+
+// What was made for its owner alone is of use to somebody else by now.
+bool Broker::charge(Segment &segment, const Owner &owner) {
+    const std::uint64_t pages = segment.pages.size();
+    if (ledger_.room(owner) < pages)
+        return false;
+    if (std::exchange(segment.alone, false))
+        alone_.credit(segment.owner, pages);
+    ledger_.take(segment.owner, &Account::pages, pages);
+    ledger_.take(segment.owner, &Account::segments, 1);
+    segment.owner = owner;
+    ledger_.add(owner, &Account::pages, pages);
+    ledger_.add(owner, &Account::segments, 1);
+    return true;
 }
 
 bool Broker::report(Client &client, std::span<const std::byte> packet, std::uint64_t now) {

@@ -160,6 +160,7 @@ class Broker {
                             std::uint64_t &inode) const;
     [[nodiscard]] std::uint32_t name(Client &client, SegmentId segment);
     void drop(Segment &segment);
+    [[nodiscard]] bool charge(Segment &segment, const Owner &owner);
     void end_reservation(Client &client, std::uint64_t now);
 
     void fail(const Client &client, const store::Header &header, int error) const;

@@ -145,8 +145,8 @@ std::uint64_t Seeds::drop(Seed &seed) {
     for (const SegmentId id : seed.segments) {
         Segment &segment = *catalog_.find(id);
         let_go(segment, seed.number);
-        if (!segment.kept() && segment.users == 0)
-            drop_(segment);
+        if (!segment.kept())
+            release_(segment);
     }
     forget(seed);
     // Others may have lost all that they had, since there was no room for it.

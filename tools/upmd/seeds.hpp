@@ -42,11 +42,11 @@ struct Seed {
 
 class Seeds {
   public:
-    // `drop` ends a segment that nobody uses and no seed keeps.
+    // `release` gets what is kept no more: nobody may use it.
     Seeds(const Limits &limits, Catalog &catalog, Ledger &ledger,
-          std::function<std::uint64_t()> random, std::function<void(Segment &)> drop)
+          std::function<std::uint64_t()> random, std::function<void(Segment &)> release)
         : limits_(limits), catalog_(catalog), ledger_(ledger), random_(std::move(random)),
-          drop_(std::move(drop)) {}
+          release_(std::move(release)) {}
 
     // What a new one is to be.
     struct Wish {
@@ -94,7 +94,7 @@ class Seeds {
     Catalog &catalog_;
     Ledger &ledger_;
     std::function<std::uint64_t()> random_;
-    std::function<void(Segment &)> drop_;
+    std::function<void(Segment &)> release_;
     std::map<SeedNumber, Seed> seeds_;
     SeedNumber last_ = 0;
 };

@@ -38,6 +38,8 @@ void Usage::begin(Client &client, Segment &segment, std::uint64_t pages, std::ui
     ++segment.users;
     set(segment, use->second, pages);
     segment.shared = segment.shared || client.owner.process != segment.owner.process;
+    if (segment.users == 1)
+        find_payer(segment);
 }
 
 void Usage::use(ClientId id, Segment &segment, bool published, std::uint64_t now) {
@@ -59,20 +61,39 @@ void Usage::release(Client &client, SegmentId id, std::uint64_t now) {
     Segment &segment = *catalog_.find(id);
     set(segment, use->second, 0);
     client.uses.erase(use);
-    if (--segment.users != 0)
-        return;
-    segment.unused_since = now;
-    let_go(segment, now);
+    if (--segment.users == 0)
+        segment.unused_since = now;
+    if (segment.users == 0 || client.owner.uid == segment.owner.uid)
+        let_go(segment, now);
 }
 
 void Usage::let_go(Segment &segment, std::uint64_t now) {
-    if (segment.users != 0 || segment.kept())
+    if (segment.kept())
         return;
-    if (segment.shared && limits_.expire_ms != 0) {
+    if (segment.users != 0)
+        find_payer(segment);
+    else if (segment.shared && limits_.expire_ms != 0)
         wanted(now + limits_.expire_ms);
-    } else {
-        drop_(segment);
+    else
+        hooks_.drop(segment);
+}
+
+// A user none of whose processes has the segment is not to pay for those of others who never let
+// go. The first who has room for it pays from now on; where nobody has, all stays as it is.
+void Usage::find_payer(Segment &segment) {
+    if (segment.kept())
+        return;
+    std::vector<Owner> others;
+    for (const ClientId id : segment.domain->members) {
+        const auto member = clients_.find(id); // one may be leaving just now
+        if (member == clients_.end() || !member->second.uses.contains(segment.id))
+            continue;
+        if (member->second.owner.uid == segment.owner.uid)
+            return;
+        others.push_back(member->second.owner);
     }
+    (void)std::any_of(others.begin(), others.end(),
+                      [&](const Owner &other) { return hooks_.charge(segment, other); });
 }
 
 void Usage::report(ClientId id, SegmentId segment, std::int64_t pages, std::uint64_t now) {
@@ -149,7 +170,7 @@ void Usage::judge(const Process &process, const Look &look, std::uint64_t starte
             if (const auto pages = look.pages.find(segment.inode); pages != look.pages.end()) {
                 set(segment, use, std::exchange(left[segment.inode], 0));
                 if (client.owner.process == segment.owner.process)
-                    seen_(segment);
+                    hooks_.seen(segment);
             } else if (look.gone || (look.complete && settled)) {
                 over.push_back(number);
             }
@@ -190,7 +211,7 @@ std::uint64_t Usage::expire(std::uint64_t now) {
             wanted(segment->unused_since + limits_.expire_ms);
     }
     for (const SegmentId id : over)
-        drop_(*catalog_.find(id));
+        hooks_.drop(*catalog_.find(id));
     return next_;
 }
 

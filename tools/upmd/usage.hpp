@@ -29,10 +29,14 @@ struct Look {
 
 class Usage {
   public:
-    // `drop` ends a segment that nobody uses; `seen` gets one that its owner maps.
-    Usage(const Limits &limits, Catalog &catalog, std::function<void(Segment &)> drop,
-          std::function<void(Segment &)> seen)
-        : limits_(limits), catalog_(catalog), drop_(std::move(drop)), seen_(std::move(seen)) {}
+    struct Hooks {
+        std::function<void(Segment &)> drop; // ends a segment that nobody uses
+        std::function<void(Segment &)> seen; // gets one that its owner maps
+        // Has somebody else pay for a segment. Returns false if there is no room.
+        std::function<bool(Segment &, const Owner &)> charge;
+    };
+    Usage(const Limits &limits, Catalog &catalog, Hooks hooks)
+        : limits_(limits), catalog_(catalog), hooks_(std::move(hooks)) {}
 
     void enter(ClientId id, const Owner &owner, const Domain &domain);
     void leave(ClientId id, std::uint64_t now);
@@ -41,8 +45,11 @@ class Usage {
     void use(ClientId id, Segment &segment, bool published, std::uint64_t now);
     // By the client: so many pages more, or fewer.
     void report(ClientId id, SegmentId segment, std::int64_t pages, std::uint64_t now);
-    // Ends the segment if nobody uses or keeps it, at once or later.
+    // Ends the segment if nobody uses or keeps it, at once or later. If processes of other users
+    // than its owner's are all that use it, one of these users pays from now on.
     void let_go(Segment &segment, std::uint64_t now);
+    // The second half of that.
+    void find_payer(Segment &segment);
     // It has unmapped something, whatever that was.
     void unmapped(ClientId id, std::uint64_t now);
     // Whether it maps what was made for it is to be known at once.
@@ -77,7 +84,7 @@ class Usage {
         bool looking = false;
     };
 
-    static void begin(Client &client, Segment &segment, std::uint64_t pages, std::uint64_t now);
+    void begin(Client &client, Segment &segment, std::uint64_t pages, std::uint64_t now);
     void release(Client &client, SegmentId id, std::uint64_t now);
     static void set(Segment &segment, Use &use, std::uint64_t pages);
     void want_look(Process &process, std::uint64_t at);
@@ -88,8 +95,7 @@ class Usage {
 
     Limits limits_;
     Catalog &catalog_;
-    std::function<void(Segment &)> drop_;
-    std::function<void(Segment &)> seen_;
+    Hooks hooks_;
     std::unordered_map<ClientId, Client> clients_;
     std::unordered_map<std::uint64_t, Process> processes_;
     std::uint64_t next_ = 0; // nothing is due before; 0: nothing is due at all

@@ -225,6 +225,57 @@ TEST_F(UpmdLifetime, QuotasAtTheirBounds) {
     leave(first);
 }
 
+// In a domain of several users: who holds on to content pays for it, not who had it first.
+TEST_F(UpmdLifetime, WhoHoldsOnPays) {
+    upmd::Limits limits = roomy();
+    limits.quota_pages = limits.client_pages = 10;
+    begin(limits);
+    const Id first = join(1);
+    const Id again = join(1);
+    const Id poor = join(2);
+    const Id other = join(3);
+    ASSERT_EQ(publish(first, hashes_from(1, 10)), 0);
+    ASSERT_EQ(publish(poor, {50}), 0);
+    for (const Id id : {again, poor, other}) {
+        ASSERT_TRUE(knows(id, 1));
+        ASSERT_EQ(get(id, places(id)[0].segment), 0);
+    }
+    leave(first);
+    EXPECT_EQ(publish(again, {60}), -EDQUOT) << "a process of the first one's user has it";
+    leave(again);
+    EXPECT_EQ(publish(other, {61}), -EDQUOT) << "the one who has room for it pays";
+    const Id fresh = join(1);
+    EXPECT_EQ(publish(fresh, hashes_from(100, 10)), 0);
+    EXPECT_TRUE(knows(fresh, 1));
+    ASSERT_EQ(get(fresh, places(fresh)[0].segment), 0);
+    leave(other);
+    EXPECT_EQ(publish(join(3), {62}), -EDQUOT) << "nobody else has room";
+    leave(fresh);
+    leave(poor);
+    EXPECT_EQ(pages("content_bytes"), 0U);
+}
+
+// The same for what nobody used any more, and was kept.
+TEST_F(UpmdLifetime, WhoTakesUpWhatWasKeptPays) {
+    upmd::Limits limits = roomy();
+    limits.expire_ms = 5'000;
+    limits.quota_pages = limits.client_pages = 10;
+    begin(limits);
+    const Id first = join(1);
+    const Id second = join(1);
+    const Id member = join(2);
+    ASSERT_EQ(publish(first, hashes_from(1, 10)), 0);
+    ASSERT_TRUE(knows(second, 1));
+    ASSERT_EQ(get(second, places(second)[0].segment), 0);
+    leave(first);
+    leave(second);
+    EXPECT_EQ(publish(join(1), {20}), -EDQUOT);
+    ASSERT_TRUE(knows(member, 1));
+    ASSERT_EQ(get(member, places(member)[0].segment), 0);
+    EXPECT_EQ(publish(join(1), {21}), 0);
+    EXPECT_EQ(publish(member, {22}), -EDQUOT);
+}
+
 // One user publishes pages one by one (case 07_dos_segments.py).
 TEST_F(UpmdLifetime, OneUserLeavesSegmentsForOthers) {
     upmd::Limits limits = roomy();

@@ -3,8 +3,12 @@
 // Who may have what: versions, numbers of segments, domains, metrics.
 #include "libupm/base/siphash.hpp"
 #include "tests/tools/upmd/played_broker.hpp"
+#include "tools/upmd/maker.hpp"
 
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <set>
@@ -199,6 +203,69 @@ TEST_F(UpmdProtocol, DomainsAreApart) {
 }
 
 // A client of the version before is answered in that version, and shares with new ones.
+// Whatever a stranger asks for, the answers are the same bytes if another domain has it and if it
+// has something else, and the broker has the same work with it.
+TEST_F(UpmdProtocol, StrangersAreAnsweredTheSame) {
+    std::vector<std::vector<std::vector<std::byte>>> told;
+    std::vector<std::size_t> tasks;
+    for (const std::uint64_t content : {1U, 5'000U}) {
+        std::vector<upmd::MakeTask> begun;
+        begin(roomy(), [&](uid_t, upmd::MakeTask task, bool) { begun.push_back(std::move(task)); });
+        const TempDir dir;
+        dir.write("file", std::string(4 * page_size(), 'f'));
+        const auto file = [&] {
+            upmd::Brought brought;
+            brought.fd =
+                upmd::Descriptor(::open((dir.path() + "/file").c_str(), O_RDONLY | O_CLOEXEC));
+            return brought;
+        };
+        const auto make = [&](Id id, std::uint64_t likeness) {
+            store::MakeRequest request{};
+            request.likeness = likeness;
+            request.pages = 4;
+            return say(id, Op::kMake, request, {}, file());
+        };
+        const Id owner = join(1, "theirs");
+        ASSERT_EQ(publish(owner, hashes_from(content, 100)), 0);
+        ASSERT_EQ(lookup(join(1, "theirs"), hashes_from(content + 200, 10), true), 0); // reserved
+        store::LookupRequest wish{};
+        wish.flags = store::kCandidates | store::kRemember;
+        wish.count = 10;
+        ASSERT_EQ(say(owner, Op::kLookup, wish, hashes_from(content + 300, 10)), 0);
+        ASSERT_EQ(make(join(1, "theirs"), content), 1);
+        begun.clear();
+
+        std::vector<std::vector<std::byte>> &answers = told.emplace_back();
+        const auto note = [&](Id id, int ret) {
+            answers.push_back({std::byte(ret == 1), std::byte(attached(id) >= 0)});
+            answers.push_back(answers_[id]);
+            if (answers.back().size() >= sizeof(store::Header)) // of which request it is
+                std::memset(answers.back().data() + offsetof(store::Header, number), 0, 4);
+        };
+        for (const uid_t uid : {1U, 2U}) { // the same user in another container, and another one
+            const Id stranger = join(uid, "mine");
+            for (const std::uint64_t first : {1U, 201U, 301U}) {
+                for (const unsigned flags :
+                     {0U, 0U | store::kReserve, 0U | store::kAttach | store::kCandidates,
+                      0U | store::kCandidates | store::kRemember}) {
+                    store::LookupRequest request{};
+                    request.flags = static_cast<std::uint16_t>(flags);
+                    request.count = 10;
+                    note(stranger, say(stranger, Op::kLookup, request, hashes_from(first, 10)));
+                }
+            }
+            note(stranger, get(stranger, 1));
+            note(stranger, say(stranger, Op::kStats, store::Header{}));
+            note(stranger, say(stranger, Op::kMetrics, store::Header{}));
+            note(stranger, make(join(uid, "mine"), 1));
+        }
+        tasks.push_back(begun.size());
+    }
+    EXPECT_EQ(told.at(0), told.at(1));
+    EXPECT_EQ(tasks.at(0), tasks.at(1));
+    EXPECT_GT(told.at(0).size(), 30U);
+}
+
 TEST_F(UpmdProtocol, ClientOfTheVersionBefore) {
     const Id fresh = join(0);
     ASSERT_EQ(publish(fresh, {1, 2}), 0);

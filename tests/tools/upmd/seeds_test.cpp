@@ -123,6 +123,26 @@ TEST_F(UpmdSeeds, WhatIsUsedOutlivesTheSeed) {
     EXPECT_EQ(pages("content_bytes"), 0U);
 }
 
+// Of another user, who pays from then on.
+TEST_F(UpmdSeeds, WhatOthersUseIsPaidForByThem) {
+    upmd::Limits limits = roomy();
+    limits.quota_pages = limits.client_pages = 10;
+    limits.seed_pages = limits.all_seed_pages = 10;
+    begin(limits);
+    const Id keeper = join(1);
+    const std::uint64_t seed = begin_seed(keeper);
+    ASSERT_EQ(publish(keeper, hashes_from(1, 10)), 0);
+    const Id user = join(2);
+    ASSERT_TRUE(knows(user, 1));
+    ASSERT_EQ(get(user, places(user)[0].segment), 0);
+    const Id dropper = join(1);
+    leave(keeper);
+    EXPECT_EQ(publish(dropper, {20}), -EDQUOT);
+    EXPECT_EQ(drop(dropper, seed), 0);
+    EXPECT_EQ(publish(dropper, {21}), 0);
+    EXPECT_EQ(publish(user, {22}), -EDQUOT);
+}
+
 TEST_F(UpmdSeeds, BudgetIsALimit) {
     const Id keeper = join(1);
     const std::uint64_t seed = begin_seed(keeper, 10);
