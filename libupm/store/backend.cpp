@@ -8,6 +8,7 @@
 #include "libupm/mm/pagemap.hpp"
 #include "libupm/store/domain_file.hpp"
 #include "libupm/store/eligible.hpp"
+#include "libupm/store/hash.hpp"
 
 #include <algorithm>
 #include <array>
@@ -128,6 +129,8 @@ int StoreBackend::open(Reason &reason) noexcept {
     path_ = path;
     mode_ = store::find_freeze_mode();
     budget_.find_limit();
+    store::Pace::prepare();
+    (void)store::hash_bytes(path_.text, sizeof(path_.text), 0); // which finds out how it is done
     std::uint8_t token[store::kSeedToken];
     if (env::get(env::seed, token) == env::KeyState::kValid)
         pool_.use_seed(std::to_array(token));

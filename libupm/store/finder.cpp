@@ -239,7 +239,7 @@ void Finder::make(LoadWindow &window, std::span<const Place> places) noexcept {
     const bool first = small_ && !patient_ && connection(window.turn).remembers() && !others_want_;
     wanted_ = wanted_ || (small_ && !first);
     // The broker's threads would take the processors from a load that is late already.
-    const bool too_late = pace_.making_ms() == 0;
+    const bool too_late = make_ && !first && pace_.making_ms() == 0;
     window.late = hurry_ || too_late;
     if (!make_ || first || too_late)
         return;
@@ -319,7 +319,8 @@ void Finder::forget(LoadWindow &window) noexcept {
 }
 
 void Finder::mapped(const LoadWindow &window, std::size_t size) noexcept {
-    pace_.won(size);
+    if (!small_) // it has nothing left to spend it on, and would have to look for what it is worth
+        pace_.won(size);
     if (!window.made)
         tools_.luck.shared();
     (void)connection(window.turn)

@@ -24,6 +24,8 @@ namespace {
 
 // What is read and compared in one go: it stays in a processor's second cache.
 constexpr std::size_t kPiece = Pace::kPiece;
+// The same in small loads, for which finding memory takes as long as comparing.
+constexpr std::size_t kSmallPiece = 64UL << 10U;
 // So many pieces that differ from a segment end the comparison with it; then another one
 // may be found for the rest of the window, so many times.
 constexpr unsigned kMostDiffering = 4;
@@ -45,17 +47,19 @@ std::uint64_t thread_cpu_ns() noexcept {
 
 } // namespace
 
-// A mapping of its own: nothing here may take memory from the program's heap.
+// A mapping of its own: nothing here may take memory from the program's heap. Pages come when they
+// are needed: a small load that shares nothing needs three.
 struct Load::Scratch {
-    std::byte piece[kPiece];
-    std::byte page[64UL << 10U]; // of a sample, whatever its size is
+    std::byte beginning[Sample::kRoom]; // of a window: what its sample left
     std::byte packet[kMaxPacket];
     std::uint64_t entries[kMaxPages]; // of the page map
+    std::byte piece[kPiece];
 };
 
 Load::Load(const Finder::Tools &tools, RunBudget &budget, const DomainKey &domain,
            const LoadCall &call, upm_load_counts &counts) noexcept
-    : luck_(tools.luck), budget_(budget), call_(call), counts_(counts),
+    : luck_(tools.luck), budget_(budget), call_(call), counts_(counts), ordinary_(call.ordinary),
+      piece_(call.len <= Finder::kSmall ? kSmallPiece : kPiece),
       finder_(tools, domain, call.fd, call.len, pace_, counts.made) {}
 
 Load::~Load() {
@@ -80,7 +84,8 @@ bool Load::begin() noexcept {
     talk_ = finder_.begin(call_.patient);
     if (!talk_)
         return false;
-    if (!call_.ordinary && !finds_ordinary())
+    ordinary_ = ordinary_ || finds_ordinary();
+    if (!ordinary_)
         return false;
     if (!make_scratch())
         return false;
@@ -105,12 +110,12 @@ bool Load::finds_ordinary() const noexcept {
 
 bool Load::make_scratch() noexcept {
     void *const memory = ::mmap(nullptr, sizeof(Scratch), PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return false;
     (void)::madvise(memory, sizeof(Scratch), MADV_DONTFORK); // no child has a use for it
     scratch_ = static_cast<Scratch *>(memory);
-    finder_.use({.page = scratch_->page, .packet = scratch_->packet});
+    finder_.use({.page = scratch_->beginning, .packet = scratch_->packet});
     return true;
 }
 
@@ -206,7 +211,7 @@ void Load::populate(std::byte *at, std::size_t size) const noexcept {
     const auto start = reinterpret_cast<std::uint64_t>(at);
     const std::uint64_t first = (start + mask) & ~mask;
     const std::uint64_t end = (start + size) & ~mask;
-    if (call_.ordinary && end >= first + kLeast)
+    if (ordinary_ && end >= first + kLeast)
         (void)::madvise(at + (first - start), end - first, MADV_POPULATE_WRITE);
 }
 
@@ -244,7 +249,7 @@ std::int64_t Load::copy_window(const LoadWindow &window) noexcept {
 
 // So that what was late is there for others. A memory of its own where there is none yet.
 void Load::tell_broker(const Rest &part) noexcept {
-    if (late_ < kWorthTelling || call_.patient || (scratch_ == nullptr && !call_.ordinary))
+    if (late_ < kWorthTelling || call_.patient || (scratch_ == nullptr && !ordinary_))
         return;
     if (scratch_ == nullptr && !make_scratch())
         return;
@@ -296,7 +301,14 @@ void Load::cut(Rest &rest, LoadWindow &window) noexcept {
     rest.offset += window.size;
     rest.size -= window.size;
     if (window.absent && window.size >= kLeast)
-        finder_.ask(window);
+        ask(window);
+}
+
+void Load::ask(LoadWindow &window) noexcept {
+    beginning_ = {};
+    finder_.ask(window);
+    if (window.state == LoadWindow::State::kAsked)
+        beginning_ = {.offset = window.offset, .size = window.sample.begun()};
 }
 
 // Returns true if the broker does nothing for this load.
@@ -369,20 +381,34 @@ std::int64_t Load::finish(LoadWindow &window) noexcept {
             window.except = window.place.segment;
         segments += differs ? 1 : 0;
         if (window.size >= kLeast && segments < kMostSegments)
-            finder_.ask(window);
+            ask(window);
     }
 }
 
-// Returns true if the file's bytes are those of the segment.
+// Finds memory for the pieces at once, which many threads that load wait less for. That belongs to
+// what reading the first of them takes: a plain read finds memory, too.
+void Load::prepare_piece() noexcept {
+    if (std::exchange(prepared_, true))
+        return;
+    const std::uint64_t start = now_ns();
+    (void)::madvise(scratch_->piece, piece_, MADV_POPULATE_WRITE);
+    pace_.prepared(now_ns() - start);
+}
+
+// Returns true if the file's bytes are those of the segment. What the sample has read needs not be
+// read again.
 bool Load::same(const LoadWindow &window, const std::byte *view, std::size_t at,
                 std::size_t size) noexcept {
+    const std::uint64_t offset = window.offset + at;
+    const std::size_t known = offset == beginning_.offset ? std::min(size, beginning_.size) : 0;
     const std::uint64_t start = now_ns();
-    if (plain_read(call_.fd, window.offset + at, scratch_->piece, size) !=
-        static_cast<std::int64_t>(size))
+    if (plain_read(call_.fd, offset + known, scratch_->piece, size - known) !=
+        static_cast<std::int64_t>(size - known))
         return false;
-    if (size == kPiece)
+    if (size - known == kPiece)
         pace_.read(now_ns() - start, std::exchange(fresh_, false));
-    return std::memcmp(scratch_->piece, view + at, size) == 0;
+    return std::memcmp(scratch_->beginning, view + at, known) == 0 &&
+           std::memcmp(scratch_->piece, view + at + known, size - known) == 0;
 }
 
 // Returns the bytes read from the beginning of the window, fewer than `size` if the file
@@ -397,6 +423,7 @@ std::int64_t Load::compare_and_map(LoadWindow &window, std::size_t size, bool &d
                static_cast<off_t>(window.place.page * page_size())) == MAP_FAILED)
         return copy(window.at, window.offset, size);
     (void)::madvise(view, size, MADV_POPULATE_READ);
+    prepare_piece();
     std::size_t equal = 0; // where the bytes that are equal and not mapped yet begin
     std::size_t at = 0;
     unsigned differing = 0;
@@ -409,7 +436,7 @@ std::int64_t Load::compare_and_map(LoadWindow &window, std::size_t size, bool &d
         return good;
     };
     while (at < size && differing < kMostDiffering) {
-        const std::size_t wanted = std::min(kPiece, size - at);
+        const std::size_t wanted = std::min(piece_, size - at);
         if (same(window, view, at, wanted)) {
             at += wanted;
             continue;

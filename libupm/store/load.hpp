@@ -50,6 +50,11 @@ class Load {
         std::size_t most = 0; // of a window
     };
     struct Scratch;
+    // What of the file lies in the scratch memory, from when a window's sample was taken.
+    struct Beginning {
+        std::uint64_t offset = 0; // of the file
+        std::size_t size = 0;
+    };
 
     // The whole pages of the destination that the file has content for.
     [[nodiscard]] Rest whole_pages() const noexcept;
@@ -63,9 +68,11 @@ class Load {
     std::int64_t copy(std::byte *at, std::uint64_t offset, std::size_t size,
                       bool absent = false) noexcept;
     void cut(Rest &rest, LoadWindow &window) noexcept;
+    void ask(LoadWindow &window) noexcept;
     [[nodiscard]] std::size_t alike(const std::byte *at, std::size_t size, bool &absent) noexcept;
     std::int64_t finish(LoadWindow &window) noexcept;
     std::int64_t compare_and_map(LoadWindow &window, std::size_t size, bool &differs) noexcept;
+    void prepare_piece() noexcept;
     bool same(const LoadWindow &window, const std::byte *view, std::size_t at,
               std::size_t size) noexcept;
     bool map_run(const LoadWindow &window, std::size_t start, std::size_t end) noexcept;
@@ -78,9 +85,13 @@ class Load {
     RunBudget &budget_;
     const LoadCall call_;
     upm_load_counts &counts_;
+    bool ordinary_; // the destination is known to be ordinary memory
     PageMap pagemap_;
     AlignedRange view_;
     Scratch *scratch_ = nullptr;
+    const std::size_t piece_; // bytes that are read and compared in one go
+    Beginning beginning_;
+    bool prepared_ = false; // there is memory for a piece
     Pace pace_;
     Finder finder_;
     std::array<LoadWindow, Finder::kDepth> windows_; // those ahead, by turns

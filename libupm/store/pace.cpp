@@ -2,6 +2,7 @@
 #include "libupm/store/pace.hpp"
 
 #include "libupm/base/system.hpp"
+#include "libupm/base/wander.hpp"
 
 #include <charconv>
 #include <fcntl.h>
@@ -80,8 +81,13 @@ void Luck::alone() noexcept {
     const std::uint64_t before = skip_.load(std::memory_order_relaxed);
     const std::uint64_t skip =
         before == 0 ? kFirstSkip : std::min<std::uint64_t>(before * 2, kMostSkip);
-    ahead_.store(static_cast<std::int64_t>(skip), std::memory_order_relaxed);
+    const std::uint64_t turn = turns_.fetch_add(1, std::memory_order_relaxed);
+    ahead_.store(static_cast<std::int64_t>(wandering_pause(skip, turn)), std::memory_order_relaxed);
     skip_.store(skip, std::memory_order_relaxed);
+}
+
+void Pace::prepare() noexcept {
+    (void)online_processors();
 }
 
 void Pace::begin(bool patient) noexcept {
@@ -112,7 +118,7 @@ void Pace::spent(std::uint64_t ns) noexcept {
 }
 
 void Pace::read(std::uint64_t ns, bool fresh) noexcept {
-    keep_least(fresh ? fresh_ns_ : piece_ns_, ns);
+    keep_least(fresh ? fresh_ns_ : piece_ns_, fresh ? ns + preparing_ns_ : ns);
 }
 
 void Pace::worked(std::uint64_t ns, std::uint64_t cpu_ns) noexcept {

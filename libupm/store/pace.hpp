@@ -41,7 +41,8 @@ class Patience {
 };
 
 // Remembers, for all loads of a process, that nobody shares what it loads. Then it asks
-// for a window only now and then: after 64 MiB, after 128 MiB more, at last every 4 GiB.
+// for a window only now and then: after 64 MiB, after 128 MiB more, at last every 4 GiB, or up to
+// a quarter earlier.
 class Luck {
   public:
     // Return true if so many bytes are to be read without asking: all of a load, or the next
@@ -54,8 +55,9 @@ class Luck {
     void shared() noexcept { skip_.store(0, std::memory_order_relaxed); }
 
   private:
-    std::atomic<std::uint64_t> skip_{0}; // bytes between two questions; 0: always asks
-    std::atomic<std::int64_t> ahead_{0}; // bytes until the next one
+    std::atomic<std::uint64_t> skip_{0};  // bytes between two questions; 0: always asks
+    std::atomic<std::int64_t> ahead_{0};  // bytes until the next one
+    std::atomic<std::uint64_t> turns_{0}; // how often that was chosen
 };
 
 // Of one load: by how much it is later than a plain read would be. What a plain read would
@@ -66,6 +68,8 @@ class Pace {
   public:
     static constexpr std::size_t kPiece = 256UL << 10U; // bytes; what times are known of
 
+    // Finds out what is the same for all loads of a process, so that none of them has to.
+    static void prepare() noexcept;
     // Patient: nobody waits for the load, which may come a second late.
     void begin(bool patient) noexcept;
     // Time went by that a plain read would not have taken: in waiting and talk, or in work, of
@@ -74,7 +78,9 @@ class Pace {
     void worked(std::uint64_t ns, std::uint64_t cpu_ns) noexcept;
     // So many bytes came without a plain read.
     void won(std::size_t bytes) noexcept;
-    // Reading a piece into memory that existed, or did not, took so long.
+    // Memory for a piece was found at once, which took so long.
+    void prepared(std::uint64_t ns) noexcept { preparing_ns_ = ns; }
+    // Reading a piece into memory that had existed, or had not before it was prepared, took so long.
     void read(std::uint64_t ns, bool fresh) noexcept;
     // So many bytes were read plainly into memory that did not exist, while the broker did
     // nothing for this load.
@@ -118,6 +124,7 @@ class Pace {
     std::uint64_t won_ = 0;      // bytes, all of them
     std::uint64_t piece_ns_ = 0; // the shortest; 0: not known
     std::uint64_t fresh_ns_ = 0; // the same into memory that did not exist
+    std::uint64_t preparing_ns_ = 0;
     std::uint64_t work_ns_ = 0;  // of own work
     std::uint64_t work_cpu_ns_ = 0;
     std::uint64_t plain_ns_ = 0;  // of plain reads

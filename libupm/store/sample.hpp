@@ -19,11 +19,14 @@ class Sample {
     static constexpr std::uint32_t kMost = 16;      // pages
     static constexpr std::uint32_t kCandidates = 4; // places of each
     static constexpr std::uint32_t kPlaces = kMost * kCandidates;
+    static constexpr std::size_t kRoom = 64UL << 10U; // bytes: a page, whatever its size is
 
     // Hashes pages of `size` bytes of a file from `offset` on; zeros are left out. Reads into
-    // `room`, a page. Returns true if there are any.
+    // `room`, of kRoom bytes. Returns true if there are any.
     bool take(int fd, std::uint64_t offset, std::size_t size, std::byte *room,
               std::uint64_t seed) noexcept;
+    // How many bytes from `offset` on lie in `room` after that, as they were read.
+    [[nodiscard]] std::size_t begun() const noexcept { return begun_; }
 
     // Each hash so many times as there can be candidates for it.
     [[nodiscard]] std::span<const std::uint64_t> hashes() const noexcept {
@@ -45,12 +48,15 @@ class Sample {
 
   private:
     static constexpr std::size_t kNear = 256UL << 10U; // bytes, what is near the beginning
+    static constexpr std::size_t kTogether = 32UL
+                                             << 10U; // bytes that are read in one go, or a page
 
     bool add(const std::byte *page, std::uint32_t number, std::uint64_t seed) noexcept;
 
     std::uint64_t hashes_[kPlaces] = {};
     std::uint32_t pages_[kMost] = {}; // of the window
     std::uint32_t count_ = 0;
+    std::size_t begun_ = 0;
     std::uint64_t likeness_ = 0;
 };
 

@@ -76,10 +76,10 @@ int make(const MakeTask &task, Made &made) {
 }
 
 int look(const MakeTask &task, store::Sample &sample) {
-    std::vector<std::byte> room(page_size());
+    std::vector<std::byte> room(store::Sample::kRoom);
     const std::uint64_t last = task.offset + (task.pages - 1) * page_size();
-    const std::int64_t got = plain_read(task.file.get(), last, room.data(), room.size());
-    if (got < static_cast<std::int64_t>(room.size()))
+    const std::int64_t got = plain_read(task.file.get(), last, room.data(), page_size());
+    if (got < static_cast<std::int64_t>(page_size()))
         return got < 0 ? static_cast<int>(got) : -ENODATA;
     (void)sample.take(task.file.get(), task.offset, task.pages * page_size(), room.data(),
                       task.seed);

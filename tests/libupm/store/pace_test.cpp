@@ -3,7 +3,9 @@
 // How long a load may wait, and how much of a stream it asks about.
 #include "libupm/store/pace.hpp"
 
+#include <algorithm>
 #include <gtest/gtest.h>
+#include <vector>
 
 namespace upm::test {
 
@@ -67,6 +69,17 @@ TEST(Pace, WhatIsWonCanBeSpent) {
     pace.spent(10 * kMs);
     pace.won(16 * kMib);
     EXPECT_EQ(pace.making_ms(), 4) << "three quarters of 64 times 0.1 ms";
+}
+
+// A plain read finds memory, too: so what that takes counts, wherever it is done.
+TEST(Pace, FindingMemoryIsAPartOfAPlainRead) {
+    Pace pace;
+    pace.prepared(kMs * 6 / 100);
+    pace.read(kMs * 4 / 100, true);
+    pace.read(kMs / 50, false);
+    pace.spent(10 * kMs);
+    pace.won(16 * kMib);
+    EXPECT_EQ(pace.making_ms(), 4) << "as if one read had taken 0.1 ms";
 }
 
 // But not without end: what was reckoned for long is wrong by much.
@@ -154,6 +167,25 @@ TEST(Luck, AStreamIsHardlyAskedAbout) {
     EXPECT_LE(asked, 25U);
     luck.shared();
     EXPECT_FALSE(luck.skips(16 * kMib));
+}
+
+// A file that is read again and again: windows of all its parts are asked about.
+TEST(Luck, QuestionsWanderThroughAFile) {
+    constexpr std::size_t kParts = 8;
+    for (const std::size_t file : {128U, 1024U, 4096U}) { // MiB
+        Luck luck;
+        luck.alone();
+        std::vector<unsigned> asked(kParts);
+        std::size_t at = 0;
+        for (unsigned questions = 0; questions < 10 * kParts; at += 16) {
+            if (luck.skips(16 * kMib))
+                continue;
+            ++asked[at % file * kParts / file];
+            ++questions;
+            luck.alone();
+        }
+        EXPECT_GE(*std::min_element(asked.begin(), asked.end()), 2U) << file;
+    }
 }
 
 TEST(Luck, SmallLoadsAreSkippedWhole) {

@@ -23,7 +23,9 @@ class StoreSample : public testing::Test {
     static constexpr std::size_t kPages = 1000;
     static constexpr std::size_t kNear = 64;
 
-    StoreSample() : content_(kPages), room_(1) { fill_pattern(content_, 3); }
+    StoreSample() : content_(kPages), room_(Sample::kRoom / page_size()) {
+        fill_pattern(content_, 3);
+    }
     ~StoreSample() override { ::close(fd_); }
 
     Sample take() {

@@ -67,7 +67,7 @@ class UpmdLate : public PlayedBroker {
     bool finds(Id id, std::uint64_t page, std::uint64_t pages) {
         const upmd::Descriptor fd(::open(file().c_str(), O_RDONLY | O_CLOEXEC));
         store::Sample sample;
-        std::vector<std::byte> room(page_size());
+        std::vector<std::byte> room(store::Sample::kRoom);
         EXPECT_TRUE(sample.take(fd.get(), page * page_size(), pages * page_size(), room.data(),
                                 domain_seeds.at(id)));
         store::LookupRequest request{};
