@@ -157,10 +157,14 @@ int Publisher::give_up(Window &window, Replacer &replacer, int error, bool seale
         huge_ = false; // the quota has room for what is new, but for nothing else
         return kAgain;
     }
-    window.fail(error);
+    unsigned reason = sealed ? UPM_SKIPPED_LIMIT : UPM_SKIPPED_NOMEM;
+    if (error == -EBUSY)
+        reason = UPM_SKIPPED_BUSY; // others hold the segment for a moment: no fault of the call
+    else
+        window.fail(error);
     for (std::uint32_t i = 0; i < lookup_.hashed(); ++i)
         if (lookup_.reserved(i))
-            window.skip(lookup_.index(i), 1, sealed ? UPM_SKIPPED_LIMIT : UPM_SKIPPED_NOMEM);
+            window.skip(lookup_.index(i), 1, reason);
     return 0;
 }
 

@@ -61,8 +61,11 @@ int SegmentWriter::create(std::uint64_t size, std::uint32_t huge_runs) noexcept 
     const std::uint64_t wanted = huge_runs * kHugePage;
     if (wanted != 0 && view_.reserve(wanted) &&
         ::mmap(view_.data(), wanted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
-            MAP_FAILED)
+            MAP_FAILED) {
         view_size_ = wanted;
+        // A child would keep it, and what is mapped for writing cannot be sealed.
+        (void)::madvise(view_.data(), wanted, MADV_DONTFORK);
+    }
     return 0;
 }
 

@@ -37,7 +37,8 @@ class SegmentWriter {
     [[nodiscard]] std::span<std::byte> room(std::uint64_t offset, std::size_t size) const noexcept;
     // Leaves out what comes behind. 0 or -errno.
     [[nodiscard]] int cut(std::uint64_t size) const noexcept;
-    // Ends every change to it. 0 or -errno: EBUSY (a device reads from it).
+    // Ends every change to it. 0 or -errno: EBUSY (a device reads from it, or
+    // a child that was forked just when it was mapped has it).
     int seal() noexcept;
 
     [[nodiscard]] int fd() const noexcept { return fd_; }

@@ -239,6 +239,50 @@ TEST_F(StoreFailure, ChildThatIsForkedDuringACallAndStays) {
     (void)::waitpid(child, nullptr, 0);
 }
 
+// Nor does it keep what is mapped for writing into huge pages: that could not be sealed.
+TEST_F(StoreFailure, ChildThatIsForkedWhileHugePagesAreWritten) {
+    constexpr std::size_t kHugeRuns = 3;
+    const Pages pages(kHugeRuns * kHugePage / page_size());
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    pid_t child = -1;
+    before_pwrite = [&](int /*fd*/) {
+        before_pwrite = nullptr;
+        child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
+        while (child == 0)
+            (void)::pause();
+    };
+    EXPECT_EQ(advise(pages), 0);
+    before_pwrite = nullptr;
+    ASSERT_GT(child, 0);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], 0U);
+    EXPECT_EQ(counts.inserted, pages.size() / page_size());
+    EXPECT_TRUE(has_pattern(pages, 1));
+    (void)::kill(child, SIGKILL);
+    (void)::waitpid(child, nullptr, 0);
+}
+
+// What somebody else has mapped for writing cannot be sealed: it stays private, and the call
+// is none the worse.
+TEST_F(StoreFailure, ASegmentThatCannotBeSealed) {
+    const Pages pages(20);
+    fill_pattern(pages, 1);
+    ASSERT_EQ(open(), 0) << text;
+    void *other = MAP_FAILED;
+    before_pwrite = [&](int fd) {
+        before_pwrite = nullptr;
+        other = ::mmap(nullptr, page_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    };
+    EXPECT_EQ(advise(pages), 0);
+    before_pwrite = nullptr;
+    ASSERT_NE(other, MAP_FAILED);
+    EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], 20U);
+    EXPECT_TRUE(has_pattern(pages, 1));
+    (void)::munmap(other, page_size());
+    EXPECT_EQ(advise(pages), 0);
+    EXPECT_EQ(counts.inserted, 20U);
+}
+
 TEST_F(StoreFailure, NonsenseFromTheBroker) {
     for (const std::size_t size : {std::size_t{1}, sizeof(store::ReplyHeader), std::size_t{5000}}) {
         const FakeBroker fake([&](Op /*op*/, std::vector<std::byte> &reply, int & /*fd*/,
