@@ -47,13 +47,6 @@ def remove_groups(name: str) -> None:
         group.rmdir()
 
 
-def libraries_of(program: Path) -> list[Path]:
-    """That the dynamic linker finds for it."""
-    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
-    found = [word for word in done.stdout.split() if word.startswith("/")]
-    return [Path("/usr") / word.removeprefix("/usr").lstrip("/") for word in found]
-
-
 class Case(podman_test.Case):
     """An engine in its Debian, with this build's hook and a broker beside it."""
 
@@ -87,10 +80,6 @@ class Case(podman_test.Case):
             str(where / "state"): self.state,
         }
         mounts = [f"mkdir -p .{to}; mount --bind '{here}' .{to}" for here, to in binds.items()]
-        # This release's libraries, for upm-runc.
-        for library in libraries_of(RUNC):
-            if not (FOLDER / library.relative_to("/")).exists():
-                mounts.append(f"cp {library} .{library}")
         self.folder = Entered(FOLDER, where, mounts)
         self.addCleanup(self.folder.close)
         self.inside = Path(f"/proc/{self.folder.pid}/root")
