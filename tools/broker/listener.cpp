@@ -24,7 +24,8 @@ namespace upm::broker {
 namespace {
 
 constexpr int kSystemdFd = 3; // SD_LISTEN_FDS_START, sd_listen_fds(3)
-constexpr int kBacklog = 1024;
+// Few: who comes waits behind all of them, and where there is no room, among those who wait.
+constexpr int kBacklog = 64;
 
 [[noreturn]] void fail(const std::string &what) {
     throw std::system_error(errno, std::generic_category(), what);

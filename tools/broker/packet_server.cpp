@@ -51,8 +51,16 @@ bool brings_descriptors(int socket) noexcept {
            (message.msg_flags & MSG_CTRUNC) != 0;
 }
 
+// Returns true if nothing is there, and nothing will come.
+bool has_gone(int socket) noexcept {
+    std::byte first{};
+    const ssize_t got = ::recv(socket, &first, sizeof(first), MSG_PEEK | MSG_DONTWAIT);
+    return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
+}
+
 constexpr std::size_t kOtherEvents = 64; // than those of clients
-constexpr unsigned kTurn = 8;            // packets of one user, and new clients, in a round
+constexpr unsigned kTurn = 8;            // packets of one user in a round
+constexpr unsigned kArrivals = 128;      // in a round, of which nothing is known yet
 
 Descriptor spare() noexcept {
     return Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -110,10 +118,10 @@ void PacketServer::listen_to(Descriptor listener) {
     watch(listener_.get());
 }
 
-// No more than a few: who connects without end must not keep the clients waiting. The others
+// No more than some: who connects without end must not keep the clients waiting. The others
 // come in the next round.
 void PacketServer::accept_some() {
-    for (unsigned i = 0; i < kTurn; ++i) {
+    for (unsigned i = 0; i < kArrivals; ++i) {
         Descriptor socket(
             ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (socket) {
@@ -144,6 +152,8 @@ void PacketServer::refuse(Descriptor socket) {
 
 void PacketServer::admit(Descriptor socket) {
     ucred peer{};
+    if (has_gone(socket.get()))
+        return;
     if (packet::peer_of(socket.get(), peer) != 0)
         return;
     if (clients_.size() >= limits_.clients)
@@ -153,10 +163,22 @@ void PacketServer::admit(Descriptor socket) {
         return service_.refused(peer.uid, "it has as many connections as one user may");
     const int fd = socket.get();
     watch(fd);
-    const ClientId id = service_.connect(fd, peer);
     ++users_[peer.uid];
-    sockets_[id] = fd;
-    clients_.emplace(fd, Client{.socket = std::move(socket), .id = id, .uid = peer.uid});
+    clients_.emplace(fd, Client{.socket = std::move(socket), .peer = peer, .id = std::nullopt});
+}
+
+// False: it sent nothing, and has gone.
+bool PacketServer::enter(Client &client) {
+    const int socket = client.socket.get();
+    if (client.id)
+        return true;
+    if (has_gone(socket)) {
+        broken_.push_back(socket);
+        return false;
+    }
+    client.id = service_.connect(socket, client.peer);
+    sockets_[*client.id] = socket;
+    return true;
 }
 
 void PacketServer::disconnect(int socket) {
@@ -165,11 +187,13 @@ void PacketServer::disconnect(int socket) {
         return;
     const Client client = std::move(found->second);
     clients_.erase(found);
-    receiver_.forget(client.id);
-    sockets_.erase(client.id);
-    if (--users_[client.uid] == 0)
-        users_.erase(client.uid);
-    service_.disconnect(client.id);
+    if (--users_[client.peer.uid] == 0)
+        users_.erase(client.peer.uid);
+    if (!client.id)
+        return;
+    receiver_.forget(*client.id);
+    sockets_.erase(*client.id);
+    service_.disconnect(*client.id);
 }
 
 // Receives a packet and no descriptors: the kernel drops what came with it, which unlike
@@ -183,7 +207,7 @@ void PacketServer::read_plainly(const Client &client, bool fds_lost) {
     Attachments none;
     none.lost = fds_lost;
     if (ret != 0 || received.cut ||
-        !service_.handle(client.id, std::span(buffer_).first(received.bytes), std::move(none)))
+        !service_.handle(*client.id, std::span(buffer_).first(received.bytes), std::move(none)))
         broken_.push_back(client.socket.get());
 }
 
@@ -195,8 +219,8 @@ void PacketServer::read_client(int socket) {
         read_plainly(client->second, false);
         return;
     }
-    if (service_.accepts(client->second.uid) &&
-        receiver_.receive(client->second.id, client->second.uid, socket))
+    const uid_t uid = client->second.peer.uid;
+    if (service_.accepts(uid) && receiver_.receive(*client->second.id, uid, socket))
         unwatch(socket); // until it has been received
     else
         read_plainly(client->second, true);
@@ -213,7 +237,7 @@ void PacketServer::take(Receiver::Received received) {
     else if (received.error == -EAGAIN)
         return;
     else if (received.error != 0 ||
-             !service_.handle(client.id, received.packet, std::move(received.attachments)))
+             !service_.handle(*client.id, received.packet, std::move(received.attachments)))
         broken_.push_back(socket->second);
 }
 
@@ -256,8 +280,10 @@ void PacketServer::serve_round(int ready) {
         } else if (const auto other = others_.find(fd); other != others_.end()) {
             other->second();
         } else if (const auto client = clients_.find(fd); client != clients_.end()) {
-            if (served[client->second.uid]++ < kTurn)
+            if (served[client->second.peer.uid] < kTurn && enter(client->second)) {
+                ++served[client->second.peer.uid];
                 read_client(fd);
+            }
         } else {
             (void)receiver_.ready(fd);
         }

@@ -28,8 +28,8 @@ using ClientId = std::uint64_t;
 
 class Service {
   public:
-    // A client came, and how it is to be called; each number once. The socket stays the
-    // loop's.
+    // A client sent its first packet, and how it is to be called; each number once. The socket
+    // stays the loop's.
     virtual ClientId connect(int socket, const ucred &peer) = 0;
     // A connection of this user was refused. `why` is of a few texts, which stay.
     virtual void refused(uid_t /*uid*/, const char * /*why*/) {}
@@ -77,16 +77,19 @@ class PacketServer {
     void listen_to(Descriptor listener);
 
   private:
+    // The service knows it once it sends something: to look at whoever only connects would keep
+    // the others waiting.
     struct Client {
         Descriptor socket;
-        ClientId id;
-        uid_t uid;
+        ucred peer;
+        std::optional<ClientId> id;
     };
 
     void watch(int fd) const;
     void unwatch(int fd) const;
     void accept_some();
     void admit(Descriptor socket);
+    bool enter(Client &client);
     void refuse(Descriptor socket);
     void read_client(int socket);
     void read_plainly(const Client &client, bool fds_lost);

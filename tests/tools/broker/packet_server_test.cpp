@@ -237,6 +237,26 @@ TEST_F(BrokerLoop, NewClientsTakeTurns) {
     EXPECT_LT(order.find('z'), 20U) << order;
 }
 
+// To look at a process takes ten times as long as to take its connection.
+TEST_F(BrokerLoop, WhoSaysNothingIsNotLookedAt) {
+    start({.bytes = 64});
+    const auto mine = connect();
+    const auto holder = connect();
+    ASSERT_EQ(ask(mine.get(), "a"), "0");
+    hold_by(holder.get());
+    const auto silent = connect();
+    for (int i = 0; i < 30; ++i)
+        ASSERT_TRUE(connect());
+    std::string order;
+    service_->go_on(order);
+    EXPECT_EQ(ask(mine.get(), "z"), "0");
+    const auto last = connect(); // behind all of them
+    EXPECT_EQ(ask(last.get(), "l"), "0");
+    EXPECT_EQ(ask(silent.get(), "s"), "0");
+    finish();
+    EXPECT_EQ(order, "zclcs");
+}
+
 // A user has a hundred clients, each with a request on its way: a few of them are served in a
 // round, so the other user's only request, which comes last, does not wait for all hundred.
 TEST_F(BrokerLoop, UsersTakeTurns) {
