@@ -5,9 +5,14 @@
 #include "preload/lines.hpp"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
 #include <iterator>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -75,6 +80,51 @@ bool copies(std::string_view file_system) noexcept {
         "tracefs", "configfs", "pstore", "bpf", "efivarfs", "mqueue", "hugetlbfs", "nsfs",
         "binfmt_misc", "selinuxfs", "resctrl"};
     return std::find(std::begin(kNames), std::end(kNames), file_system) != std::end(kNames);
+}
+
+namespace {
+
+// Mounts that were looked up: the number, doubled, and one more where the kernel answers. What is
+// crowded out is looked up again. One that took the number of another is at worst asked, or not
+// shared.
+constinit std::array<std::atomic<std::uint64_t>, 16> answers{};
+
+int mount_of(int fd) noexcept {
+    constexpr unsigned kMountId = 0x1000; // STATX_MNT_ID, since Linux 5.8; not in older headers
+    constexpr std::size_t kIdAt = 0x90;   // of stx_mnt_id
+    alignas(8) char status[256] = {};
+    std::uint32_t mask = 0;
+    std::uint64_t number = 0;
+    if (::syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, kMountId, status) == 0)
+        std::memcpy(&mask, status, sizeof(mask));
+    std::memcpy(&number, status + kIdAt, sizeof(number));
+    if ((mask & kMountId) != 0)
+        return static_cast<int>(number);
+    char path[40];
+    (void)std::snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
+    constexpr std::string_view kField = "mnt_id:\t";
+    int mount = -1;
+    Lines lines(path);
+    for (std::string_view line; mount < 0 && lines.next(line);)
+        if (line.starts_with(kField))
+            (void)std::from_chars(line.data() + kField.size(), line.data() + line.size(), mount);
+    return mount;
+}
+
+} // namespace
+
+bool kernel_answers(int fd) noexcept {
+    const int mount = mount_of(fd);
+    if (mount < 0)
+        return false;
+    const std::uint64_t known = static_cast<std::uint64_t>(mount) * 2 + 2;
+    std::atomic<std::uint64_t> &answer = answers[static_cast<unsigned>(mount) % answers.size()];
+    const std::uint64_t seen = answer.load(std::memory_order_relaxed);
+    if ((seen | 1U) == (known | 1U))
+        return (seen & 1U) != 0;
+    const bool kernel = look_up(mount) != Found::kOther;
+    answer.store(known | (kernel ? 1U : 0U), std::memory_order_relaxed);
+    return kernel;
 }
 
 bool CopyingMounts::knows(int mount) const noexcept {

@@ -29,6 +29,11 @@ class CopyingMounts {
     int count_ = 0;
 };
 
+// Returns true if an open file is of such a file system, or mounted nowhere, so that the kernel
+// itself answers what is asked about it. The program behind FUSE would be asked by fstat(2) and
+// fstatfs(2), and may not answer. By any thread; what is found out about a mount is remembered.
+bool kernel_answers(int fd) noexcept;
+
 // Returns true for the name of such a file system, as /proc/PID/mountinfo has it.
 bool copies(std::string_view file_system) noexcept;
 

@@ -6,11 +6,13 @@
 #include "libupm/base/sharable_file.hpp"
 #include "preload/blocks.hpp"
 #include "preload/changes.hpp"
+#include "preload/copying.hpp"
 #include "preload/late.hpp"
 #include "preload/local.hpp"
 #include "preload/page.hpp"
 #include "preload/pass.hpp"
 #include "preload/real.hpp"
+#include "preload/sandbox.hpp"
 #include "preload/short_lived.hpp"
 
 #include <algorithm>
@@ -18,7 +20,10 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
+#include <fcntl.h>
 #include <optional>
+#include <string_view>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -59,6 +64,7 @@ constinit std::atomic<std::uint64_t> patience_ns{kMostPatienceNs};
 constinit std::atomic<pid_t> home{0};
 constinit std::atomic<std::uint64_t> shared{0}; // bytes
 constinit std::atomic<std::uint64_t> made{0};
+constinit std::atomic<std::uint32_t> under_way{0};
 
 std::size_t offset_in(const Block &block, const void *buffer) noexcept {
     return static_cast<std::size_t>(static_cast<const char *>(buffer) - block.addr.load());
@@ -90,7 +96,7 @@ Block *block_of(const iovec &part) noexcept {
 // How much of a file that can be shared comes behind this offset, in bytes. Everything else
 // is left to the kernel: its errors, its short reads, and how long it takes.
 std::uint64_t rest_of(int fd, off_t offset) noexcept {
-    const std::uint64_t size = offset >= 0 ? sharable_size(fd) : 0;
+    const std::uint64_t size = offset >= 0 && kernel_answers(fd) ? sharable_size(fd) : 0;
     return size - std::min<std::uint64_t>(size, static_cast<std::uint64_t>(offset));
 }
 
@@ -188,6 +194,7 @@ std::int64_t load(Block &block, int fd, off_t offset, const iovec &part) noexcep
     LoadGate gate(block, part);
     LateNotes late(block, fd, offset, part.iov_base);
     upm_load_counts counts{};
+    const UnderWay guard;
     const std::int64_t got = engine().load({.fd = fd,
                                             .offset = offset,
                                             .into = part.iov_base,
@@ -324,6 +331,7 @@ bool others_want(int fd, off_t offset, const iovec *vector, int count) noexcept 
         return false;
     for (const iovec *part = vector; part != first; ++part)
         offset += static_cast<off_t>(part->iov_len);
+    const UnderWay talk;
     return engine().wanted({.fd = fd,
                             .offset = offset,
                             .into = first->iov_base,
@@ -352,6 +360,14 @@ bool serves(int fd, off_t offset, const iovec *vector, int count, std::uint64_t 
 }
 
 } // namespace
+
+UnderWay::UnderWay() noexcept {
+    ++under_way;
+}
+
+UnderWay::~UnderWay() {
+    --under_way;
+}
 
 void fill_load_report(upm_hook_stats &report) noexcept {
     report.loaded_shared = shared.load();
@@ -449,9 +465,35 @@ bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept {
     return served;
 }
 
+namespace {
+
+// Segments that other threads of the parent had open: nobody closes them in the child, and content
+// would stay for as long as it lives. Nothing else has descriptors of segments. They have the
+// lowest numbers that were free.
+void close_segments() noexcept {
+    constexpr int kHighest = 256;
+    constexpr std::string_view kName = "/memfd:upm-store";
+    for (int fd = 0; fd < kHighest; ++fd) {
+        const int seals = ::fcntl(fd, F_GET_SEALS);
+        if (seals < 0 || (seals & F_SEAL_WRITE) == 0)
+            continue;
+        char path[32];
+        char link[64];
+        (void)std::snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        const ssize_t length = ::readlink(path, link, sizeof(link));
+        if (length > 0 &&
+            std::string_view(link, static_cast<std::size_t>(length)).starts_with(kName))
+            ::close(fd);
+    }
+}
+
+} // namespace
+
 void loads_after_fork_child() noexcept {
     forget_late();
     home = ::getpid();
+    if (under_way.exchange(0) != 0 && !sandboxed())
+        close_segments();
 }
 
 } // namespace upm::hook

@@ -63,6 +63,16 @@ bool load_at(int fd, off_t offset, const iovec *vector, int count, ssize_t &got)
 // The same from the file's position, which moves on, as with readv(2).
 bool load_here(int fd, const iovec *vector, int count, ssize_t &got) noexcept;
 
+// While it lives, the backend may have descriptors of segments open, which a child that is forked
+// meanwhile has no use for.
+class UnderWay {
+  public:
+    UnderWay() noexcept;
+    UnderWay(const UnderWay &) = delete;
+    UnderWay &operator=(const UnderWay &) = delete;
+    ~UnderWay();
+};
+
 // The child of a fork has connections of its own.
 void loads_after_fork_child() noexcept;
 

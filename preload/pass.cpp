@@ -139,6 +139,7 @@ bool Pass::go_on() noexcept {
 
 int Pass::submit(Request request, const Block *block, Counts &counts) const noexcept {
     const EntryGuard guard;
+    const UnderWay under_way;
     if (!restores_)
         return -engine().submit(request, counts);
     Piece piece(block, reinterpret_cast<char *>(request.addr), request.len);
@@ -275,6 +276,7 @@ bool Pass::share_late_piece(int fd, const LatePart &part, std::size_t len) noexc
         return false;
     AnyLate late;
     upm_load_counts loaded{};
+    const UnderWay under_way;
     (void)engine().load({.fd = fd,
                          .offset = static_cast<off_t>(part.offset),
                          .into = memory,

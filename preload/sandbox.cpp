@@ -75,6 +75,7 @@ bool find_filter() noexcept {
                                   {SYS_pwrite64, kNone, 0, 0},
                                   {SYS_getdents64, kNone, 0, 0},
                                   {SYS_newfstatat, kNone, 0, 0},
+                                  {SYS_statx, kNone, 0, 0},
                                   {SYS_readlinkat, kNone, 0, 0},
                                   {SYS_openat, kNone, 0, 0},
                                   {SYS_msync, 1, 0, 0},

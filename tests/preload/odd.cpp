@@ -115,6 +115,8 @@ int main(int argc, char **argv) {
                             {"few-descriptors", few_descriptors},
                             {"close-meanwhile", close_meanwhile},
                             {"decides", decides},
+                            {"served", served},
+                            {"forked-meanwhile", forked_meanwhile},
                             {"alone", alone},
                             {"rights", rights},
                             {"read-long", read_long},

@@ -72,6 +72,8 @@ int locks();
 int few_descriptors();
 int close_meanwhile();
 int decides();
+int served();
+int forked_meanwhile();
 
 // odd_process.cpp
 int user(uid_t other);

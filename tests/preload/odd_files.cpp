@@ -6,16 +6,19 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <string>
+#include <string_view>
 #include <sys/fanotify.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 #include <upm/hook.h>
 
@@ -128,6 +131,52 @@ int decides() {
     UPM_CHECK(::write(decider, &allowed, sizeof(allowed)) == sizeof(allowed));
     int status = -1;
     UPM_CHECK(::waitpid(child, &status, 0) == child && status == 0);
+    return 0;
+}
+
+// A file of FUSE whose server answers nothing but reads.
+int served() {
+    free_later(load());
+    const char *const file = std::getenv("UPM_TEST_SERVED");
+    const int fd = file != nullptr ? ::open(file, O_RDONLY | O_CLOEXEC) : -1;
+    UPM_CHECK(fd >= 0);
+    char *const block = allocate(kBlock);
+    (void)::alarm(60); // the end of a program that waits for another answer
+    UPM_CHECK(::read(fd, block, kMib) == static_cast<ssize_t>(kMib));
+    UPM_CHECK(::pread(fd, block + kMib, kMib, 0) == static_cast<ssize_t>(kMib));
+    (void)::alarm(0);
+    UPM_CHECK(std::string_view(block, 2 * kMib).find_first_not_of('x') == std::string_view::npos);
+    return 0;
+}
+
+// A child that is forked while another thread loads has no descriptors for that.
+int forked_meanwhile() {
+    constexpr int kForks = 200;
+    constexpr std::size_t kKept = 3; // or it would be a stream
+    free_later(load());
+    std::atomic<bool> over{false};
+    std::thread reader([&] {
+        std::array<char *, kKept> blocks{};
+        for (std::size_t i = 0; !over; ++i) {
+            char *&block = blocks[i % kKept];
+            std::free(block);
+            block = allocate(kBlock);
+            read_into(block);
+        }
+    });
+    for (int i = 0; i < kForks; ++i) {
+        UPM_CHECK(in_child([] {
+                      for (int fd = 0; fd < kMost; ++fd) {
+                          const int seals = ::fcntl(fd, F_GET_SEALS);
+                          if (seals > 0 && (seals & F_SEAL_WRITE) != 0)
+                              return 1;
+                      }
+                      return 0;
+                  }) == 0);
+        std::this_thread::sleep_for(std::chrono::microseconds(i * 10));
+    }
+    over = true;
+    reader.join();
     return 0;
 }
 

@@ -8,12 +8,14 @@ PROGRAM is upm-hook-odd.
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -53,6 +55,57 @@ class Case(BrokerCase):
             self.skipTest(f"nothing was tried: {errors.strip()}")
         self.assertEqual(program.status, 0, errors)
         return out
+
+
+class Served:
+    """A file of FUSE: of bytes x, and nothing but reads is answered."""
+
+    INIT, OPEN, READ, RELEASE, FLUSH = 26, 14, 15, 18, 25
+    DIRECT_IO = 1
+    DETACH = 2
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.mounted = os.access("/dev/fuse", os.R_OK | os.W_OK)
+        if not self.mounted:
+            return
+        self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        options = f"fd={self.device},rootmode=100000,user_id=0,group_id=0,allow_other"
+        self.mounted = self.libc.mount(b"upm-test", bytes(path), b"fuse", 0, options.encode()) == 0
+        if self.mounted:
+            self.thread = threading.Thread(target=self.serve)
+            self.thread.start()
+
+    def answer(self, operation: int, body: bytes) -> bytes | None:
+        """None: no answer."""
+        if operation == self.INIT:
+            return struct.pack("=IIIIHHIIHHI28x", 7, 31, 0, 0, 0, 0, 1 << 20, 1, 0, 0, 0)
+        if operation == self.OPEN:
+            return struct.pack("=QII", 1, self.DIRECT_IO, 0)
+        if operation == self.READ:
+            size: int = struct.unpack_from("=QQI", body)[2]
+            return b"x" * size
+        return b"" if operation in (self.RELEASE, self.FLUSH) else None
+
+    def serve(self) -> None:
+        header = struct.Struct("=IIQ")
+        while True:
+            try:
+                request = os.read(self.device, 2 << 20)
+            except OSError:
+                return  # it is mounted no more
+            _, operation, number = header.unpack_from(request)
+            answer = self.answer(operation, request[40:])
+            if answer is not None:
+                os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, number) + answer)
+
+    def close(self) -> None:
+        if self.mounted:
+            self.libc.umount2(bytes(self.path), self.DETACH)
+            self.thread.join()
+            os.close(self.device)
 
 
 class Calls(Case):
@@ -118,6 +171,15 @@ class Calls(Case):
 
     def test_pinned_memory(self) -> None:
         self.done(self.odd("pinned"))
+
+    def test_server_that_answers_reads_only(self) -> None:
+        with contextlib.closing(Served(self.path / "served")) as served:
+            if not served.mounted:
+                self.skipTest("needs root and /dev/fuse")
+            self.done(self.odd("served", UPM_TEST_SERVED=str(served.path)))
+
+    def test_forked_while_others_load(self) -> None:
+        self.done(self.odd("forked-meanwhile"))
 
     def test_decides_who_may_open_files(self) -> None:
         self.done(self.odd("decides"))
