@@ -428,7 +428,7 @@ void BM_LoadBusy(benchmark::State &state) {
     const File file(size_of(state));
     std::array<std::vector<double>, kCount> walls;
     std::array<std::vector<double>, kCount> shares;
-    std::array<std::vector<double>, kCount> lates;
+    std::array<std::vector<double>, kCount> behind;
     std::vector<double> plain;
     std::vector<double> found;
     std::vector<double> after;
@@ -444,7 +444,7 @@ void BM_LoadBusy(benchmark::State &state) {
             const Outcome outcome = loaders[i]->run();
             last = ms(outcome.timing.wall_ns);
             walls[i].push_back(last / plain.back());
-            lates[i].push_back(last - plain.back());
+            behind[i].push_back(last - plain.back());
             shares[i].push_back(static_cast<double>(outcome.counts.shared + outcome.counts.made) /
                                 static_cast<double>(file.size()));
         }
@@ -459,7 +459,7 @@ void BM_LoadBusy(benchmark::State &state) {
         state.counters["wall" + std::to_string(i + 1)] = median(walls[i]);
         state.counters["worst" + std::to_string(i + 1)] =
             *std::max_element(walls[i].begin(), walls[i].end());
-        state.counters["late_ms" + std::to_string(i + 1)] = median(lates[i]);
+        state.counters["late_ms" + std::to_string(i + 1)] = median(behind[i]);
         state.counters["shared" + std::to_string(i + 1)] = median(shares[i]);
     }
 }
