@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint32_t kMostDoublings = 6;
+// So many times slower than it is reckoned to be is what a plain read is taken for, at most.
+constexpr std::uint64_t kMostSlower = 4;
 constexpr std::uint64_t kFirstSkip = 64UL << 20U;
 constexpr std::uint64_t kMostSkip = 4UL << 30U;
 
@@ -106,15 +108,16 @@ void Pace::look() noexcept {
 }
 
 bool Pace::may_ask() noexcept {
-    if (late_ns_ < kAskMs * static_cast<std::int64_t>(kNsPerMs))
+    if (left_ns(kAskMs) > 0)
         return true;
     look();
-    return late_ns_ < scaled(kAskMs);
+    return left_ns(kAskMs) > 0;
 }
 
 void Pace::spent(std::uint64_t ns) noexcept {
     spent_ns_ += static_cast<std::int64_t>(ns);
     late_ns_ += static_cast<std::int64_t>(ns);
+    talk_ns_ += static_cast<std::int64_t>(ns);
 }
 
 void Pace::read(std::uint64_t ns, bool fresh) noexcept {
@@ -122,7 +125,8 @@ void Pace::read(std::uint64_t ns, bool fresh) noexcept {
 }
 
 void Pace::worked(std::uint64_t ns, std::uint64_t cpu_ns) noexcept {
-    spent(ns);
+    spent_ns_ += static_cast<std::int64_t>(ns);
+    late_ns_ += static_cast<std::int64_t>(ns);
     work_ns_ += ns;
     work_cpu_ns_ += cpu_ns;
 }
@@ -142,10 +146,23 @@ std::uint64_t Pace::reckoned_ns() const noexcept {
 }
 
 std::uint64_t Pace::plain_piece_ns() const noexcept {
-    constexpr std::uint64_t kMostSlower = 4; // than it is reckoned to be
     const std::uint64_t reckoned = reckoned_ns();
     return plain_ < kEnough ? reckoned
                             : std::min(plain_ns_ * kPiece / plain_, reckoned * kMostSlower);
+}
+
+// The load reads all bytes as well, so what it saves is that it finds no memory for them.
+std::int64_t Pace::saved_ns() const noexcept {
+    std::uint64_t finding = fresh_ns_ - std::min(fresh_ns_, piece_ns_);
+    if (huge_pages_)
+        finding = piece_ns_;
+    else if (piece_ns_ == 0)
+        finding = fresh_ns_ * 3 / 4;
+    if (plain_ >= kEnough) {
+        const std::uint64_t seen = plain_ns_ * kPiece / plain_;
+        finding = std::min(seen - std::min(seen, piece_ns_), finding * kMostSlower);
+    }
+    return static_cast<std::int64_t>(finding * (won_ / kPiece));
 }
 
 void Pace::won(std::size_t bytes) noexcept {
@@ -170,10 +187,13 @@ void Pace::plain(std::size_t bytes, std::uint64_t ns) noexcept {
     late_ns_ = std::min(late_ns_, std::max<std::int64_t>(spent_ns_ - worth, 0));
 }
 
+std::int64_t Pace::left_ns(std::int64_t bound) const noexcept {
+    return scaled(bound) - std::max(late_ns_, talk_ns_ - saved_ns());
+}
+
 int Pace::left_ms(std::int64_t bound) noexcept {
     look();
-    const std::int64_t left = scaled(bound) - late_ns_;
-    return left > 0 ? static_cast<int>(left / 1'000'000) : 0;
+    return static_cast<int>(std::max<std::int64_t>(left_ns(bound), 0) / 1'000'000);
 }
 
 int Pace::answer_ms() noexcept {

@@ -63,7 +63,9 @@ class Luck {
 // Of one load: by how much it is later than a plain read would be. What a plain read would
 // have taken is reckoned from the shortest read of a piece, times what others that run on the
 // same processors make of the load's own work; and from what was read plainly while nobody
-// worked for this load.
+// worked for this load. That may be wrong by much; so all talk and all waits together have a bound
+// of their own: beyond what is granted at first, no more than the load has saved for sure. That is
+// what finding memory would have taken on a processor, or took in plain reads of this load.
 class Pace {
   public:
     static constexpr std::size_t kPiece = 256UL << 10U; // bytes; what times are known of
@@ -80,7 +82,8 @@ class Pace {
     void won(std::size_t bytes) noexcept;
     // Memory for a piece was found at once, which took so long.
     void prepared(std::uint64_t ns) noexcept { preparing_ns_ = ns; }
-    // Reading a piece into memory that had existed, or had not before it was prepared, took so long.
+    // Reading a piece into memory that had existed, or had not before it was prepared, took so
+    // long.
     void read(std::uint64_t ns, bool fresh) noexcept;
     // So many bytes were read plainly into memory that did not exist, while the broker did
     // nothing for this load.
@@ -116,16 +119,19 @@ class Pace {
     }
     void look() noexcept;
     [[nodiscard]] int left_ms(std::int64_t bound) noexcept;
+    [[nodiscard]] std::int64_t left_ns(std::int64_t bound) const noexcept;
+    [[nodiscard]] std::int64_t saved_ns() const noexcept;
     [[nodiscard]] std::uint64_t reckoned_ns() const noexcept;
     [[nodiscard]] std::uint64_t plain_piece_ns() const noexcept;
 
     std::int64_t late_ns_ = 0;
     std::int64_t spent_ns_ = 0;  // all of it
+    std::int64_t talk_ns_ = 0;   // of that, talk and waits
     std::uint64_t won_ = 0;      // bytes, all of them
     std::uint64_t piece_ns_ = 0; // the shortest; 0: not known
     std::uint64_t fresh_ns_ = 0; // the same into memory that did not exist
     std::uint64_t preparing_ns_ = 0;
-    std::uint64_t work_ns_ = 0;  // of own work
+    std::uint64_t work_ns_ = 0; // of own work
     std::uint64_t work_cpu_ns_ = 0;
     std::uint64_t plain_ns_ = 0;  // of plain reads
     std::uint64_t plain_ = 0;     // bytes

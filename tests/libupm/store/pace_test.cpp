@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <gtest/gtest.h>
+#include <random>
 #include <vector>
 
 namespace upm::test {
@@ -59,6 +60,36 @@ TEST(Pace, NoLoadIsLaterThanThat) {
         }
         EXPECT_LT(late, 20 * kMs) << which;
         EXPECT_FALSE(pace.may_ask());
+    }
+}
+
+// However wrong it goes with what a plain read would take: a broker that is always as late as it
+// may be is not waited for longer than that beyond what the load has saved.
+TEST(Pace, AllWaitsTogetherAreBounded) {
+    constexpr std::uint64_t kSaved = kMs * 8 / 100; // with each piece
+    for (unsigned round = 0; round < 200; ++round) {
+        std::mt19937 random(round);
+        Pace pace;
+        pace.read(kMs / 10, true);
+        pace.read(kMs / 50, false);
+        std::uint64_t waited = 0;
+        std::uint64_t saved = 0;
+        const auto wait = [&](int ms) {
+            waited += static_cast<std::uint64_t>(ms) * kMs;
+            pace.spent(static_cast<std::uint64_t>(ms) * kMs);
+        };
+        for (int window = 0; window < 128; ++window) {
+            if (pace.may_ask())
+                wait(random() % 2 == 0 ? pace.answer_ms() : pace.making_ms());
+            // It seems that others have the processors for most of the time.
+            const std::uint64_t ms = random() % 10;
+            pace.worked(ms * kMs, ms * kMs / 4);
+            if (random() % 4 != 0) {
+                pace.won(16 * kMib);
+                saved += 64 * kSaved;
+            }
+        }
+        EXPECT_LE(waited, 20 * kMs + saved) << round;
     }
 }
 
