@@ -143,6 +143,59 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
     }
 }
 
+// Library and broker of neighbouring versions: with each that both know, content is made and found.
+TEST_F(StoreLoad, EachVersionOfTheProtocol) {
+    constexpr int kNever = 1 << 30;
+    for (std::uint16_t version = 3; version <= store::kVersion; ++version) {
+        BrokerProcess neighbour;
+        KillingProxy proxy(neighbour, kNever, KillingProxy::Then::kKill);
+        proxy.speak_at_most(version);
+        use(proxy.socket());
+        const auto body = [&](std::size_t pages, std::uint64_t &made) {
+            StoreBackend fresh;
+            Reason reason;
+            if (fresh.open(reason) != 0)
+                return 1;
+            // It knows the segments by the memory that maps them.
+            std::vector<std::unique_ptr<Pages>> stay;
+            for (int i = 0; i < 100; ++i) { // on a busy machine the broker may be late
+                const Pages &into = *stay.emplace_back(std::make_unique<Pages>(pages));
+                upm_load_counts sums{};
+                if (fresh.load({.fd = file(),
+                                .into = reinterpret_cast<std::byte *>(into.data()),
+                                .len = into.size(),
+                                .ordinary = true},
+                               sums) != static_cast<std::int64_t>(into.size()) ||
+                    !has_pattern(into, 7))
+                    return 2;
+                made += sums.made;
+                if (sums.shared == into.size())
+                    return 0;
+                ::usleep(200'000);
+            }
+            return 3;
+        };
+        EXPECT_EQ(in_child(
+                      [&] {
+                          std::uint64_t made = 0;
+                          const int ret = body(kPagesOfFile, made);
+                          return ret != 0 ? ret : made != 0 ? 0 : 4;
+                      },
+                      kPatience),
+                  0)
+            << version;
+        // Since version 5 the first one only registers what is small.
+        EXPECT_EQ(in_child(
+                      [&] {
+                          std::uint64_t made = 0;
+                          return version < 5 ? body(256, made) : 0;
+                      },
+                      kPatience),
+                  0)
+            << version;
+    }
+}
+
 // It says nothing more from some packet on, and holds the connections open. A request waits
 // for five seconds; each of the loads would wait for its own if they did not give up. That one
 // took less tells it, however busy the machine is.

@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstddef>
+#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdexcept>
@@ -87,6 +88,18 @@ void KillingProxy::relay(int client, int broker) {
     }
 }
 
+// Of greetings: the answer, which is shorter, says what comes of it.
+void KillingProxy::make_older(std::span<std::byte> packet) const {
+    store::HelloRequest hello{};
+    if (newest_ == 0 || packet.size() < sizeof(hello))
+        return;
+    std::memcpy(&hello, packet.data(), sizeof(hello));
+    if (hello.header.op != static_cast<std::uint16_t>(store::Op::kHello))
+        return;
+    hello.header.version = hello.newest = newest_;
+    std::memcpy(packet.data(), &hello, sizeof(hello));
+}
+
 bool KillingProxy::forward(int from, int to) {
     std::vector<std::byte> room(store::kMaxPacket);
     const iovec whole{.iov_base = room.data(), .iov_len = room.size()};
@@ -106,6 +119,7 @@ bool KillingProxy::forward(int from, int to) {
             broker_.start();
         return false;
     }
+    make_older(std::span(room).first(received.bytes));
     const iovec part{.iov_base = room.data(), .iov_len = received.bytes};
     const bool sent = packet::send(to, {&part, 1}, std::span(fds).first(received.fds)) == 0;
     packet::close_all(std::span(fds).first(received.fds));

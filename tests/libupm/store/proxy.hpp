@@ -10,6 +10,9 @@
 #include "tests/support/support.hpp"
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,11 +31,14 @@ class KillingProxy {
 
     [[nodiscard]] std::string socket() const { return folder_.path() + "/s"; }
     [[nodiscard]] bool has_killed() const { return killed_; }
+    // From now on clients seem to the broker, and it to them, to know no newer version.
+    void speak_at_most(std::uint16_t version) { newest_ = version; }
 
   private:
     void serve();
     void relay(int client, int broker);
     bool forward(int from, int to);
+    void make_older(std::span<std::byte> packet) const;
 
     BrokerProcess &broker_;
     int kill_at_;
@@ -40,6 +46,7 @@ class KillingProxy {
     std::atomic<int> packets_{0};
     std::atomic<bool> frozen_{false};
     std::atomic<bool> killed_{false};
+    std::atomic<std::uint16_t> newest_{0}; // 0: as it is
     TempDir folder_;
     int listener_ = -1;
     int stop_[2] = {-1, -1};          // a pipe whose end ends the thread
