@@ -298,6 +298,12 @@ TEST_F(BufferTest, WhoeverImportedOffersACopyToTheNextBroker) {
     EXPECT_EQ(three.advise()->merged, kExtents);
     EXPECT_EQ(one.advise()->merged, kExtents);
     EXPECT_EQ(fake_stats().bytes, before);
+    broker.kill();
+    broker.start();
+    EXPECT_EQ(three.advise()->published, kExtents) << "who merged has imported, too";
+    EXPECT_EQ(two.advise()->merged, kExtents);
+    EXPECT_EQ(one.advise()->merged, kExtents);
+    EXPECT_EQ(fake_stats().bytes, before);
     for (Buffer *buffer : {&one, &two, &three}) {
         EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
         EXPECT_EQ(buffer->advise()->already, kExtents);
@@ -326,30 +332,6 @@ TEST_F(BufferTest, WithoutMemoryForACopyItStaysShared) {
     configure("memory=0");
     for (const Buffer *buffer : {&one, &two})
         EXPECT_EQ(load(runtime, buffer->address(), kBytes), pattern(kBytes, 1));
-}
-
-// Should even the way back fail, will_write finds the way out.
-TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
-    Buffer one = filled(1);
-    // The first one freezes what cannot be exported then.
-    configure("fail=cuMemSetAccess:2:999 fail=cuMemExportToShareableHandle:1:999");
-    EXPECT_EQ(one.advise(0, kUnit).error(), EIO);
-    EXPECT_NE(describe(one.address()).find("since one that failed"), std::string::npos);
-    EXPECT_EQ(*one.will_write(0, kBytes), 0U) << "nothing to copy";
-    store(runtime, one.address(), pattern(kBytes, 2));
-    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
-    EXPECT_EQ(describe(one.address()), "buffer+0x0 (private)");
-}
-
-// A driver that does not unmap several mappings at once costs time, not bytes.
-TEST_F(BufferTest, UnmapsOneByOneIfItMust) {
-    Buffer one = filled(1);
-    ASSERT_TRUE(one.advise());
-    // That of the window, and, after its extents one by one, that of the extents.
-    configure("fail=cuMemUnmap:1:1 fail=cuMemUnmap:" + std::to_string(kExtents + 1) + ":1");
-    EXPECT_EQ(*one.will_write(0, kBytes), kBytes) << last_error();
-    EXPECT_EQ(one.stats().rolled_back, 0U);
-    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
 }
 
 // Runs of neighbours are remapped together: few calls, and all or nothing.

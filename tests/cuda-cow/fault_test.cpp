@@ -3,9 +3,49 @@
 // No failing driver call leaves a hole or loses a byte.
 #include "tests/cuda-cow/buffer_fixture.hpp"
 
+#include <cerrno>
+
 namespace upm::cuda::test {
 
 namespace {
+
+// Should even the way back fail, will_write finds the way out.
+TEST_F(BufferTest, MemoryThatCouldNotBeThawedIsNotForgotten) {
+    Buffer one = filled(1);
+    // The first one freezes what cannot be exported then.
+    configure("fail=cuMemSetAccess:2:999 fail=cuMemExportToShareableHandle:1:999");
+    EXPECT_EQ(one.advise(0, kUnit).error(), EIO);
+    EXPECT_NE(describe(one.address()).find("since one that failed"), std::string::npos);
+    EXPECT_EQ(*one.will_write(0, kBytes), 0U) << "nothing to copy";
+    store(runtime, one.address(), pattern(kBytes, 2));
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
+    EXPECT_EQ(describe(one.address()), "buffer+0x0 (private)");
+}
+
+// What could not be replaced is as it was before: private, and writable at once.
+TEST_F(BufferTest, WhatCouldNotBeMergedIsWritable) {
+    Buffer known = filled(1);
+    Buffer one = filled(1);
+    ASSERT_TRUE(known.advise());
+    configure("fail=cuMemSetAccess:2:2"); // the first is for comparing
+    EXPECT_EQ(one.advise().error(), ENOMEM);
+    EXPECT_EQ(one.stats().rolled_back, 1U);
+    EXPECT_EQ(one.stats().shared, 0U);
+    store(runtime, one.address(), pattern(kBytes, 2));
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
+    EXPECT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, 1));
+}
+
+// A driver that does not unmap several mappings at once costs time, not bytes.
+TEST_F(BufferTest, UnmapsOneByOneIfItMust) {
+    Buffer one = filled(1);
+    ASSERT_TRUE(one.advise());
+    // That of the window, and, after its extents one by one, that of the extents.
+    configure("fail=cuMemUnmap:1:1 fail=cuMemUnmap:" + std::to_string(kExtents + 1) + ":1");
+    EXPECT_EQ(*one.will_write(0, kBytes), kBytes) << last_error();
+    EXPECT_EQ(one.stats().rolled_back, 0U);
+    EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 1));
+}
 
 // Every driver call of an operation fails once, one after the other. Never a hole:
 // the bytes can be read, and after a second try they can be written.

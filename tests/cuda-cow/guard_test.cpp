@@ -135,14 +135,15 @@ TEST_F(GuardTest, WhatIsWrittenBetweenHashingAndSharingStaysPrivate) {
         std::this_thread::sleep_for(1ms);
     store(patient, advised.address(), pattern(kUnit, 8));
     store(patient, advised.address() + 2 * kUnit, pattern(kUnit, 9));
+    EXPECT_EQ(*advised.will_write(3 * kUnit, kUnit), 0U) << "private, and so it stays";
     EXPECT_FALSE(over);
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
     advising.join();
     ASSERT_TRUE(done) << last_error();
     EXPECT_EQ(done->merged, 1U);
     EXPECT_EQ(done->different, 1U);
-    EXPECT_EQ(done->published, 1U);
-    EXPECT_EQ(done->refused, 1U);
+    EXPECT_EQ(done->published, 0U);
+    EXPECT_EQ(done->refused, 2U);
     std::vector<unsigned char> wanted = pattern(kBytes, 1);
     const std::vector<unsigned char> eight = pattern(kUnit, 8);
     const std::vector<unsigned char> nine = pattern(kUnit, 9);
@@ -151,9 +152,8 @@ TEST_F(GuardTest, WhatIsWrittenBetweenHashingAndSharingStaysPrivate) {
     EXPECT_EQ(load(patient, advised.address(), kBytes), wanted);
     store(patient, advised.address(), eight);
     store(patient, advised.address() + 2 * kUnit, nine);
-    const Result<AdviseCounts> rest = known.advise();
-    EXPECT_EQ(rest->merged, 1U);
-    EXPECT_EQ(rest->published, 1U) << "nobody was told of what is written";
+    store(patient, advised.address() + 3 * kUnit, nine);
+    EXPECT_EQ(known.advise()->published, 2U) << "nobody was told of what is written";
     EXPECT_EQ(load(patient, known.address(), kBytes), pattern(kBytes, 1));
 }
 
@@ -403,6 +403,21 @@ TEST_F(GuardTest, GraphLaunchesCostTheSameWithManyNodes) {
     EXPECT_EQ(one.stats().shared, 2U) << "what was shared since is found";
     for (unsigned i = 0; i < 2; ++i)
         hook::forget_graph(exec(1 + i));
+}
+
+// Nothing was frozen, since it was known: and still it is not writable any more.
+TEST_F(GuardTest, GraphsFindWhatWasMergedSince) {
+    const Buffer known = shared(1);
+    Buffer one = shared(1);
+    PlayedGraph::start = one.address();
+    PlayedGraph::nodes = 2;
+    hook::note_graph(PlayedGraph::inspector(), exec(3), nullptr);
+    for (unsigned round = 0; round < 3; ++round) {
+        { const Guard guard(hook::Inspector{}, exec(3), nullptr); }
+        EXPECT_EQ(one.stats().shared, 3U) << round;
+        EXPECT_EQ(one.advise()->merged, 1U);
+    }
+    hook::forget_graph(exec(3));
 }
 
 } // namespace
