@@ -164,15 +164,25 @@ bool may_be_shared() noexcept {
     return now == kShared || now == kAwaited || (now == kNotYet && local().thread_runs.load());
 }
 
+// Takes as much of the patience as there is, of what is wished: threads that read at one time
+// share it.
+std::uint64_t take_patience(std::uint64_t wished_ns) noexcept {
+    std::uint64_t left = patience_ns.load();
+    std::uint64_t taken = std::min(left, wished_ns);
+    while (!patience_ns.compare_exchange_weak(left, left - taken))
+        taken = std::min(left, wished_ns);
+    return taken;
+}
+
 // Waits for the thread, if it is about to find out. Returns true if loads are shared.
 bool are_shared(std::size_t len) noexcept {
-    const std::uint64_t left =
-        std::min<std::uint64_t>(patience_ns.load(), std::uint64_t{len / kBytesPerMs} * 1'000'000U);
-    if (known.load() == kNotYet && left != 0) {
-        const std::uint64_t start = now_ns();
-        futex_wait(known, kNotYet, left);
-        const std::uint64_t took = now_ns() - start;
-        patience_ns = patience_ns.load() - std::min(patience_ns.load(), took);
+    if (known.load() == kNotYet) {
+        const std::uint64_t most = take_patience(std::uint64_t{len / kBytesPerMs} * 1'000'000U);
+        if (most != 0) {
+            const std::uint64_t start = now_ns();
+            futex_wait(known, kNotYet, most);
+            patience_ns.fetch_add(most - std::min(most, now_ns() - start));
+        }
     }
     return known.load() == kShared;
 }

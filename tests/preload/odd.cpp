@@ -119,6 +119,7 @@ int main(int argc, char **argv) {
                             {"forked-meanwhile", forked_meanwhile},
                             {"alone", alone},
                             {"rights", rights},
+                            {"wait-together", wait_together},
                             {"read-long", read_long},
                             {"lock-all-in", lock_all_in},
                             {"lock-strictly", lock_strictly}};

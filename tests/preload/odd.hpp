@@ -82,6 +82,7 @@ int leave(const char *how);
 int rounds(int count);
 int alone();
 int rights();
+int wait_together();
 
 // odd_sandbox.cpp
 int lock_all_in();

@@ -181,6 +181,10 @@ class Calls(Case):
     def test_forked_while_others_load(self) -> None:
         self.done(self.odd("forked-meanwhile"))
 
+    def test_threads_that_begin_together(self) -> None:
+        self.broker.stop()
+        self.done(self.odd("wait-together"))
+
     def test_decides_who_may_open_files(self) -> None:
         self.done(self.odd("decides"))
 
