@@ -24,8 +24,9 @@ struct Place {
 };
 
 // Work that reads for a while, then something under it.
-abi::Status under_work(const Place &place, const std::function<abi::Status()> &then) {
-    const abi::Status status = place.probes.spin(place.at, 100);
+abi::Status under_work(const Place &place, const std::function<abi::Status()> &then,
+                       unsigned milliseconds = 100) {
+    const abi::Status status = place.probes.spin(place.at, milliseconds);
     return status != abi::kSuccess ? status : then();
 }
 
@@ -149,7 +150,9 @@ const std::map<std::string, Action> kActions = {
      }},
     {"unmap_under_work",
      [](const Place &p) {
-         return under_work(p, [&] { return p.gpu.api.mem_unmap(p.at, p.unit); });
+         constexpr unsigned kUntilItFails = 5000;
+         return under_work(
+             p, [&] { return p.gpu.api.mem_unmap(p.at, p.unit); }, kUntilItFails);
      }},
     {"read_only_under_reader",
      [](const Place &p) { return under_work(p, [&] { return access(p, abi::kAccessRead); }); }},
