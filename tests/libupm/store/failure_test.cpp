@@ -212,21 +212,43 @@ TEST_F(StoreFailure, ProgramsThatAreStartedMeanwhileGetNothing) {
     EXPECT_GT(looks, 0);
 }
 
+// A child that is forked when pages are next written into a segment, behind the back of
+// whoever wants to know of forks, and lives as long as this.
+class StayingChild {
+  public:
+    StayingChild() {
+        before_pwrite = [this](int /*fd*/) {
+            pid_t &pid = pid_; // this function object ends here
+            before_pwrite = nullptr;
+            pid = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
+            while (pid == 0)
+                (void)::pause();
+        };
+    }
+    ~StayingChild() {
+        before_pwrite = nullptr;
+        if (!lives())
+            return;
+        (void)::kill(pid_, SIGKILL);
+        (void)::waitpid(pid_, nullptr, 0);
+    }
+    StayingChild(const StayingChild &) = delete;
+    StayingChild &operator=(const StayingChild &) = delete;
+
+    [[nodiscard]] bool lives() const { return pid_ > 0; }
+
+  private:
+    pid_t pid_ = -1;
+};
+
 // A child that lives on holds copies of all descriptors, those that froze memory included.
 TEST_F(StoreFailure, ChildThatIsForkedDuringACallAndStays) {
     const Pages pages(20);
     fill_pattern(pages, 1);
     ASSERT_EQ(open(), 0) << text;
-    pid_t child = -1;
-    before_pwrite = [&](int /*fd*/) {
-        before_pwrite = nullptr;
-        child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
-        while (child == 0)
-            (void)::pause();
-    };
+    StayingChild child;
     EXPECT_EQ(advise(pages), 0);
-    before_pwrite = nullptr;
-    ASSERT_GT(child, 0);
+    ASSERT_TRUE(child.lives());
     EXPECT_EQ(counts.inserted, 20U);
     fill_pattern(pages, 2);
     EXPECT_EQ(advise(pages), 0);
@@ -235,8 +257,6 @@ TEST_F(StoreFailure, ChildThatIsForkedDuringACallAndStays) {
     EXPECT_TRUE(has_pattern(pages, 2));
     fill_pattern(pages, 3);
     EXPECT_TRUE(has_pattern(pages, 3));
-    (void)::kill(child, SIGKILL);
-    (void)::waitpid(child, nullptr, 0);
 }
 
 // Nor does it keep what is mapped for writing into huge pages: that could not be sealed.
@@ -245,21 +265,12 @@ TEST_F(StoreFailure, ChildThatIsForkedWhileHugePagesAreWritten) {
     const Pages pages(kHugeRuns * kHugePage / page_size());
     fill_pattern(pages, 1);
     ASSERT_EQ(open(), 0) << text;
-    pid_t child = -1;
-    before_pwrite = [&](int /*fd*/) {
-        before_pwrite = nullptr;
-        child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, 0));
-        while (child == 0)
-            (void)::pause();
-    };
+    StayingChild child;
     EXPECT_EQ(advise(pages), 0);
-    before_pwrite = nullptr;
-    ASSERT_GT(child, 0);
+    ASSERT_TRUE(child.lives());
     EXPECT_EQ(counts.skipped[UPM_SKIPPED_BUSY], 0U);
     EXPECT_EQ(counts.inserted, pages.size() / page_size());
     EXPECT_TRUE(has_pattern(pages, 1));
-    (void)::kill(child, SIGKILL);
-    (void)::waitpid(child, nullptr, 0);
 }
 
 // What somebody else has mapped for writing cannot be sealed: it stays private, and the call
