@@ -120,8 +120,9 @@ TEST_F(StoreClient, ThreadsWithOtherDescriptorsHaveOtherConnections) {
     const std::set<int> before = connections();
     for (const bool own : {true, false, true}) {
         std::thread([&] {
-            if (own)
+            if (own) {
                 ASSERT_TRUE(backend.take_own_table());
+            }
             EXPECT_EQ(insert(own ? 2 : 3), kAll);
             EXPECT_TRUE(backend.unmapped());
             EXPECT_EQ(insert(own ? 4 : 5), kAll);

@@ -37,15 +37,15 @@ class StoreRefused : public StoreTest {};
 // Nobody shares it, and the memory would count as that of a file.
 TEST_F(StoreRefused, PagesOfARefusedSegmentArePrivateAgain) {
     int published = 0;
-    const FakeBroker *broker = nullptr;
+    const FakeBroker *asked_of = nullptr;
     const FakeBroker fake([&](Op op, std::vector<std::byte> &reply, int & /*fd*/, bool & /*die*/) {
         if (op == Op::kPublish)
             ++published;
-        reply = op == Op::kLookup    ? places(broker->named(), store::kReserved)
+        reply = op == Op::kLookup    ? places(asked_of->named(), store::kReserved)
                 : op == Op::kPublish ? refusal(-EDQUOT)
                                      : bytes(store::ReplyHeader{});
     });
-    broker = &fake;
+    asked_of = &fake;
     use(fake.socket());
     const Pages pages(40);
     fill_pattern(pages, 1);
@@ -63,10 +63,10 @@ TEST_F(StoreRefused, PlacesBehindTheEndOfASegmentAreTriedOnce) {
     const Pages pages(400); // so many that a sample of them is looked for first
     fill_pattern(pages, 1);
     int asked = 0;
-    const FakeBroker *broker = nullptr;
+    const FakeBroker *asked_of = nullptr;
     const FakeBroker fake([&](Op op, std::vector<std::byte> &reply, int &fd, bool &die) {
         if (op == Op::kLookup) {
-            reply = places(broker->named(), 1, 0, 8);
+            reply = places(asked_of->named(), 1, 0, 8);
             die = ++asked > kFar;
         } else if (op == Op::kGet) {
             fd = make_segment(pages.data(), 8 * page_size());
@@ -75,7 +75,7 @@ TEST_F(StoreRefused, PlacesBehindTheEndOfASegmentAreTriedOnce) {
             reply = bytes(store::ReplyHeader{});
         }
     });
-    broker = &fake;
+    asked_of = &fake;
     use(fake.socket());
     ASSERT_EQ(open(), 0) << text;
     EXPECT_EQ(advise(pages), 0);
