@@ -4,6 +4,7 @@
 #include "bench/error.hpp"
 #include "bench/timing.hpp"
 
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
@@ -21,28 +22,39 @@ std::string ksm_file(std::string_view name) {
     return std::string(kKsmFolder).append(name);
 }
 
-// The folder of the kernel's thread ksmd in /proc.
-std::string find_ksmd() {
+// The clock of the processor time of the kernel's thread ksmd.
+clockid_t find_clock() {
     for (const auto &entry : std::filesystem::directory_iterator("/proc")) {
         std::ifstream file(entry.path() / "comm");
         std::string name;
-        if (std::getline(file, name) && name == "ksmd")
-            return entry.path();
+        clockid_t clock{};
+        if (std::getline(file, name) && name == "ksmd" &&
+            ::clock_getcpuclockid(std::stoi(entry.path().filename()), &clock) == 0)
+            return clock;
     }
     throw Error("there is no ksmd: this kernel has no KSM");
+}
+
+std::uint64_t read_clock(clockid_t clock) {
+    constexpr std::uint64_t kNsPerSecond = 1'000'000'000;
+    timespec time{};
+    if (::clock_gettime(clock, &time) != 0)
+        throw Error("cannot read the processor time of ksmd");
+    return static_cast<std::uint64_t>(time.tv_sec) * kNsPerSecond +
+           static_cast<std::uint64_t>(time.tv_nsec);
 }
 
 } // namespace
 
 Ksmd::Ksmd(std::uint64_t pages_to_scan, std::uint64_t sleep_millisecs)
-    : schedstat_(find_ksmd() + "/schedstat"), stopped_(ksm_file("run"), kStop),
+    : clock_(find_clock()), stopped_(ksm_file("run"), kStop),
       pages_to_scan_(ksm_file("pages_to_scan"), pages_to_scan),
       sleep_(ksm_file("sleep_millisecs"), sleep_millisecs) {}
 
 Ksmd::Scan Ksmd::scan_until(std::uint64_t wanted) const {
     const std::uint64_t scans = read_number(ksm_file("full_scans"));
     const std::uint64_t before = read_number(ksm_file("pages_sharing"));
-    const std::uint64_t cpu = read_number(schedstat_);
+    const std::uint64_t cpu = read_clock(clock_);
     const Stopwatch watch;
     write_number(ksm_file("run"), kScan);
     std::uint64_t sharing = before;
@@ -53,7 +65,7 @@ Ksmd::Scan Ksmd::scan_until(std::uint64_t wanted) const {
         sharing = read_number(ksm_file("pages_sharing"));
     }
     const Timing timing = watch.elapsed();
-    const std::uint64_t spent = read_number(schedstat_) - cpu;
+    const std::uint64_t spent = read_clock(clock_) - cpu;
     write_number(ksm_file("run"), kStop);
     return {.pages = sharing - before,
             .wall_ns = timing.wall_ns,

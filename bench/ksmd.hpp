@@ -7,7 +7,7 @@
 #include "bench/sysfs.hpp"
 
 #include <cstdint>
-#include <string>
+#include <ctime>
 
 namespace upm::bench {
 
@@ -30,7 +30,7 @@ class Ksmd {
     static void forget();
 
   private:
-    std::string schedstat_; // its first number: processor time in ns
+    clockid_t clock_; // of its processor time
     Knob stopped_;
     Knob pages_to_scan_;
     Knob sleep_;
