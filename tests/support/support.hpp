@@ -51,7 +51,7 @@ class Pages {
 
 // Runs `body` in a child and returns its exit status, or 128 + the signal that
 // killed it. The child is killed after `seconds`, so that a deadlock is a failure.
-int in_child(const std::function<int()> &body, unsigned seconds = 20);
+int in_child(const std::function<int()> &body, unsigned seconds = 120);
 
 // VmFlags of the mapping that holds `address`, as "rd wr mg ".
 std::string vm_flags(const void *address);
