@@ -381,12 +381,16 @@ int BufferImpl::import(const Indices &batch, std::vector<broker::Found> &found,
     return error;
 }
 
-// Nothing is launched between the comparison and the replacement.
+// Launches that the hook does not see may come all the same: what they store after the
+// comparison must be an error, and not be lost with the memory that is replaced. So extents are
+// read-only before they are compared. What stays frozen is thawed at the end of the advise.
 int BufferImpl::replace(Candidates &candidates, AdviseCounts &counts) {
     const Exclusive exclusive(*runtime_);
-    if (exclusive.error() != 0)
-        return exclusive.error();
-    const int error = compare(candidates, counts);
+    int error = exclusive.error();
+    if (error == 0)
+        error = freeze(candidates.extents);
+    if (error == 0)
+        error = compare(candidates, counts);
     return error != 0 ? error : remap(candidates, counts);
 }
 

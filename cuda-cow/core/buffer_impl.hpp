@@ -2,18 +2,19 @@
 //
 // A buffer: addresses that stay, and the physical memory behind each extent.
 //
-// Every extent is in one of four states. Private: mapped read-write, nobody else has
-// its memory. Shared: mapped read-only; others may map the same memory, or may once
-// have been given it. Memory that others may have seen never becomes writable again:
-// will_write copies it. Frozen: private, and yet read-only, from when advise is about to
-// offer it; it stays so only if thawing it failed. Offered: on its way to the broker, and so
-// for will_write as if it were shared; frozen again if the broker did not take it. What is
+// Every extent is in one of four states. Private: mapped read-write, nobody else has its
+// memory. Shared: mapped read-only; others may map the same memory, or may once have been
+// given it. Memory that others may have seen never becomes writable again: will_write copies
+// it. Frozen: private, and yet read-only, from when advise is about to offer or to compare
+// it; it stays so only if thawing it failed. Offered: on its way to the broker, and so for
+// will_write as if it were shared; frozen again if the broker did not take it. What is
 // mapped where, and with which access, is changed only in an Exclusive section (gate.hpp).
 //
-// advise hashes extents while they are writable, since to make them read-only costs more
-// than to hash them. So a tag is a guess until it is known that nothing was written since:
-// what is new is frozen and hashed again before it is offered, and what is known is compared
-// in the Exclusive section that replaces it.
+// advise hashes extents while they are writable, and asks the broker before it freezes them.
+// So a tag is a guess until it is known that nothing was written since: what is new is frozen
+// and hashed again before it is offered, and what is known is frozen and compared in the
+// Exclusive section that replaces it. Frozen also there: the section keeps out only launches
+// that the hook sees, and a store of another one must be an error rather than be lost.
 //
 // Lock order: advising, negotiation, (broker | work, Exclusive, (registry | hasher)). Nothing
 // that a write or a launch waits for is held while the broker is asked: a broker that stands

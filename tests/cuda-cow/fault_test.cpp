@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
 // No failing driver call leaves a hole or loses a byte.
+#include "cuda-cow/core/runtime.hpp"
+#include "cuda-cow/measure/probes.hpp"
 #include "tests/cuda-cow/buffer_fixture.hpp"
 
 #include <cerrno>
+#include <memory>
+#include <unistd.h>
+#include <utility>
 
 namespace upm::cuda::test {
 
@@ -27,13 +32,64 @@ TEST_F(BufferTest, WhatCouldNotBeMergedIsWritable) {
     Buffer known = filled(1);
     Buffer one = filled(1);
     ASSERT_TRUE(known.advise());
-    configure("fail=cuMemSetAccess:2:2"); // the first is for comparing
+    configure("fail=cuMemSetAccess:3:2"); // before come read-only and the comparison
     EXPECT_EQ(one.advise().error(), ENOMEM);
     EXPECT_EQ(one.stats().rolled_back, 1U);
     EXPECT_EQ(one.stats().shared, 0U);
     store(runtime, one.address(), pattern(kBytes, 2));
     EXPECT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, 2));
     EXPECT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, 1));
+}
+
+// What a kernel stores just after extents were compared, launched with no word to the hook.
+class StoresAfterwards : public Hasher {
+  public:
+    StoresAfterwards(const DriverApi &api, std::unique_ptr<Hasher> real, abi::DevicePtr to)
+        : api_(api), real_(std::move(real)), to_(to) {}
+    int tag(const std::vector<Piece> &pieces, const kernels::Keys &keys, std::vector<Tag> &tags,
+            const Meanwhile &meanwhile) override {
+        return real_->tag(pieces, keys, tags, meanwhile);
+    }
+    int compare(const std::vector<Piece> &pieces, const std::vector<abi::DevicePtr> &others,
+                std::vector<bool> &different, const Meanwhile &meanwhile) override {
+        const int error = real_->compare(pieces, others, different, meanwhile);
+        const measure::Probes probes(api_);
+        launched = probes.store(to_) == abi::kSuccess;
+        stored = api_.ctx_synchronize();
+        return error;
+    }
+    [[nodiscard]] const char *name() const noexcept override { return real_->name(); }
+
+    bool launched = false;
+    abi::Status stored = abi::kSuccess;
+
+  private:
+    const DriverApi &api_;
+    const std::unique_ptr<Hasher> real_;
+    const abi::DevicePtr to_;
+};
+
+// Without the hook nothing keeps a launch out. Such a store is an error, or it is kept.
+TEST_F(BufferTest, NoStoreIsLostBetweenComparingAndReplacing) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe"); // the error loses the context
+    constexpr std::size_t kAt = kUnit + 4096;
+    Buffer known = filled(1);
+    Buffer one = filled(1);
+    ASSERT_NE(pattern(kBytes, 1)[kAt], 1) << "what the kernel stores";
+    ASSERT_TRUE(known.advise());
+    const auto store_and_look = [&] {
+        RuntimeImpl &gpu = *runtime.shared();
+        auto made =
+            std::make_unique<StoresAfterwards>(gpu.api, std::move(gpu.hasher), one.address() + kAt);
+        const StoresAfterwards &seen = *made;
+        gpu.hasher = std::move(made);
+        (void)one.advise();
+        broker.kill(); // it has the test's stderr, whose end is waited for
+        return seen.launched && (seen.stored == abi::kIllegalAddress ||
+                                 (seen.stored == abi::kSuccess &&
+                                  load(runtime, one.address() + kAt, 1).front() == 1));
+    };
+    EXPECT_EXIT(::_exit(store_and_look() ? 0 : 1), testing::ExitedWithCode(0), "");
 }
 
 // A driver that does not unmap several mappings at once costs time, not bytes.

@@ -147,8 +147,8 @@ class UPM_API Buffer {
     // Shares the whole extents inside [offset, offset + length); the last extent
     // counts as whole if the range reaches the buffer's end. Waits for the device.
     // Nobody may write the range meanwhile, unless the hook sees the launch: a kernel that
-    // does may lose its context, or its write. A will_write() is no such write: it does not
-    // wait for the broker, and what it made writable stays private.
+    // does may lose its context, but no write is lost silently. A will_write() is no such
+    // write: it does not wait for the broker, and what it made writable stays private.
     // On an error what was done until then is in the counts and everything else is
     // private as before. Errors: EINVAL, ECONNREFUSED (no broker), EPIPE (lost it),
     // EACCES (the broker is neither this user's nor root's), EPROTONOSUPPORT (it is of
