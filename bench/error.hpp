@@ -25,15 +25,17 @@ class Error : public std::runtime_error {
 
 // The child `pid`, which stays to be waited for, answers no more: says how it ended.
 inline Error lost_process(pid_t pid) {
-    const std::string what = "process " + std::to_string(pid) + " of the benchmark ";
+    std::string what = "process " + std::to_string(pid) + " of the benchmark ";
     siginfo_t end{};
     if (::waitid(P_PID, static_cast<id_t>(pid), &end, WEXITED | WNOWAIT) != 0)
         return {what + "cannot be waited for", errno};
     if (end.si_code == CLD_EXITED)
-        return Error(what + "ended with status " + std::to_string(end.si_status));
-    const bool memory = end.si_status == SIGKILL;
-    return Error(what + "was ended by signal " + std::to_string(end.si_status) +
-                 (memory ? " (is there too little memory?)" : ""));
+        what += "ended with status " + std::to_string(end.si_status);
+    else
+        what += "was ended by signal " + std::to_string(end.si_status);
+    if (end.si_code != CLD_EXITED && end.si_status == SIGKILL)
+        what += " (is there too little memory?)";
+    return Error(what);
 }
 
 } // namespace upm::bench

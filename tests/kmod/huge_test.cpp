@@ -50,8 +50,9 @@ class ExpectSplits {
   public:
     explicit ExpectSplits(std::uint64_t wanted) : wanted_(wanted) {}
     ~ExpectSplits() {
-        if (before_)
+        if (before_) {
             EXPECT_EQ(splits().value_or(0) - *before_, wanted_);
+        }
     }
     ExpectSplits(const ExpectSplits &) = delete;
     ExpectSplits &operator=(const ExpectSplits &) = delete;
