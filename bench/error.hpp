@@ -35,7 +35,8 @@ inline Error lost_process(pid_t pid) {
         what += "was ended by signal " + std::to_string(end.si_status);
     if (end.si_code != CLD_EXITED && end.si_status == SIGKILL)
         what += " (is there too little memory?)";
-    return Error(what);
+    Error lost(what);
+    return lost;
 }
 
 } // namespace upm::bench
