@@ -102,13 +102,12 @@ int mount_of(int fd) noexcept {
         return static_cast<int>(number);
     char path[40];
     (void)std::snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", fd);
-    constexpr std::string_view kField = "mnt_id:\t";
-    int mount = -1;
+    unsigned long mount = 0;
     Lines lines(path);
-    for (std::string_view line; mount < 0 && lines.next(line);)
-        if (line.starts_with(kField))
-            (void)std::from_chars(line.data() + kField.size(), line.data() + line.size(), mount);
-    return mount;
+    for (std::string_view line; lines.next(line);)
+        if (read_field(line, "mnt_id:", mount, 10))
+            return static_cast<int>(mount);
+    return -1;
 }
 
 } // namespace

@@ -4,10 +4,13 @@
 #ifndef UPM_PRELOAD_LINES_HPP
 #define UPM_PRELOAD_LINES_HPP
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <string_view>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
 
@@ -64,6 +67,15 @@ class Lines {
     std::size_t end_ = 0;
     char room_[2048];
 };
+
+// Returns true if a line begins with this field and a number follows, which it reads.
+inline bool read_field(std::string_view line, std::string_view field, unsigned long &value,
+                       int base) noexcept {
+    if (!line.starts_with(field))
+        return false;
+    line.remove_prefix(std::min(line.find_first_not_of(" \t", field.size()), line.size()));
+    return std::from_chars(line.data(), line.data() + line.size(), value, base).ec == std::errc();
+}
 
 } // namespace upm::hook
 

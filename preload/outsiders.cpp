@@ -72,15 +72,6 @@ struct Name {
     char text[32];
 };
 
-// Says if a line begins with this field, and reads the number behind that.
-bool read_field(std::string_view line, std::string_view field, unsigned long &value,
-                int base) noexcept {
-    if (!line.starts_with(field))
-        return false;
-    line.remove_prefix(std::min(line.find_first_not_of(" \t", field.size()), line.size()));
-    return std::from_chars(line.data(), line.data() + line.size(), value, base).ec == std::errc();
-}
-
 // What /proc/PID/fdinfo says of an open file: "pos:\t0\nflags:\t0100000\nmnt_id:\t29\n...".
 struct OpenFile {
     explicit OpenFile(int fd) noexcept {
