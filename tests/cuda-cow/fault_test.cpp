@@ -105,7 +105,25 @@ TEST_F(BufferTest, UnmapsOneByOneIfItMust) {
 
 // Every driver call of an operation fails once, one after the other. Never a hole:
 // the bytes can be read, and after a second try they can be written.
-class EveryCallFails : public BufferTest, public testing::WithParamInterface<const char *> {};
+class EveryCallFails : public BufferTest, public testing::WithParamInterface<const char *> {
+  protected:
+    // Both have pattern(kBytes, call). `end`: there are fewer calls than that, and none failed.
+    void advise_with_fault(unsigned call, const Buffer &known, Buffer &one, bool &end) {
+        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
+                  ":2");
+        const std::size_t before = fake_stats().calls;
+        const Result<AdviseCounts> done = one.advise();
+        const std::size_t calls = fake_stats().calls - before;
+        configure("reset=1 task_us=0");
+        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
+        ASSERT_TRUE(one.advise()) << last_error();
+        ASSERT_EQ(one.stats().shared, kExtents);
+        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
+        store(runtime, one.address(), pattern(kBytes, call + 1));
+        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
+        end = done && calls < call;
+    }
+};
 
 TEST_P(EveryCallFails, WillWrite) {
     for (unsigned call = 1; call < 200; ++call) {
@@ -136,19 +154,9 @@ TEST_P(EveryCallFails, Advise) {
         Buffer known = filled(call);
         ASSERT_TRUE(known.advise(0, 2 * kUnit)) << last_error();
         Buffer one = filled(call);
-        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
-                  ":2");
-        const std::size_t before = fake_stats().calls;
-        const Result<AdviseCounts> done = one.advise();
-        const std::size_t calls = fake_stats().calls - before;
-        configure("reset=1 task_us=0");
-        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
-        ASSERT_TRUE(one.advise()) << last_error();
-        ASSERT_EQ(one.stats().shared, kExtents);
-        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
-        store(runtime, one.address(), pattern(kBytes, call + 1));
-        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
-        if (done && calls < call)
+        bool end = false;
+        ASSERT_NO_FATAL_FAILURE(advise_with_fault(call, known, one, end));
+        if (end)
             return;
     }
     FAIL() << "no end of calls";
@@ -163,19 +171,9 @@ TEST_P(EveryCallFails, OfferAgain) {
         Buffer one = std::move(*Buffer::attach(runtime, *known.manifest()));
         broker.kill();
         broker.start();
-        configure("reset=1 task_us=0 fail=" + std::string(GetParam()) + ":" + std::to_string(call) +
-                  ":2");
-        const std::size_t before = fake_stats().calls;
-        const Result<AdviseCounts> done = one.advise();
-        const std::size_t calls = fake_stats().calls - before;
-        configure("reset=1 task_us=0");
-        ASSERT_EQ(load(runtime, one.address(), kBytes), pattern(kBytes, call));
-        ASSERT_TRUE(one.advise()) << last_error();
-        ASSERT_EQ(one.stats().shared, kExtents);
-        ASSERT_TRUE(one.will_write(0, kBytes)) << last_error();
-        store(runtime, one.address(), pattern(kBytes, call + 1));
-        ASSERT_EQ(load(runtime, known.address(), kBytes), pattern(kBytes, call));
-        if (done && calls < call)
+        bool end = false;
+        ASSERT_NO_FATAL_FAILURE(advise_with_fault(call, known, one, end));
+        if (end)
             return;
     }
     FAIL() << "no end of calls";

@@ -29,6 +29,52 @@ using hook::Guard;
 
 constexpr std::size_t kBytes = 4 * kUnit;
 
+// Bytes that this process has sent to the broker at `path`, and it has not read.
+int unread_by(const std::string &path) {
+    int sum = 0;
+    for (int fd = 3; fd < 1024; ++fd) {
+        sockaddr_un peer = {};
+        socklen_t size = sizeof peer;
+        int bytes = 0;
+        if (::getpeername(fd, reinterpret_cast<sockaddr *>(&peer), &size) == 0 &&
+            peer.sun_family == AF_UNIX && path == peer.sun_path &&
+            ::ioctl(fd, SIOCOUTQ, &bytes) == 0)
+            sum += bytes;
+    }
+    return sum;
+}
+
+// An advise by another thread, which has asked a broker that stands still. Pre: it does.
+class HeldAdvise {
+  public:
+    HeldAdvise(Buffer &buffer, const Broker &broker)
+        : thread_([this, &buffer] {
+              done_ = buffer.advise();
+              over_ = true;
+          }) {
+        while (!over_ && unread_by(broker.socket()) == 0)
+            std::this_thread::sleep_for(1ms);
+    }
+    ~HeldAdvise() {
+        if (thread_.joinable())
+            thread_.join();
+    }
+    HeldAdvise(const HeldAdvise &) = delete;
+    HeldAdvise &operator=(const HeldAdvise &) = delete;
+
+    [[nodiscard]] bool over() const { return over_; }
+    // Pre: the broker goes on.
+    Result<AdviseCounts> result() {
+        thread_.join();
+        return done_;
+    }
+
+  private:
+    std::atomic<bool> over_{false};
+    Result<AdviseCounts> done_{AdviseCounts{}, 0};
+    std::thread thread_; // the last, as it uses the others
+};
+
 class GuardTest : public testing::Test {
   protected:
     Buffer shared(unsigned seed) {
@@ -57,21 +103,6 @@ class GuardTest : public testing::Test {
         EXPECT_EQ(guard.status(), abi::kSuccess);
     }
 
-    // Bytes that this process has sent to the broker at `path`, and it has not read.
-    static int unread_by(const std::string &path) {
-        int sum = 0;
-        for (int fd = 3; fd < 1024; ++fd) {
-            sockaddr_un peer = {};
-            socklen_t size = sizeof peer;
-            int bytes = 0;
-            if (::getpeername(fd, reinterpret_cast<sockaddr *>(&peer), &size) == 0 &&
-                peer.sun_family == AF_UNIX && path == peer.sun_path &&
-                ::ioctl(fd, SIOCOUTQ, &bytes) == 0)
-                sum += bytes;
-        }
-        return sum;
-    }
-
     static inline thread_local abi::Device current_device = 0;
     Broker broker;
     Runtime runtime = open_fake(broker.socket());
@@ -88,14 +119,7 @@ TEST_F(GuardTest, StoppedBrokerHoldsNoWriteAndNoLaunchUp) {
     ASSERT_TRUE(other.advise()) << last_error();
     ASSERT_TRUE(freed->advise()) << last_error();
     ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
-    std::atomic<bool> over{false};
-    Result<AdviseCounts> done{AdviseCounts{}, 0};
-    std::thread advising([&] {
-        done = advised.advise();
-        over = true;
-    });
-    while (!over && unread_by(broker.socket()) == 0)
-        std::this_thread::sleep_for(1ms);
+    HeldAdvise advising(advised, broker);
     launch(0);
     EXPECT_EQ(*other.will_write(0, kUnit), kUnit) << "a lease is given back";
     EXPECT_EQ(*other.will_write(kUnit, kUnit), kUnit);
@@ -103,9 +127,9 @@ TEST_F(GuardTest, StoppedBrokerHoldsNoWriteAndNoLaunchUp) {
     store(patient, advised.address(), pattern(kUnit, 9));
     freed.reset();
     launch(0);
-    EXPECT_FALSE(over) << "one of them waited for the broker";
+    EXPECT_FALSE(advising.over()) << "one of them waited for the broker";
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
-    advising.join();
+    const Result<AdviseCounts> done = advising.result();
     ASSERT_TRUE(done) << last_error();
     EXPECT_EQ(done->published, 3U);
     EXPECT_EQ(done->refused, 1U) << "written meanwhile";
@@ -125,20 +149,13 @@ TEST_F(GuardTest, WhatIsWrittenBetweenHashingAndSharingStaysPrivate) {
     Buffer advised = filled(patient, 1);
     ASSERT_EQ(known.advise(0, 2 * kUnit)->published, 2U) << last_error();
     ASSERT_EQ(::kill(broker.pid(), SIGSTOP), 0);
-    std::atomic<bool> over{false};
-    Result<AdviseCounts> done{AdviseCounts{}, 0};
-    std::thread advising([&] {
-        done = advised.advise();
-        over = true;
-    });
-    while (!over && unread_by(broker.socket()) == 0)
-        std::this_thread::sleep_for(1ms);
+    HeldAdvise advising(advised, broker);
     store(patient, advised.address(), pattern(kUnit, 8));
     store(patient, advised.address() + 2 * kUnit, pattern(kUnit, 9));
     EXPECT_EQ(*advised.will_write(3 * kUnit, kUnit), 0U) << "private, and so it stays";
-    EXPECT_FALSE(over);
+    EXPECT_FALSE(advising.over());
     ASSERT_EQ(::kill(broker.pid(), SIGCONT), 0);
-    advising.join();
+    const Result<AdviseCounts> done = advising.result();
     ASSERT_TRUE(done) << last_error();
     EXPECT_EQ(done->merged, 1U);
     EXPECT_EQ(done->different, 1U);

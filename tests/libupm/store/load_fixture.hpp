@@ -61,6 +61,15 @@ class StoreLoad : public StoreTest {
         }
         return nullptr;
     }
+    // By another backend, such as a child's own. Returns true if the file's bytes came.
+    bool loads_by(StoreBackend &other, const Pages &into, upm_load_counts &sums) const {
+        return other.load({.fd = fd_,
+                           .into = reinterpret_cast<std::byte *>(into.data()),
+                           .len = into.size(),
+                           .ordinary = true},
+                          sums) == static_cast<std::int64_t>(into.size()) &&
+               has_pattern(into, 7);
+    }
     [[nodiscard]] int file() const { return fd_; }
 
     upm_load_counts loaded{};

@@ -143,14 +143,7 @@ TEST_F(StoreLoad, BrokerDiesAtEachPacket) {
                     return 0; // it died before there was anything to load
                 const Pages into(kPagesOfFile);
                 upm_load_counts sums{};
-                const std::int64_t got =
-                    fresh.load({.fd = file(),
-                                .into = reinterpret_cast<std::byte *>(into.data()),
-                                .len = into.size(),
-                                .ordinary = true},
-                               sums);
-                return got == static_cast<std::int64_t>(into.size()) && has_pattern(into, 7) ? 0
-                                                                                             : 1;
+                return loads_by(fresh, into, sums) ? 0 : 1;
             };
             ASSERT_EQ(in_child(body, kPatience), 0) << "packet " << packet;
             if (!proxy.has_killed())
@@ -177,12 +170,7 @@ TEST_F(StoreLoad, EachVersionOfTheProtocol) {
             for (int i = 0; i < 100; ++i) { // on a busy machine the broker may be late
                 const Pages &into = *stay.emplace_back(std::make_unique<Pages>(pages));
                 upm_load_counts sums{};
-                if (fresh.load({.fd = file(),
-                                .into = reinterpret_cast<std::byte *>(into.data()),
-                                .len = into.size(),
-                                .ordinary = true},
-                               sums) != static_cast<std::int64_t>(into.size()) ||
-                    !has_pattern(into, 7))
+                if (!loads_by(fresh, into, sums))
                     return 2;
                 made += sums.made;
                 if (sums.shared == into.size())
@@ -232,12 +220,7 @@ TEST_F(StoreLoad, BrokerFreezesAtEachPacket) {
                 const Pages into(kPagesOfFile);
                 upm_load_counts sums{};
                 waited_in_vain = 0;
-                if (fresh.load({.fd = file(),
-                                .into = reinterpret_cast<std::byte *>(into.data()),
-                                .len = into.size(),
-                                .ordinary = true},
-                               sums) != static_cast<std::int64_t>(into.size()) ||
-                    !has_pattern(into, 7))
+                if (!loads_by(fresh, into, sums))
                     return 2;
                 if (waited_in_vain > kMostWaitedMs)
                     return 3;
